@@ -1,0 +1,104 @@
+"""Where each item of a batch lies in time: which samples are its own, and its noise.
+
+The network's convolutions are not causal and zero-pad at both ends, so an item that
+shares a batch with a longer one must keep seeing zeros after its own end. `Extent`
+carries what the layers need for that, at whatever resolution they run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+_MASK32 = 0xFFFFFFFF
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """Decoder noise that depends on nothing but a seed and a position in time.
+
+    Parameters
+    ----------
+    seed
+        Tensor[B] of int64, each item's seed.
+    start
+        Tensor[B] of int64, each item's first sample counted from the start of its clip.
+    """
+
+    seed: Tensor
+    start: Tensor
+
+    def normal(self, block: int, step: int, length: int) -> Tensor:
+        """Return Tensor[B x 1 x length] of standard normal noise.
+
+        Parameters
+        ----------
+        block
+            Index of the noise block: blocks draw different noise.
+        step
+            Samples per position at this block's resolution.
+        length
+            Positions wanted from ``start`` on.
+        """
+        positions = (self.start // step)[:, None] + torch.arange(length, device=self.start.device)
+        key = _mix(_mix(self.seed & _MASK32) ^ ((self.seed >> 32) & _MASK32))
+        key = _mix(key + 0x9E3779B9 * (block + 1))
+        word = _mix((positions & _MASK32) ^ key[:, None])
+        # Box-Muller, with the first uniform in (0, 1] so that its logarithm is finite.
+        first = (_mix(word ^ 0x68E31DA4).double() + 1.0) / 2.0**32
+        second = _mix(word ^ 0xB5297A4D).double() / 2.0**32
+        normal = torch.sqrt(-2.0 * torch.log(first)) * torch.cos(2.0 * math.pi * second)
+        return normal.float()[:, None, :]
+
+
+def _mix(word: Tensor) -> Tensor:
+    """Scramble the low 32 bits of an int64 tensor (the `lowbias32` finalizer by C. Wellons)."""
+    word = word & _MASK32
+    word = (word ^ (word >> 16)) * 0x7FEB352D & _MASK32
+    word = (word ^ (word >> 15)) * 0x846CA68B & _MASK32
+    return word ^ (word >> 16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """The time axis of one batch.
+
+    Parameters
+    ----------
+    samples
+        Samples of the padded batch, a multiple of every resolution's step.
+    valid
+        Tensor[B] of int64: samples of each item that are its own. None when all are,
+        which costs nothing.
+    noise
+        Where decoder noise comes from: a `Noise`, ``"random"`` (training: torch's
+        generator) or ``"off"``.
+    """
+
+    samples: int
+    valid: Tensor | None = None
+    noise: Noise | str = "off"
+
+    def mask(self, x: Tensor) -> Tensor:
+        """Zero what lies past each item's end in ``x``, Tensor[B x C x T] at any resolution."""
+        if self.valid is None:
+            return x
+        length = x.shape[-1]
+        own = self.valid // (self.samples // length)
+        keep = torch.arange(length, device=x.device) < own[:, None]
+        # `where`, not a product: garbage past the end may have overflowed.
+        return torch.where(keep[:, None, :], x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+    def normal(self, x: Tensor, block: int) -> Tensor | None:
+        """Return noise Tensor[B x 1 x T] for ``x``, Tensor[B x C x T], or None when off."""
+        if isinstance(self.noise, Noise):
+            length = x.shape[-1]
+            return self.noise.normal(block, self.samples // length, length).to(x.dtype)
+        if self.noise == "random":
+            return torch.randn((x.shape[0], 1, x.shape[-1]), device=x.device, dtype=x.dtype)
+        if self.noise == "off":
+            return None
+        raise ValueError(f"noise must be a Noise, 'random' or 'off', not {self.noise!r}")
