@@ -1,0 +1,87 @@
+# Everything a checkout needs, from an empty machine with Python, pip and make.
+# `make` alone lists the targets.
+
+VENV := .venv
+BIN  := $(VENV)/bin
+
+# Where `make serve` listens. HOST is read from the command line only (make serve HOST=0.0.0.0):
+# some shells and toolchains export a HOST of their own that means something else.
+HOST  = 127.0.0.1
+PORT ?= 8000
+
+# An index to take torch from, such as https://download.pytorch.org/whl/cpu; empty means PyPI's.
+TORCH_INDEX ?=
+
+# Passed on to pytest: make test ARGS="-k layouts"
+ARGS ?=
+
+# The first Python that is new enough; PYTHON=... names another.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo $$python; break; }; done)
+
+# One stamp for the service alone, one for everything; each is older than what it was made from
+# only when the pins have changed since.
+BASE := $(VENV)/installed.base
+FULL := $(VENV)/installed.full
+PINS := pyproject.toml constraints.txt
+
+EXTRAS := train,bulk,dev
+
+# $(call install,EXTRAS) installs this checkout and the given extras at the pinned versions.
+# torch from another index comes first and alone: that build then satisfies the pin, and its
+# dependencies still come from the ordinary index.
+define install
+$(if $(TORCH_INDEX),$(BIN)/python -m pip install --no-deps --index-url '$(TORCH_INDEX)' \
+	"$$(grep '^torch==' constraints.txt)")
+$(BIN)/python -m pip install -c constraints.txt -e '.$(1)'
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test lint format lock bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(FULL) ## install everything into .venv (TORCH_INDEX=url: take torch from there)
+	@echo 'Ready: make serve, make test.'
+
+serve: $(BASE) ## start the service (PORT=8000 HOST=127.0.0.1; SNAC_MODEL=ref names another model)
+	@exec $(BIN)/snac-service --host '$(HOST)' --port '$(PORT)'
+
+test: $(FULL) lint ## lint, check types and run every test (ARGS: what pytest is to be told)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(FULL) ## check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(FULL) ## put imports and layout in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(FULL) ## pin the whole tree again in constraints.txt (ARGS=--upgrade: to the newest versions)
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
+		--fork-strategy fewest --custom-compile-command 'make lock' --quiet \
+		--output-file constraints.txt $(ARGS)
+
+bench: $(FULL) ## run the benchmarks in bench/
+	@set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## remove .venv, caches and build products
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/pip:
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed, and none was found.' \
+		'PYTHON=/path/to/python3 names one.' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(BASE): $(PINS) | $(BIN)/pip
+	$(call install)
+	@touch $@
+
+$(FULL): $(PINS) | $(BIN)/pip
+	$(call install,[$(EXTRAS)])
+	@touch $(BASE) $@

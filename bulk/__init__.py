@@ -1,0 +1,1 @@
+"""Corpora into tokens, with Ray Data."""

@@ -1,0 +1,298 @@
+"""The engine: one thread that owns the device and runs everybody's windows in shared batches.
+
+A job (one file to encode, one set of codes to decode) comes as a list of steps, the windows
+it is cut into. The engine takes what is waiting the moment it is free, one step of each job
+in turn, so a short clip is answered between two windows of an hour-long file. Steps of one
+batch belong to one codec and are of one kind. The answer to a job does not depend on what
+shares its batches; that is `Codec.run`'s promise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+
+import structlog
+import torch
+
+from service.errors import EngineDeadError, NotReadyError, OverloadedError
+from service.metrics import Metrics
+from snac_core.codec import Codec, DecodeJob, EncodeJob, Step
+
+log = structlog.get_logger(__name__)
+
+Job = EncodeJob | DecodeJob
+
+
+@dataclasses.dataclass
+class Timing:
+    """Where the seconds of one job went."""
+
+    queue: float = 0.0
+    inference: float = 0.0
+
+
+@dataclasses.dataclass(eq=False)
+class _Work:
+    """A job and who waits for it. The codec is the one that planned it, to the end."""
+
+    codec: Codec
+    job: Job
+    done: Future[Timing]
+    waiting: deque[Step]
+    left: int
+    queued_at: float
+    timing: Timing = dataclasses.field(default_factory=Timing)
+    started: bool = False
+
+
+_Batch = list[tuple[_Work, Step]]
+
+
+class Engine:
+    """A queue bounded in audio-seconds, and the thread that empties it.
+
+    Parameters
+    ----------
+    batch_seconds
+        Audio-seconds in one batch, padding to its longest step included. One step always goes.
+    max_queue_seconds
+        Audio-seconds that may be queued. A job longer than that is taken when nothing else
+        waits.
+    metrics
+        Told of every batch.
+    """
+
+    def __init__(self, batch_seconds: float, max_queue_seconds: float, metrics: Metrics) -> None:
+        self.batch_seconds = batch_seconds
+        self.max_queue_seconds = max_queue_seconds
+        self._metrics = metrics
+        self._budget = batch_seconds
+        self._queue: list[_Work] = []
+        self._running: _Batch = []
+        self._queued_seconds = 0.0
+        self._drain_rate: float | None = None
+        self._closing = False
+        self._death: BaseException | None = None
+        self._wake = threading.Condition()
+        self._thread = threading.Thread(target=self._loop, name="snac-engine", daemon=True)
+        metrics.queue_audio_seconds.set_function(lambda: self._queued_seconds)
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are being worked on."""
+        return self._thread.is_alive() and self._death is None
+
+    @property
+    def queued_seconds(self) -> float:
+        """Audio-seconds that wait or are being worked on."""
+        return self._queued_seconds
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Fail what still waits and end the thread after the batch it is in."""
+        with self._wake:
+            self._closing = True
+            self._fail_all(NotReadyError("the service is stopping"))
+            self._wake.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    async def run(self, codec: Codec, job: Job) -> Timing:
+        """Have ``codec`` work through ``job``; being cancelled takes it out of the queue.
+
+        Raises
+        ------
+        OverloadedError
+            If the queue is full, with the seconds it will take to make room.
+        EngineDeadError, NotReadyError
+            If the thread has ended or ends before the job is done.
+        Exception
+            Whatever the codec raised for this job's own steps.
+        """
+        return await asyncio.wrap_future(self.submit(codec, job))
+
+    def submit(self, codec: Codec, job: Job) -> Future[Timing]:
+        """Queue ``job``; see `run`."""
+        done: Future[Timing] = Future()
+        with self._wake:
+            if self._death is not None:
+                raise EngineDeadError("the engine thread has ended; the service must be restarted")
+            if self._closing:
+                raise NotReadyError("the service is stopping")
+            self._check_room(job.seconds)
+            self._queued_seconds += job.seconds
+            work = _Work(
+                codec, job, done, deque(job.steps), len(job.steps), queued_at=time.perf_counter()
+            )
+            self._queue.append(work)
+            self._wake.notify()
+        return done
+
+    def check_room(self) -> None:
+        """Raise OverloadedError if not even a moment of audio would be taken."""
+        with self._wake:
+            self._check_room(0.0)
+
+    def _check_room(self, seconds: float) -> None:
+        excess = self._queued_seconds + seconds - self.max_queue_seconds
+        if self._queue_is_empty() or excess < 0:
+            return
+        raise OverloadedError(
+            f"{self._queued_seconds:.0f} audio-seconds are waiting, of at most "
+            f"{self.max_queue_seconds:.0f}",
+            retry_after=max(excess, 0.0) / self._drain_rate if self._drain_rate else 1.0,
+        )
+
+    def _queue_is_empty(self) -> bool:
+        return not self._queue and not self._running
+
+    # The thread
+
+    def _loop(self) -> None:
+        try:
+            while batch := self._take():
+                self._work_on(batch)
+        except BaseException as error:
+            log.critical("engine thread died", exc_info=True)
+            with self._wake:
+                self._death = error
+                self._fail_all(EngineDeadError("the engine thread ended while this waited"))
+
+    def _take(self) -> _Batch:
+        """Wait until there is work, and return the next batch; empty when closing."""
+        with self._wake:
+            while not self._closing:
+                self._drop_abandoned()
+                if self._queue:
+                    self._running = self._pick()
+                    return self._running
+                self._wake.wait()
+            return []
+
+    def _drop_abandoned(self) -> None:
+        for work in self._queue:
+            if work.done.cancelled():
+                self._queued_seconds -= sum(step.seconds for step in work.waiting)
+        self._queue = [work for work in self._queue if not work.done.cancelled()]
+
+    def _pick(self) -> _Batch:
+        """Take a step of each job that can join the first one's batch, then another of each."""
+        head = self._queue[0]
+        peers = [
+            work
+            for work in self._queue
+            if work.codec is head.codec and work.job.kind == head.job.kind
+        ]
+        batch: _Batch = []
+        longest = 0.0
+        took = True
+        while took:
+            took = False
+            for work in peers:
+                if not work.waiting:
+                    continue
+                padded = max(longest, work.waiting[0].seconds)
+                if batch and padded * (len(batch) + 1) > self._budget:
+                    continue
+                batch.append((work, work.waiting.popleft()))
+                longest = padded
+                took = True
+        served = {work for work, _ in batch}
+        self._queue = [work for work in self._queue if work not in served] + [
+            work for work in peers if work in served and work.waiting
+        ]
+        return batch
+
+    def _work_on(self, batch: _Batch) -> None:
+        started = time.perf_counter()
+        for work, _ in batch:
+            if not work.started:
+                work.started = True
+                work.timing.queue = started - work.queued_at
+                self._metrics.queue_seconds.observe(work.timing.queue)
+        self._attempt(batch)
+        elapsed = time.perf_counter() - started
+        seconds = sum(step.seconds for _, step in batch)
+        for work in {work for work, _ in batch}:
+            work.timing.inference += elapsed
+        kind = batch[0][0].job.kind
+        self._metrics.inference_seconds.labels(kind=kind).observe(elapsed)
+        self._metrics.batch_audio_seconds.labels(kind=kind).observe(seconds)
+        self._metrics.batch_items.labels(kind=kind).observe(len(batch))
+        self._finish(batch, seconds, seconds / elapsed)
+
+    def _attempt(self, batch: _Batch) -> None:
+        """Run ``batch``; on failure its halves or its single steps, down to the one at fault."""
+        culprit: Exception
+        try:
+            batch[0][0].codec.run([step for _, step in batch])
+        except torch.OutOfMemoryError as error:
+            cause, culprit = "out_of_memory", error
+        except torch.AcceleratorError:
+            raise  # the device refuses everything from now on; only a restart helps
+        except Exception as error:  # noqa: BLE001 - the job it belongs to gets it
+            cause, culprit = "error", error
+        else:
+            self._budget = min(self.batch_seconds, 1.02 * self._budget)
+            return
+        if len(batch) == 1:
+            self._fail(batch[0][0], culprit)
+            return
+        log.warning("engine batch split", cause=cause, items=len(batch), error=str(culprit))
+        self._metrics.engine_failures.labels(cause=cause).inc()
+        del culprit  # and with it the frames that hold the failed batch's memory
+        if cause == "out_of_memory":
+            torch.cuda.empty_cache()
+            self._budget = max(self._budget / 2, 1.0)
+            middle = len(batch) // 2
+            parts: Sequence[_Batch] = [batch[:middle], batch[middle:]]
+        else:
+            parts = [[item] for item in batch]
+        for part in parts:
+            self._attempt(part)
+
+    def _finish(self, batch: _Batch, seconds: float, rate: float) -> None:
+        with self._wake:
+            self._running = []
+            self._queued_seconds -= seconds
+            self._drain_rate = (
+                rate if self._drain_rate is None else 0.8 * self._drain_rate + 0.2 * rate
+            )
+            if not self._queue:
+                self._queued_seconds = 0.0  # rounding does not add up
+        for work, _ in batch:
+            work.left -= 1
+            if work.left == 0:
+                _resolve(work.done, work.timing)
+
+    def _fail(self, work: _Work, error: Exception) -> None:
+        with self._wake:
+            self._queued_seconds -= sum(step.seconds for step in work.waiting)
+            work.waiting.clear()
+            if work in self._queue:
+                self._queue.remove(work)
+        _resolve(work.done, error)
+
+    def _fail_all(self, error: Exception) -> None:
+        for work in {*self._queue, *(work for work, _ in self._running)}:
+            _resolve(work.done, error)
+        self._queue, self._running, self._queued_seconds = [], [], 0.0
+
+
+def _resolve(done: Future[Timing], outcome: Timing | Exception) -> None:
+    """Tell the waiter, unless it has gone or was told before."""
+    with contextlib.suppress(InvalidStateError):
+        if isinstance(outcome, Exception):
+            done.set_exception(outcome)
+        else:
+            done.set_result(outcome)

@@ -1,0 +1,135 @@
+"""Reading a decode request: codes in JSON, npz or msgpack, and what accompanies them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgpack
+import numpy as np
+from pydantic import ValidationError
+
+from service.errors import InvalidRequestError, MalformedBodyError, UnsupportedMediaError
+from service.media import JSON, MSGPACK, NPZ
+from service.schemas import DecodeOptions
+from service.uploads import UNNAMED
+from snac_core.codec import Codec, DecodeJob
+from snac_core.codes import Codes
+from snac_core.config import SnacConfig
+from snac_core.errors import AudioTooLongError, CodesError, TokenSpaceError
+from snac_core.layouts import from_layout
+
+Fields = dict[str, Any]
+
+
+def parse_fields(data: bytes, media: str, config: SnacConfig) -> Fields:
+    """Return the fields of a decode body of media type ``media``.
+
+    Their values are unchecked, but for those of an npz file, which has to fit ``config``.
+    Unnamed bytes are told apart by how they begin.
+
+    Raises
+    ------
+    MalformedBodyError
+        If they are not what their type says, or not one object.
+    UnsupportedMediaError
+        For any other type.
+    """
+    if media in UNNAMED:
+        media = _guess(data)
+    if media == NPZ:
+        return _codes_fields(Codes.from_npz(data, config))
+    if media == JSON:
+        fields = _parse_json(data)
+    elif media == MSGPACK:
+        fields = _parse_msgpack(data)
+    else:
+        raise UnsupportedMediaError(f"send codes as {JSON}, {NPZ} or {MSGPACK}, not {media!r:.100}")
+    if not isinstance(fields, dict):
+        raise MalformedBodyError(f"the body must be one object, not a {type(fields).__name__}")
+    return fields
+
+
+def plan_decode(codec: Codec, fields: Fields, max_seconds: float) -> DecodeJob:
+    """Check the fields of a decode request against ``codec`` and plan its job.
+
+    Raises
+    ------
+    InvalidRequestError
+        For a field that is unknown, missing or of the wrong type.
+    TokenSpaceError
+        If the codes say that they are of another token space than ``codec``.
+    CodesError
+        For codes that are not ``codec``'s.
+    AudioTooLongError
+        If they hold more than ``max_seconds`` of audio.
+    """
+    if "codes" not in fields:
+        raise InvalidRequestError("codes: the field is required")
+    try:
+        options = DecodeOptions.model_validate(
+            {name: value for name, value in fields.items() if name != "codes"}
+        )
+    except ValidationError as error:
+        raise InvalidRequestError.from_validation(error) from None
+    for theirs in (options.token_space, options.model and options.model.token_space):
+        if theirs is not None and theirs != codec.token_space:
+            raise TokenSpaceError(
+                f"the codes are of token space {theirs!r}; {codec.token_space!r} is being served"
+            )
+    config = codec.config
+    levels = from_layout(fields["codes"], options.layout, config=config, base=options.base)
+    values = {
+        "codes": levels,
+        "num_samples": options.num_samples,
+        "sample_rate": options.sample_rate,
+    }
+    codes = Codes.from_dict(values, config)
+    held = codes.frames(config) * config.frame_samples / config.sampling_rate
+    if held > max_seconds + config.pad_multiple / config.sampling_rate:
+        raise AudioTooLongError(f"the codes hold {held:.1f} s of audio, of at most {max_seconds:g}")
+    return codec.decode_job(codes, options.noise, options.seed)
+
+
+def _guess(data: bytes) -> str:
+    if data.startswith(b"PK"):
+        return NPZ
+    return JSON if data.lstrip()[:1] in (b"{", b"[", b"") else MSGPACK
+
+
+def _codes_fields(codes: Codes) -> Fields:
+    return {
+        "codes": codes.levels,
+        "num_samples": codes.num_samples,
+        "sample_rate": codes.sample_rate,
+    }
+
+
+def _parse_json(data: bytes) -> object:
+    try:
+        parsed: object = json.loads(data)
+    except RecursionError:
+        raise MalformedBodyError("the JSON is nested too deeply") from None
+    except ValueError as error:
+        raise MalformedBodyError(f"the body is not JSON: {error}") from None
+    return parsed
+
+
+def _parse_msgpack(data: bytes) -> object:
+    """Unpack msgpack; levels may be raw little-endian uint16, as `Codes.to_msgpack` writes."""
+    try:
+        fields: object = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException) as error:
+        reason = str(error) or type(error).__name__
+        raise MalformedBodyError(f"the body is not msgpack: {reason}") from None
+    if isinstance(fields, dict) and isinstance(fields.get("codes"), list):
+        fields["codes"] = [_unpacked(level, row) for level, row in enumerate(fields["codes"])]
+    return fields
+
+
+def _unpacked(level: int, row: object) -> object:
+    if not isinstance(row, bytes):
+        return row
+    if len(row) % 2:
+        raise CodesError(f"level {level}: {len(row)} bytes are not whole uint16 codes")
+    return np.frombuffer(row, dtype="<u2")

@@ -1,0 +1,91 @@
+"""What surrounds every request: an id, a log line, a count, model headers, and no bare 500."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+
+import structlog
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import problem_response
+from service.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_QUIET = ("/health/", "/metrics")
+
+
+class RequestContext:
+    """Give each request an id, and answer it even when a handler fails.
+
+    Handlers leave ``request.state.model`` (a codec), ``request.state.timings`` (seconds by
+    name) and ``request.state.outcome`` (a problem's name); they become response headers and
+    metric labels here.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection, as ASGI calls it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        state = scope.setdefault("state", {})
+        given = Headers(scope=scope).get("x-request-id", "")
+        state["request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=state["request_id"])
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _add_headers(MutableHeaders(scope=message), state)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_headers)
+        except Exception as error:
+            log.exception("request failed", method=scope["method"], path=scope["path"])
+            if status:
+                raise
+            response = problem_response(Request(scope), error)
+            await response(scope, receive, send_with_headers)
+        finally:
+            seconds = time.perf_counter() - started
+            route = getattr(scope.get("route"), "path", "other")
+            outcome = state.get("outcome", "ok")
+            self.metrics.requests.labels(route=route, outcome=outcome).inc()
+            self.metrics.request_seconds.labels(route=route).observe(seconds)
+            quiet = scope["path"].startswith(_QUIET) and status < 400
+            (log.debug if quiet else log.info)(
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                outcome=outcome,
+                seconds=round(seconds, 4),
+            )
+
+
+def _add_headers(headers: MutableHeaders, state: dict[str, object]) -> None:
+    headers["X-Request-Id"] = str(state["request_id"])
+    headers["X-Content-Type-Options"] = "nosniff"
+    model = state.get("model")
+    if model is not None:
+        headers["X-Model-Version"] = str(getattr(model, "version", ""))
+        headers["X-Token-Space"] = str(getattr(model, "token_space", ""))
+    timings = state.get("timings")
+    if isinstance(timings, dict) and timings:
+        headers["Server-Timing"] = ", ".join(
+            f"{name};dur={1000 * seconds:.1f}" for name, seconds in timings.items()
+        )

@@ -1,0 +1,1 @@
+"""The calls of the HTTP API: each parses, hands over, and answers."""

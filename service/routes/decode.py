@@ -1,0 +1,216 @@
+"""`POST /v1/decode`, `/v1/decode/batch` and `/v1/reconstruct`: audio out."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import zipfile
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from service.decode_request import Fields, parse_fields, plan_decode
+from service.errors import InvalidRequestError
+from service.media import AUDIO_FORMATS, JSON, ZIP, content_type, negotiate
+from service.openapi import (
+    AUDIO_ANSWER,
+    AUDIO_BODY,
+    COMPUTING,
+    DECODE_BATCH_BODY,
+    DECODE_BODY,
+    RECONSTRUCT_ANSWER,
+    binary,
+    problems,
+)
+from service.runtime import Service, ServiceDep, timed
+from service.schemas import DecodeBatchAnswer, Noise, Seed
+from service.security import check_count
+from service.uploads import read_audio, read_bounded
+from snac_core.audio import MEDIA_TYPES, AudioFormat, Samples
+from snac_core.codec import Codec, DecodeJob
+
+router = APIRouter(tags=["decode"])
+
+
+@router.post(
+    "/v1/decode",
+    summary="Codes to audio",
+    responses={200: AUDIO_ANSWER, **problems(*COMPUTING, 409)},
+    response_class=Response,
+    openapi_extra=DECODE_BODY,
+)
+async def decode(
+    request: Request,
+    service: ServiceDep,
+    layout: Annotated[str | None, Query(max_length=64)] = None,
+    base: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+    num_samples: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+    seed: Annotated[Seed | None, Query()] = None,
+    noise: Annotated[Noise | None, Query()] = None,
+    token_space: Annotated[str | None, Query(max_length=64)] = None,
+) -> Response:
+    """Decode one set of codes; an answer of `/v1/encode` may be posted back as it is.
+
+    Query parameters stand in for fields that the body does not have, for an npz file.
+    """
+    media = negotiate(request.headers.get("accept"), tuple(AUDIO_FORMATS))
+    codec = service.claim_codec(request)
+    data = await read_bounded(request, service.settings.max_codes_bytes)
+    sent = content_type(request.headers.get("content-type"))
+    query = {
+        "layout": layout,
+        "base": base,
+        "num_samples": num_samples,
+        "seed": seed,
+        "noise": noise,
+        "token_space": token_space,
+    }
+
+    def plan() -> DecodeJob:
+        fields = {name: value for name, value in query.items() if value is not None}
+        fields |= parse_fields(data, sent, codec.config)
+        return plan_decode(codec, fields, service.settings.max_seconds)
+
+    samples, body = await service.attend(
+        request, service.decode(codec, plan, AUDIO_FORMATS[media], request.state.timings)
+    )
+    return Response(body, headers=_audio_headers(codec, samples), media_type=media)
+
+
+@router.post(
+    "/v1/decode/batch",
+    summary="Many sets of codes to audio",
+    responses={
+        200: {
+            "model": DecodeBatchAnswer,
+            "content": binary(ZIP),
+            "description": "An audio file or a problem for each item. As ZIP, files `0000.wav`, "
+            "`0001.wav`, ..., with `0001.problem.json` in place of one that failed.",
+        },
+        **problems(*COMPUTING),
+    },
+    openapi_extra=DECODE_BATCH_BODY,
+)
+async def decode_batch(
+    request: Request,
+    service: ServiceDep,
+    format: Annotated[AudioFormat, Query(description="Of each audio file.")] = "wav",
+) -> Response:
+    """Decode `items`, each as `/v1/decode` takes it; one that fails does not fail the rest."""
+    media = negotiate(request.headers.get("accept"), (JSON, ZIP))
+    codec = service.claim_codec(request)
+    service.engine.check_room()
+    data = await read_bounded(request, service.settings.max_codes_bytes)
+    sent = content_type(request.headers.get("content-type"))
+    fields = await service.in_thread(parse_fields, data, sent, codec.config)
+    items = fields.get("items")
+    if not isinstance(items, list) or set(fields) != {"items"}:
+        raise InvalidRequestError("the body must be an object with one list, 'items'")
+    check_count(len(items), service.settings.max_items, "items")
+
+    async def answers() -> list[dict[str, Any]]:
+        return await asyncio.gather(
+            *(
+                _item(service, request, codec, index, item, format)
+                for index, item in enumerate(items)
+            )
+        )
+
+    results = await service.attend(request, answers())
+    write = _zip if media == ZIP else _json
+    return Response(await service.in_thread(write, results, format), media_type=media)
+
+
+@router.post(
+    "/v1/reconstruct",
+    summary="Audio to codes and back to audio",
+    responses={200: RECONSTRUCT_ANSWER, **problems(*COMPUTING)},
+    response_class=Response,
+    openapi_extra=AUDIO_BODY,
+)
+async def reconstruct(
+    request: Request,
+    service: ServiceDep,
+    seed: Annotated[Seed, Query()] = 0,
+    noise: Annotated[Noise, Query()] = "seeded",
+) -> Response:
+    """Hear what the codes keep of one audio file; headers say how close it is."""
+    media = negotiate(request.headers.get("accept"), tuple(AUDIO_FORMATS))
+    codec = service.claim_codec(request)
+    data = await read_audio(request)
+    timings = request.state.timings
+
+    async def answer() -> tuple[bytes, dict[str, str]]:
+        original, codes = await service.encode(codec, data, timings)
+        samples, body = await service.decode(
+            codec, lambda: codec.decode_job(codes, noise, seed), AUDIO_FORMATS[media], timings
+        )
+        with timed(timings, "quality"):
+            figures = await service.in_thread(_quality, codec, original, samples)
+        return body, {**_audio_headers(codec, samples), **figures}
+
+    body, headers = await service.attend(request, answer())
+    return Response(body, headers=headers, media_type=media)
+
+
+async def _item(
+    service: Service,
+    request: Request,
+    codec: Codec,
+    index: int,
+    fields: object,
+    audio_format: AudioFormat,
+) -> dict[str, Any]:
+    def plan() -> DecodeJob:
+        if not isinstance(fields, dict):
+            raise InvalidRequestError(f"an item must be an object, not a {type(fields).__name__}")
+        return plan_decode(codec, fields, service.settings.max_seconds)
+
+    async def answer() -> dict[str, Any]:
+        samples, data = await service.decode(codec, plan, audio_format, request.state.timings)
+        return {
+            "audio": data,
+            "media_type": MEDIA_TYPES[audio_format],
+            "num_samples": len(samples),
+            "sample_rate": codec.sample_rate,
+        }
+
+    return {"index": index, **await service.item(request, answer())}
+
+
+def _json(results: list[Fields], audio_format: AudioFormat) -> bytes:
+    for result in results:
+        if "audio" in result:
+            result["audio"] = base64.b64encode(result["audio"]).decode()
+    return json.dumps({"results": results}).encode()
+
+
+def _zip(results: list[Fields], audio_format: AudioFormat) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for result in results:
+            name = f"{result['index']:04}"
+            if "audio" in result:
+                archive.writestr(f"{name}.{audio_format}", result["audio"])
+            else:
+                archive.writestr(f"{name}.problem.json", json.dumps(result["problem"]))
+    return file.getvalue()
+
+
+def _audio_headers(codec: Codec, samples: Samples) -> dict[str, str]:
+    return {"X-Num-Samples": str(len(samples)), "X-Sample-Rate": str(codec.sample_rate)}
+
+
+def _quality(codec: Codec, original: Samples, samples: Samples) -> dict[str, str]:
+    # SciPy comes with it, which is a third of the service's start-up; only this call needs it.
+    from snac_core.quality import log_mel_distance, si_sdr, stoi
+
+    return {
+        "X-Bitrate": f"{codec.config.bits_per_second:.0f}",
+        "X-SI-SDR": f"{si_sdr(original, samples):.2f}",
+        "X-STOI": f"{stoi(original, samples, codec.sample_rate):.3f}",
+        "X-Log-Mel-Distance": f"{log_mel_distance(original, samples, codec.sample_rate):.3f}",
+    }

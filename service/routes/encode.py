@@ -1,0 +1,167 @@
+"""`POST /v1/encode` and `/v1/encode/batch`: audio in, codes out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine
+from typing import Annotated, Any
+
+import msgpack
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from service.errors import InvalidRequestError
+from service.media import JSON, MSGPACK, NDJSON, NPZ, negotiate
+from service.openapi import AUDIO_BODY, AUDIO_FILES_BODY, COMPUTING, binary, problems
+from service.runtime import Service, ServiceDep, timed
+from service.schemas import EncodeAnswer, EncodeBatchAnswer
+from service.security import check_count
+from service.uploads import Upload, read_audio, read_uploads
+from snac_core.codec import Codec
+from snac_core.codes import UINT16_CODES, Codes
+from snac_core.layouts import Layout, find_layout, to_layout
+
+router = APIRouter(tags=["encode"])
+
+LayoutName = Annotated[
+    str,
+    Query(
+        max_length=64,
+        description="hierarchical, flat, orpheus or mini-omni, with or without its version.",
+    ),
+]
+Base = Annotated[
+    int | None, Query(ge=0, lt=2**31, description="Token id of code 0, for layouts that have one.")
+]
+Item = Coroutine[Any, Any, dict[str, Any]]
+
+
+@router.post(
+    "/v1/encode",
+    summary="Audio to codes",
+    responses={
+        200: {"model": EncodeAnswer, "content": binary(NPZ, MSGPACK), "description": "The codes."},
+        **problems(*COMPUTING),
+    },
+    openapi_extra=AUDIO_BODY,
+)
+async def encode(
+    request: Request,
+    service: ServiceDep,
+    layout: LayoutName = "hierarchical",
+    base: Base = None,
+) -> Response:
+    """Encode one audio file, sent as the whole body or as the multipart part `file`.
+
+    Any format that libsndfile reads (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...), at any
+    sample rate and with any number of channels.
+    """
+    media = negotiate(request.headers.get("accept"), (JSON, NPZ, MSGPACK))
+    wanted = find_layout(layout)
+    if media == NPZ and wanted.name != "hierarchical":
+        raise InvalidRequestError(f"npz carries the layout hierarchical only, not {wanted.name}")
+    codec = service.claim_codec(request)
+    data = await read_audio(request)
+    timings = request.state.timings
+
+    async def answer() -> bytes:
+        _, codes = await service.encode(codec, data, timings)
+        with timed(timings, "write"):
+            return await service.in_thread(_serialise, codec, codes, wanted, base, media)
+
+    return Response(await service.attend(request, answer()), media_type=media)
+
+
+@router.post(
+    "/v1/encode/batch",
+    summary="Many audio files to codes",
+    responses={
+        200: {
+            "model": EncodeBatchAnswer,
+            "content": binary(NDJSON),
+            "description": "A result or a problem for each file. As NDJSON, one line each, as "
+            "they are finished.",
+        },
+        **problems(*COMPUTING),
+    },
+    openapi_extra=AUDIO_FILES_BODY,
+)
+async def encode_batch(
+    request: Request,
+    service: ServiceDep,
+    layout: LayoutName = "hierarchical",
+    base: Base = None,
+) -> Response:
+    """Encode the files in the multipart parts `files`; one that fails does not fail the rest."""
+    media = negotiate(request.headers.get("accept"), (JSON, NDJSON))
+    wanted = find_layout(layout)
+    codec = service.claim_codec(request)
+    service.engine.check_room()
+    uploads = await read_uploads(request, "files", most=service.settings.max_files)
+    check_count(len(uploads), service.settings.max_files, "files in parts named 'files'")
+    items = [
+        _item(service, request, codec, index, upload, wanted, base)
+        for index, upload in enumerate(uploads)
+    ]
+    if media == NDJSON:
+        lines = _as_finished(items, service.settings.request_timeout)
+        return StreamingResponse(lines, media_type=NDJSON)
+    results = await service.attend(request, _all(items))
+    body = await service.in_thread(json.dumps, {"results": results})
+    return Response(body, media_type=JSON)
+
+
+async def _item(
+    service: Service,
+    request: Request,
+    codec: Codec,
+    index: int,
+    upload: Upload,
+    layout: Layout,
+    base: int | None,
+) -> dict[str, Any]:
+    async def answer() -> dict[str, Any]:
+        _, codes = await service.encode(codec, upload.data, request.state.timings)
+        return {"result": await service.in_thread(_answer, codec, codes, layout, base)}
+
+    return {"index": index, "name": upload.name, **await service.item(request, answer())}
+
+
+async def _all(items: list[Item]) -> list[dict[str, Any]]:
+    return await asyncio.gather(*items)
+
+
+async def _as_finished(items: list[Item], timeout: float) -> AsyncIterator[bytes]:
+    tasks = [asyncio.ensure_future(item) for item in items]
+    try:
+        for finished in asyncio.as_completed(tasks):
+            yield json.dumps(await finished).encode() + b"\n"
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _answer(codec: Codec, codes: Codes, layout: Layout, base: int | None) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "layout": layout.versioned,
+        "codes": to_layout(codes.levels, layout.name, config=codec.config, base=base),
+        "num_samples": codes.num_samples,
+        "sample_rate": codes.sample_rate,
+        "duration": codes.duration,
+        "model": {"version": codec.version, "token_space": codec.token_space},
+    }
+    if layout.default_base is not None:
+        answer["base"] = layout.default_base if base is None else base
+    return answer
+
+
+def _serialise(codec: Codec, codes: Codes, layout: Layout, base: int | None, media: str) -> bytes:
+    if media == NPZ:
+        return codes.to_npz()
+    answer = _answer(codec, codes, layout, base)
+    if media == JSON:
+        return json.dumps(answer, separators=(",", ":")).encode()
+    if layout.name == "hierarchical" and codec.config.codebook_size <= UINT16_CODES:
+        answer["codes"] = [level.astype("<u2").tobytes() for level in codes.levels]
+    return bytes(msgpack.packb(answer))

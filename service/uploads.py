@@ -1,0 +1,104 @@
+"""Reading request bodies into memory, within limits; nothing is written to disk."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from service.errors import (
+    InvalidRequestError,
+    MalformedBodyError,
+    TooLargeError,
+    UnsupportedMediaError,
+)
+from service.media import content_type
+
+MULTIPART = "multipart/form-data"
+
+# What plain `curl --data-binary` and clients that name nothing send.
+UNNAMED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+
+
+class _InMemoryParser(MultiPartParser):
+    """A multipart parser that never spools to a temporary file; the body limit bounds it."""
+
+    spool_max_size = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Upload:
+    """One file of a multipart body; ``name`` is only ever repeated to the client."""
+
+    name: str
+    data: bytes
+
+
+async def read_audio(request: Request) -> bytes:
+    """Return the audio file that ``request`` carries, as its whole body or as part ``file``.
+
+    Raises
+    ------
+    UnsupportedMediaError
+        For a content type that is neither audio, unnamed bytes nor multipart.
+    InvalidRequestError
+        For a multipart body without a ``file``.
+    """
+    media = content_type(request.headers.get("content-type"))
+    if media == MULTIPART:
+        uploads = await read_uploads(request, "file", most=1)
+        if not uploads:
+            raise InvalidRequestError("the multipart body has no file in a part named 'file'")
+        return uploads[0].data
+    if media in UNNAMED or media.startswith(("audio/", "video/")):
+        return await request.body()
+    raise UnsupportedMediaError(
+        f"send audio as audio/*, application/octet-stream or {MULTIPART}, not {media!r:.100}"
+    )
+
+
+async def read_uploads(request: Request, part: str, most: int) -> list[Upload]:
+    """Return the files in the parts named ``part`` of a multipart body, in order.
+
+    Raises
+    ------
+    UnsupportedMediaError
+        If the body is not multipart.
+    MalformedBodyError
+        If it is damaged.
+    TooLargeError
+        If it has more than ``most`` files.
+    """
+    media = content_type(request.headers.get("content-type"))
+    if media != MULTIPART:
+        raise UnsupportedMediaError(f"send {MULTIPART}, not {media!r:.100}")
+    parser = _InMemoryParser(request.headers, request.stream(), max_files=most, max_fields=100)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise TooLargeError(f"at most {most} files may be sent at once") from error
+        raise MalformedBodyError(f"the multipart body cannot be read: {error.message}") from error
+    try:
+        files = [item for item in form.getlist(part) if isinstance(item, UploadFile)]
+        return [Upload(file.filename or "", await file.read()) for file in files]
+    finally:
+        await form.close()
+
+
+async def read_bounded(request: Request, max_bytes: int) -> bytes:
+    """Return the whole body, giving up as soon as it has more than ``max_bytes``.
+
+    Raises
+    ------
+    TooLargeError
+        Saying the limit.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise TooLargeError(f"codes may take at most {max_bytes} bytes")
+    return bytes(body)

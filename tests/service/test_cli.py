@@ -1,0 +1,116 @@
+"""The command, as a process: what it says, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.cli import main
+
+COMMAND = [sys.executable, "-m", "service.cli"]
+
+
+@contextlib.contextmanager
+def started(model: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """Start the command and wait for the line that says what it serves."""
+    process = subprocess.Popen(
+        [*COMMAND, "--port", "0", "--model", model],
+        env={**os.environ, "SNAC_DEVICE": "cpu", "OMP_NUM_THREADS": "1", **variables},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            entry = json.loads(line)
+            if entry["event"] == "serving":
+                yield process, entry
+                break
+        else:
+            raise AssertionError(f"it ended with {process.wait()} and never served")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_log_names_the_model_and_a_curl_line_that_works(
+    model_ref: str, samples_of: Any, wav_of: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "speech.wav").write_bytes(wav_of(samples_of(0.5)))
+    with started(model_ref, SNAC_API_KEY="a key of the house") as (process, entry):
+        assert entry["device"] == "cpu"
+        assert entry["precision"]
+        command = entry["try_it"].replace("$SNAC_API_KEY", "a key of the house")
+        answer = subprocess.run(
+            ["curl", "-sf", *shlex.split(command)[1:]],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
+        model = json.loads(answer.stdout)["model"]
+        assert model == {"version": entry["version"], "token_space": entry["token_space"]}
+        assert httpx.post(entry["url"] + "/v1/encode", headers={"X-Request-Id": "r1"}).is_error
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        entries = [json.loads(line) for line in process.stderr]
+    assert any(one.get("request_id") == "r1" and one["status"] == 401 for one in entries)
+
+
+def test_sigterm_turns_not_ready_drains_and_exits_cleanly(
+    model_ref: str, samples_of: Any, wav_of: Any
+) -> None:
+    with started(model_ref, SNAC_DRAIN_DELAY="3") as (process, entry):
+        with (
+            httpx.Client(base_url=entry["url"], timeout=60) as http,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            assert http.get("/health/ready").status_code == 200
+            long = pool.submit(
+                httpx.post,
+                entry["url"] + "/v1/encode",
+                content=wav_of(samples_of(120.0)),
+                timeout=60,
+            )
+            while "snac_queue_audio_seconds 0.0" in http.get("/metrics").text:
+                pass
+            process.send_signal(signal.SIGTERM)
+            while http.get("/health/ready").status_code == 200:
+                pass
+            assert http.get("/health/live").status_code == 200
+            assert http.get("/health/ready").json()["detail"] == "the service is stopping"
+            assert long.result().status_code == 200
+        assert process.wait(30) == 0
+
+
+def test_a_model_that_is_not_there_is_told_without_a_trace(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [*COMMAND, "--model", str(tmp_path / "nothing")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "snac-service: no model" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_setting_that_cannot_be_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SNAC_MAX_SECONDS", "-1")
+    assert main(["--port", "70000"]) == 2
+    said = capsys.readouterr().err
+    assert "SNAC_PORT: Input should be less than or equal to 65535" in said
+    assert "SNAC_MAX_SECONDS: Input should be greater than 0" in said

@@ -1,0 +1,330 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import snac_core
+from snac_core import Codes, SnacConfig
+from snac_core.cli import main
+from snac_core.model import SNAC
+from snac_core.model_store import ModelStore
+
+TINY = SnacConfig(
+    sampling_rate=16000,
+    encoder_dim=4,
+    encoder_rates=(4, 8),
+    decoder_dim=16,
+    decoder_rates=(8, 4),
+    codebook_size=64,
+    codebook_dim=4,
+    vq_strides=(2, 1),
+)
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    store = ModelStore(tmp_path_factory.mktemp("models"))
+    store.publish(TINY, SNAC(TINY).state_dict(), metrics={"best": 0.25}, parent="nothing")
+    return store.root
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_wav(path: Path, seconds: float = 0.7, sample_rate: int = 16000) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 220 * time * (1 + time)), sample_rate)
+
+
+@pytest.fixture
+def run(model: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command on the tiny model, in this process."""
+
+    def run(command: str, *arguments: str, ref: str | None = None) -> tuple[int, str, str]:
+        reference = [] if command == "inspect" else ["--model", ref or str(model)]
+        try:
+            code = main(
+                [command, *arguments, *reference, *(["--device", "cpu"] if reference else [])]
+            )
+        except SystemExit as stop:
+            code = int(str(stop.code))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command as a user does."""
+    return subprocess.run(
+        [str(Path(sys.executable).with_name("snac-codec")), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+# As a user runs it
+
+
+def test_a_recording_becomes_codes_and_audio_again(model: Path) -> None:
+    write_wav(Path("voice.wav"), seconds=0.7, sample_rate=22050)
+    ref = ("--model", str(model), "--device", "cpu")
+    done = process("encode", "voice.wav", "--output", "codes.npz", *ref)
+    assert (done.returncode, done.stderr) == (0, "")
+    codes = Codes.from_npz(Path("codes.npz").read_bytes(), TINY)
+    assert codes.num_samples == 11200
+    tokens = sum(map(len, codes.levels))
+    assert done.stdout == f"voice.wav -> codes.npz: 0.70 s, {tokens} tokens\n"
+
+    done = process("decode", "codes.npz", "--output", "again.wav", *ref)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "codes.npz -> again.wav: 0.70 s\n"
+    samples, rate = soundfile.read("again.wav", dtype="float32")
+    (expected,) = snac_core.load(model, device="cpu").decode([codes])
+    assert rate == 16000
+    np.testing.assert_allclose(samples, expected, atol=1 / 32768)
+
+
+def test_a_folder_shows_progress_reports_what_failed_and_does_the_rest(model: Path) -> None:
+    for name in ("a.wav", "deep/b.WAV", "deep/er/c.flac"):
+        write_wav(Path("in") / name)
+    Path("in/broken.wav").write_bytes(b"RIFF")
+    Path("in/notes.txt").write_text("not audio")
+    screen, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "snac_core.cli", "reconstruct", "--checkpoint", str(model)),
+            *("--input", "in", "--output", "out", "--device", "cpu"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    os.close(terminal)
+    shown = os.read(screen, 65536).decode()
+    os.close(screen)
+    assert done.returncode == 1
+    assert "4/4" in shown, "a progress bar on a terminal"
+    errors = re.findall(r"snac-codec: error: [^\r\n]*", shown)
+    assert errors[0].startswith("snac-codec: error: in/broken.wav: ")
+    assert errors[1:] == ["snac-codec: error: 1 of 4 files failed"]
+    assert "Traceback" not in shown
+    written = sorted(str(path) for path in Path("out").rglob("*") if path.is_file())
+    assert written == ["out/a.wav", "out/deep/b.wav", "out/deep/er/c.wav"]
+
+    number = r"-?\d+\.\d+"
+    figures = rf"log-mel {number}, SI-SDR {number} dB, STOI {number}"
+    *lines, mean = done.stdout.splitlines()
+    rate = TINY.bits_per_second / 1000
+    assert len(lines) == 3
+    for line in lines:
+        assert re.fullmatch(rf"in/(\S+)\.\w+ -> out/\1\.wav: {rate:.3f} kbps, {figures}", line)
+    assert re.fullmatch(f"mean of 3 files: {figures}", mean)
+
+
+def test_wrong_usage_and_wrong_models_are_told_apart() -> None:
+    done = process("encode", "voice.wav")
+    assert done.returncode == 2
+    assert "usage: snac-codec encode" in done.stderr
+    write_wav(Path("voice.wav"))
+    done = process("encode", "voice.wav", "--output", "codes.npz", "--model", "./nowhere")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"snac-codec: error: no model './nowhere': .*\n", done.stderr)
+
+
+# Encode and decode
+
+
+@pytest.mark.parametrize("suffix", ["npz", "json", "msgpack"])
+def test_codes_go_through_every_format(run: Run, suffix: str) -> None:
+    write_wav(Path("voice.wav"))
+    assert run("encode", "voice.wav", "--output", f"codes.{suffix}")[0] == 0
+    assert run("decode", f"codes.{suffix}", "--output", "again.flac")[0] == 0
+    assert soundfile.info("again.flac").frames == 11200
+
+
+def test_noise_is_seeded_or_off(run: Run) -> None:
+    write_wav(Path("voice.wav"))
+    run("encode", "voice.wav", "--output", "codes.npz")
+    choices = {
+        "first": ("--seed", "1"),
+        "again": ("--seed", "1"),
+        "second": ("--seed", "2"),
+        "off": ("--noise", "off"),
+    }
+    audio = {}
+    for name, options in choices.items():
+        assert run("decode", "codes.npz", "--output", f"{name}.wav", *options)[0] == 0
+        audio[name] = Path(f"{name}.wav").read_bytes()
+    assert audio["first"] == audio["again"]
+    assert len(set(audio.values())) == 3
+
+
+def test_a_folder_of_codes_becomes_a_folder_of_audio(run: Run) -> None:
+    write_wav(Path("in/x/a.wav"), seconds=0.2)
+    write_wav(Path("in/b.wav"), seconds=0.3)
+    assert run("encode", "in", "--output", "codes")[:1] == (0,)
+    assert sorted(map(str, Path("codes").rglob("*.npz"))) == ["codes/b.npz", "codes/x/a.npz"]
+    code, out, err = run("decode", "codes", "--output", "audio")
+    assert (code, err) == (0, ""), "no progress bar where there is no terminal"
+    assert out.splitlines() == [
+        "codes/b.npz -> audio/b.wav: 0.30 s",
+        "codes/x/a.npz -> audio/x/a.wav: 0.20 s",
+    ]
+    assert soundfile.info("audio/x/a.wav").frames == 3200
+
+
+def test_a_file_goes_into_a_folder_under_its_own_name(run: Run) -> None:
+    write_wav(Path("voice.wav"))
+    Path("there").mkdir()
+    assert run("encode", "voice.wav", "--output", "there")[0] == 0
+    assert run("encode", "voice.wav", "--output", "new/")[0] == 0
+    assert Path("there/voice.npz").read_bytes() == Path("new/voice.npz").read_bytes()
+
+
+def test_results_inside_the_input_are_not_input_again(run: Run) -> None:
+    write_wav(Path("voice.wav"))
+    for output in ("out", str(Path("out").absolute())):
+        code, out, _ = run("reconstruct", "--input", ".", "--output", output)
+        assert (code, out.count("\n")) == (0, 1)
+
+
+def test_file_names_need_not_be_utf8(run: Run) -> None:
+    name = os.fsdecode(b"in/voi\xe7e.wav")
+    write_wav(Path("in/voice.wav"))
+    Path("in/voice.wav").rename(name)
+    Path(os.fsdecode(b"in/caf\xe9.wav")).write_bytes(b"RIFF")
+    code, out, err = run("encode", "in", "--output", "out")
+    assert code == 1
+    assert out.startswith(r"in/voi\udce7e.wav -> out/voi\udce7e.npz: 0.70 s")
+    assert err.startswith(r"snac-codec: error: in/caf\udce9.wav: ")
+    assert Path(os.fsdecode(b"out/voi\xe7e.npz")).exists()
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["encode", "absent.wav", "--output", "x.npz"], "absent.wav does not exist"),
+        (["encode", "text.wav", "--output", "x.npz"], "text.wav: .+"),
+        (["encode", "empty", "--output", "x"], r"empty holds no files ending in \.wav, .*"),
+        (["encode", "voices", "--output", "x.npz"], "x.npz must be a folder, as voices is one"),
+        (["decode", "text.wav", "--output", "x.wav"], r"text.wav: not a codes file: .*\.npz, .*"),
+        (["decode", "bad.json", "--output", "x.wav"], "bad.json: level 1, index 2: code 64 .*"),
+        (["decode", "bad.npz", "--output", "x.wav"], "bad.npz: .+"),
+        (["encode", "voices/a.wav", "--output", "file/x.npz"], "voices/a.wav: file: .+"),
+        (["reconstruct", "--input", "voices/a.wav", "--output", "voices/a.wav"], ".*overwrite.*"),
+        (["reconstruct", "--input", "voices", "--output", "voices"], ".*overwrite.*"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_1(run: Run, arguments: list[str], message: str) -> None:
+    write_wav(Path("voices/a.wav"))
+    Path("empty").mkdir()
+    for name in ("text.wav", "bad.npz", "file"):
+        Path(name).write_text("This is no such thing.")
+    codes = {"codes": [[1, 2], [1, 2, 64, 3]], "num_samples": 100, "sample_rate": 16000}
+    Path("bad.json").write_text(json.dumps(codes))
+    before = Path("voices/a.wav").read_bytes()
+    code, out, err = run(*arguments)
+    assert (code, out) == (1, "")
+    assert re.fullmatch(f"snac-codec: error: {message}", err.splitlines()[0]), err
+    assert Path("voices/a.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["encode", "voice.wav", "--output", "codes.txt"],
+        ["decode", "codes.npz", "--output", "voice.mp3"],
+        ["decode", "codes.npz", "--output", "voice.wav", "--noise", "loud"],
+        ["decode", "codes.npz", "--output", "voice.wav", "--seed", "one"],
+        ["decode", "codes.npz", "--output", "voice.wav", "--seed", str(2**63)],
+        ["reconstruct", "--output", "voice.wav"],
+        ["transmogrify"],
+    ],
+)
+def test_wrong_usage_is_code_2(run: Run, arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "usage: snac-codec" in err
+
+
+def test_two_inputs_of_one_name_do_not_overwrite_each_other(run: Run) -> None:
+    write_wav(Path("in/a.flac"), seconds=0.2)
+    write_wav(Path("in/a.wav"), seconds=0.3)
+    code, out, err = run("encode", "in", "--output", "out")
+    assert code == 1
+    assert out.startswith("in/a.flac -> out/a.npz: 0.20 s")
+    assert err.splitlines()[0] == (
+        "snac-codec: error: in/a.wav: out/a.npz was already written, from in/a.flac"
+    )
+
+
+def test_a_device_that_is_not_there_is_code_1(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_wav(Path("voice.wav"))
+    arguments = ["encode", "voice.wav", "--output", "x.npz", "--model", str(model)]
+    assert main([*arguments, "--device", "cuda:99"]) == 1
+    assert capsys.readouterr().err.startswith("snac-codec: error: there is no device 'cuda:99'")
+
+
+# Inspect
+
+
+def test_inspect_says_what_a_model_is(run: Run, model: Path) -> None:
+    code, out, err = run("inspect", str(model))
+    assert (code, err) == (0, "")
+    version = ModelStore(model).current()
+    rows = dict(re.split(r"  +", line, maxsplit=1) for line in out.splitlines())
+    assert rows["version"] == version
+    assert rows["frame samples"] == "64"
+    assert rows["frame ms"] == "4.0"
+    assert rows["tokens per second"] == "750.0"
+    assert rows["bits per second"] == "4500.0"
+    assert json.loads(rows["metrics"]) == {"best": 0.25}
+
+    code, out, err = run("inspect", str(model), "--json")
+    assert (code, err) == (0, "")
+    facts = json.loads(out)
+    assert facts["version"] == version
+    assert facts["token_space"] == snac_core.load(model, device="cpu").token_space
+    assert facts["parameters"] == sum(value.numel() for value in SNAC(TINY).parameters())
+    assert facts["codes_per_frame"] == [1, 2]
+    assert facts["parent"] == "nothing"
+    assert SnacConfig.from_dict(facts["config"]) == TINY
+
+
+def test_inspect_of_a_damaged_version_is_code_1(run: Run, model: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    store = ModelStore(tmp_path / "damaged")
+    folder = store.path(store.publish(TINY, SNAC(TINY).state_dict()))
+    (folder / "config.json").write_text("{}")
+    code, out, err = run("inspect", str(store.root))
+    assert (code, out) == (1, "")
+    assert "config.json is not the file that was published" in err

@@ -1,0 +1,1 @@
+"""Curriculum fine-tuning of SNAC on one's own speech."""

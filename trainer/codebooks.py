@@ -1,0 +1,89 @@
+"""Keeping codebook entries in use while the quantizer trains.
+
+Entries start as latents that the encoder really makes, and those that nothing chose for a
+while start over as recent latents (as Jukebox does, arXiv:2005.00341, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from snac_core.extent import Extent
+from snac_core.model import SNAC
+from snac_core.quantizer import Level, ResidualVectorQuantize
+
+REMEMBERED = 16384
+"""Latents per level that revived entries are drawn from."""
+
+
+class CodebookUse:
+    """Counts which entries are chosen, and revives those that are not.
+
+    Parameters
+    ----------
+    quantizer
+        Whose codebooks to keep.
+    seed
+        Decides which latents revived entries take.
+    """
+
+    def __init__(self, quantizer: ResidualVectorQuantize, seed: int) -> None:
+        self._books = [level.codebook.weight for level in quantizer.quantizers]  # type: ignore[union-attr]
+        self._counts = [torch.zeros(len(book), dtype=torch.int64) for book in self._books]
+        self._recent: list[deque[Tensor]] = [deque() for _ in self._books]
+        self._random = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def observe(self, levels: Iterable[Level]) -> None:
+        """Count the codes of one batch and remember its latents."""
+        for counts, recent, level in zip(self._counts, self._recent, levels, strict=True):
+            counts += torch.bincount(level.codes.flatten().cpu(), minlength=len(counts))
+            recent.append(level.projected.detach().float().transpose(1, 2).flatten(0, 1).cpu())
+            while sum(map(len, recent)) - len(recent[0]) >= REMEMBERED:
+                recent.popleft()
+
+    def perplexities(self) -> list[float]:
+        """Return each level's perplexity since the last revival: entries in effective use."""
+        values = []
+        for counts in self._counts:
+            share = counts.double() / counts.sum().clamp(min=1)
+            values.append(float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum())))
+        return values
+
+    @torch.no_grad()
+    def revive(self, everything: bool = False) -> list[int]:
+        """Replace entries unused since the last call, or all; return how many, per level."""
+        replaced = []
+        for book, counts, recent in zip(self._books, self._counts, self._recent, strict=True):
+            unused = ((counts == 0) | everything).nonzero().flatten()
+            latents = torch.cat(tuple(recent))
+            picks = torch.randint(len(latents), (len(unused),), generator=self._random)
+            book[unused.to(book.device)] = latents[picks].to(book)
+            counts.zero_()
+            replaced.append(len(unused))
+        return replaced
+
+
+@torch.no_grad()
+def draw_from_encoder(model: SNAC, batches: Iterable[Tensor], use: CodebookUse) -> None:
+    """Give every codebook entry the value of a latent, level by level, coarse to fine.
+
+    Parameters
+    ----------
+    model
+        Whose codebooks to set.
+    batches
+        Tensors[B x 1 x T] of speech; a minute of it or more.
+    use
+        Counts for the model's quantizer, fresh.
+    """
+    latents = [model.encoder(audio, Extent(audio.shape[-1])) for audio in batches]
+    for _ in model.quantizer.quantizers:
+        # Every pass sets one more level right: its latents depend on the coarser entries.
+        for latent in latents:
+            use.observe(model.quantizer(latent)[1])
+        use.revive(everything=True)

@@ -1,0 +1,282 @@
+"""The training configuration: one JSON file, every key checked before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from snac_core.config import SnacConfig
+from trainer.errors import TrainerError
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One curriculum stage.
+
+    Parameters
+    ----------
+    epochs
+        First and last epoch, counted from 1; a single number means just that epoch.
+    length
+        Seconds in a training segment.
+    batch_multiplier
+        Times ``batch_size`` gives the stage's batch.
+    """
+
+    epochs: tuple[int, int]
+    length: float
+    batch_multiplier: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run is decided by.
+
+    Parameters
+    ----------
+    pretrained_model
+        Where the base model comes from: any reference that `snac_core.load` takes. None
+        starts from random weights, and then ``model`` is needed.
+    train_data, val_data
+        Folders of audio, searched in depth.
+    batch_size, num_epochs, learning_rate, weight_decay
+        As usual; a stage's batch is ``int(batch_size * batch_multiplier)``.
+    output_dir
+        Where checkpoints, metrics and logs go.
+    num_workers
+        Processes that read audio; 0 reads in the training process.
+    model
+        Configuration of a model trained from random weights.
+    experiment_name
+        Name in logs; the last part of ``output_dir`` unless given.
+    eval_batch_size
+        Segments per validation batch; the last stage's batch unless given.
+    max_steps
+        Stop, and end the learning-rate schedule, after so many steps; None for all epochs.
+    warmup_steps
+        Steps over which the learning rate rises from zero.
+    lr_min_ratio
+        Where the cosine schedule ends, as a share of ``learning_rate``.
+    betas
+        Of AdamW.
+    grad_clip
+        Largest norm of the gradient; 0 for no limit.
+    save_every
+        Epochs between ``checkpoint_epoch{N}.pt``.
+    save_every_batches, save_every_minutes
+        Further checkpoints, off unless given.
+    eval_every_batches
+        Validate every so many steps besides after every epoch; off unless given.
+    l1_weight, stft_weight, mel_weight, commitment_weight, codebook_weight
+        Weights of the named loss terms; the last two count only while the quantizer trains.
+    n_ffts
+        FFT sizes of the STFT term.
+    stft_window
+        ``rectangular`` (the original loss) or ``hann``.
+    mel_n_ffts, mel_bins
+        FFT sizes of the mel term and the number of mel bands of each.
+    freeze_encoder, freeze_vq
+        Leave these weights alone. With both, the token space stays the same.
+    revive_codes_every
+        Steps between replacing unused codebook entries by latents; 0 for never. Has an
+        effect only while the quantizer trains.
+    segment_length
+        Seconds, when there is no curriculum.
+    val_segments
+        Largest number of fixed validation segments.
+    gain_probability, gain_db
+        Random gain of training segments: how often, and its range in dB.
+    random_seed
+        Decides the crops, the order, the gains and the noise.
+    precision
+        ``fp32`` or ``bf16`` (matrix products and convolutions only; losses stay fp32).
+    compile
+        Compile the network: worth its minutes on runs longer than an hour.
+    publish_to
+        Model store that receives the best model; None for none.
+    curriculum
+        Stages; epochs past the end use the last one.
+    """
+
+    pretrained_model: str | None
+    train_data: str
+    val_data: str
+    batch_size: int
+    num_epochs: int
+    learning_rate: float
+    weight_decay: float
+    output_dir: str
+    num_workers: int
+    model: SnacConfig | None = None
+    experiment_name: str | None = None
+    eval_batch_size: int | None = None
+    max_steps: int | None = None
+    warmup_steps: int = 0
+    lr_min_ratio: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    grad_clip: float = 0.0
+    save_every: int = 2
+    save_every_batches: int | None = None
+    save_every_minutes: float | None = None
+    eval_every_batches: int | None = None
+    l1_weight: float = 1.0
+    stft_weight: float = 1.0
+    mel_weight: float = 0.0
+    commitment_weight: float = 0.25
+    codebook_weight: float = 1.0
+    n_ffts: tuple[int, ...] = (1024, 2048, 4096)
+    stft_window: str = "rectangular"
+    mel_n_ffts: tuple[int, ...] = (256, 512, 1024, 2048)
+    mel_bins: tuple[int, ...] = (20, 40, 80, 160)
+    freeze_encoder: bool = False
+    freeze_vq: bool = False
+    revive_codes_every: int = 0
+    segment_length: float = 2.0
+    val_segments: int = 256
+    gain_probability: float = 0.5
+    gain_db: tuple[float, float] = (-6.0, 6.0)
+    random_seed: int = 42
+    precision: str = "fp32"
+    compile: bool = False
+    publish_to: str | None = None
+    curriculum: tuple[Stage, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_epochs", "learning_rate", "val_segments", "save_every"):
+            if not getattr(self, name) > 0:
+                raise TrainerError(f"{name} must be above 0, not {getattr(self, name)!r}")
+        if (self.pretrained_model is None) == (self.model is None):
+            raise TrainerError(
+                "give either pretrained_model (fine-tune it) or model (train that shape from "
+                "random weights), one of the two"
+            )
+        if self.precision not in ("fp32", "bf16"):
+            raise TrainerError(f"precision must be 'fp32' or 'bf16', not {self.precision!r}")
+        if self.stft_window not in ("rectangular", "hann"):
+            raise TrainerError(
+                f"stft_window must be 'rectangular' or 'hann', not {self.stft_window!r}"
+            )
+        if len(self.mel_bins) != len(self.mel_n_ffts):
+            raise TrainerError(
+                f"mel_bins {list(self.mel_bins)} needs one number for each of "
+                f"mel_n_ffts {list(self.mel_n_ffts)}"
+            )
+        if self.freeze_encoder != self.freeze_vq and self.freeze_vq:
+            raise TrainerError(
+                "freeze_vq without freeze_encoder would train an encoder against codebooks that "
+                "cannot follow; freeze both, freeze_encoder alone, or none"
+            )
+
+    @property
+    def quantizer_trains(self) -> bool:
+        """Whether codebooks move, and so whether the token space changes."""
+        return not self.freeze_vq
+
+    @property
+    def name(self) -> str:
+        """Experiment name."""
+        return self.experiment_name or Path(self.output_dir).name
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping that ``parse`` reads back."""
+        values = dataclasses.asdict(self)
+        values["model"] = None if self.model is None else self.model.to_dict()
+        return json.loads(json.dumps(values))  # type: ignore[no-any-return]
+
+
+def parse(values: Mapping[str, Any]) -> TrainConfig:
+    """Build a configuration from parsed JSON.
+
+    Raises
+    ------
+    TrainerError
+        For a missing or unknown key (naming the nearest known one) or an unusable value.
+    """
+    values = dict(values)
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    _refuse_unknown(values, list(fields), "the configuration")
+    missing = [
+        name
+        for name, field in fields.items()
+        if field.default is dataclasses.MISSING and name not in values
+    ]
+    if missing:
+        raise TrainerError(f"the configuration lacks {', '.join(missing)}")
+    for key, value in values.items():
+        values[key] = _checked(key, value, str(fields[key].type))
+    return TrainConfig(**values)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a configuration file and apply ``key=value`` overrides (values are JSON or text).
+
+    Raises
+    ------
+    TrainerError
+        When the file cannot be read or parsed, or holds something that cannot be used.
+    """
+    path = Path(path)
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise TrainerError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise TrainerError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise TrainerError(f"{path} must hold a JSON object, not {type(values).__name__}")
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise TrainerError(f"an override reads key=value, not {override!r}")
+        try:
+            values[key] = json.loads(text)
+        except json.JSONDecodeError:
+            values[key] = text
+    return parse(values)
+
+
+def _refuse_unknown(values: Mapping[str, Any], known: list[str], where: str) -> None:
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise TrainerError(f"unknown key {key!r} in {where}{hint}")
+
+
+def _checked(key: str, value: Any, annotation: str) -> Any:
+    """Return ``value`` as the type that ``annotation`` names."""
+    if value is None and annotation.endswith("| None"):
+        return None
+    if key == "curriculum":
+        return tuple(_stage(entry) for entry in value or ())
+    if key == "model":
+        return SnacConfig.from_dict(value)
+    if annotation.startswith("tuple["):
+        element = annotation.removeprefix("tuple[").split(",")[0]
+        if not isinstance(value, list):
+            raise TrainerError(f"{key} must be a list, not {value!r}")
+        return tuple(_checked(key, item, element) for item in value)
+    kind = annotation.removesuffix(" | None")
+    accepted = {"int": int, "float": (int, float), "str": str, "bool": bool}[kind]
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
+        raise TrainerError(f"{key} must be of type {kind}, not {value!r}")
+    return float(value) if kind == "float" else value
+
+
+def _stage(entry: Any) -> Stage:
+    if not isinstance(entry, dict) or "epochs" not in entry or "length" not in entry:
+        raise TrainerError(f"a curriculum stage needs epochs and length, not {entry!r}")
+    _refuse_unknown(entry, ["epochs", "length", "batch_multiplier"], "a curriculum stage")
+    epochs = entry["epochs"]
+    first, last = (epochs, epochs) if isinstance(epochs, int) else tuple(epochs)
+    if not 1 <= first <= last:
+        raise TrainerError(f"epochs of a stage are [first, last] counted from 1, not {epochs!r}")
+    length = _checked("length", entry["length"], "float")
+    multiplier = _checked("batch_multiplier", entry.get("batch_multiplier", 1.0), "float")
+    if length <= 0 or multiplier <= 0:
+        raise TrainerError(f"length and batch_multiplier must be above 0 in {entry!r}")
+    return Stage((first, last), length, multiplier)
