@@ -125,11 +125,7 @@ class Engine:
         """Queue ``job``; see `run`."""
         done: Future[Timing] = Future()
         with self._wake:
-            if self._death is not None:
-                raise EngineDeadError("the engine thread has ended; the service must be restarted")
-            if self._closing:
-                raise NotReadyError("the service is stopping")
-            self._check_room(job.seconds)
+            self._check_open(job.seconds)
             self._queued_seconds += job.seconds
             work = _Work(
                 codec, job, done, deque(job.steps), len(job.steps), queued_at=time.perf_counter()
@@ -138,35 +134,43 @@ class Engine:
             self._wake.notify()
         return done
 
-    def check_room(self) -> None:
-        """Raise OverloadedError if not even a moment of audio would be taken."""
+    def check_open(self) -> None:
+        """Raise what `run` would raise now for even a moment of audio."""
         with self._wake:
-            self._check_room(0.0)
+            self._check_open(0.0)
 
-    def _check_room(self, seconds: float) -> None:
+    def _check_open(self, seconds: float) -> None:
+        if self._death is not None:
+            raise EngineDeadError("the engine thread has ended; the service must be restarted")
+        if self._closing:
+            raise NotReadyError("the service is stopping")
+        idle = not self._queue and not self._running
         excess = self._queued_seconds + seconds - self.max_queue_seconds
-        if self._queue_is_empty() or excess < 0:
-            return
-        raise OverloadedError(
-            f"{self._queued_seconds:.0f} audio-seconds are waiting, of at most "
-            f"{self.max_queue_seconds:.0f}",
-            retry_after=max(excess, 0.0) / self._drain_rate if self._drain_rate else 1.0,
-        )
-
-    def _queue_is_empty(self) -> bool:
-        return not self._queue and not self._running
+        if excess >= 0 and not idle:
+            raise OverloadedError(
+                f"{self._queued_seconds:.0f} audio-seconds are waiting, of at most "
+                f"{self.max_queue_seconds:.0f}",
+                retry_after=excess / self._drain_rate if self._drain_rate else 1.0,
+            )
 
     # The thread
 
     def _loop(self) -> None:
         try:
-            while batch := self._take():
-                self._work_on(batch)
+            while self._turn():
+                pass
         except BaseException as error:
             log.critical("engine thread died", exc_info=True)
             with self._wake:
                 self._death = error
                 self._fail_all(EngineDeadError("the engine thread ended while this waited"))
+
+    def _turn(self) -> bool:
+        """Work on one batch, and let go of it before waiting for the next."""
+        batch = self._take()
+        if batch:
+            self._work_on(batch)
+        return bool(batch)
 
     def _take(self) -> _Batch:
         """Wait until there is work, and return the next batch; empty when closing."""
@@ -180,10 +184,10 @@ class Engine:
             return []
 
     def _drop_abandoned(self) -> None:
-        for work in self._queue:
-            if work.done.cancelled():
-                self._queued_seconds -= sum(step.seconds for step in work.waiting)
-        self._queue = [work for work in self._queue if not work.done.cancelled()]
+        abandoned = [work for work in self._queue if work.done.cancelled()]
+        for work in abandoned:
+            self._queued_seconds -= sum(step.seconds for step in work.waiting)
+            self._queue.remove(work)
 
     def _pick(self) -> _Batch:
         """Take a step of each job that can join the first one's batch, then another of each."""
@@ -208,9 +212,7 @@ class Engine:
                 longest = padded
                 took = True
         served = {work for work, _ in batch}
-        self._queue = [work for work in self._queue if work not in served] + [
-            work for work in peers if work in served and work.waiting
-        ]
+        self._queue = [work for work in self._queue if work not in served]
         return batch
 
     def _work_on(self, batch: _Batch) -> None:
@@ -265,6 +267,8 @@ class Engine:
         with self._wake:
             self._running = []
             self._queued_seconds -= seconds
+            # Behind whoever came while this batch ran.
+            self._queue += [work for work in dict.fromkeys(w for w, _ in batch) if work.waiting]
             self._drain_rate = (
                 rate if self._drain_rate is None else 0.8 * self._drain_rate + 0.2 * rate
             )
@@ -279,8 +283,6 @@ class Engine:
         with self._wake:
             self._queued_seconds -= sum(step.seconds for step in work.waiting)
             work.waiting.clear()
-            if work in self._queue:
-                self._queue.remove(work)
         _resolve(work.done, error)
 
     def _fail_all(self, error: Exception) -> None:

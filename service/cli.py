@@ -82,6 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         port=settings.port,
         log_config=None,
         access_log=False,
+        server_header=False,
         timeout_graceful_shutdown=settings.drain_timeout,
         ws="none",
     )

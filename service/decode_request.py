@@ -78,7 +78,8 @@ def plan_decode(codec: Codec, fields: Fields, max_seconds: float) -> DecodeJob:
                 f"the codes are of token space {theirs!r}; {codec.token_space!r} is being served"
             )
     config = codec.config
-    levels = from_layout(fields["codes"], options.layout, config=config, base=options.base)
+    tokens = _unpacked(fields["codes"])
+    levels = from_layout(tokens, options.layout, config=config, base=options.base)
     values = {
         "codes": levels,
         "num_samples": options.num_samples,
@@ -116,20 +117,19 @@ def _parse_json(data: bytes) -> object:
 
 
 def _parse_msgpack(data: bytes) -> object:
-    """Unpack msgpack; levels may be raw little-endian uint16, as `Codes.to_msgpack` writes."""
     try:
-        fields: object = msgpack.unpackb(data)
+        parsed: object = msgpack.unpackb(data)
     except (ValueError, msgpack.UnpackException) as error:
         reason = str(error) or type(error).__name__
         raise MalformedBodyError(f"the body is not msgpack: {reason}") from None
-    if isinstance(fields, dict) and isinstance(fields.get("codes"), list):
-        fields["codes"] = [_unpacked(level, row) for level, row in enumerate(fields["codes"])]
-    return fields
+    return parsed
 
 
-def _unpacked(level: int, row: object) -> object:
-    if not isinstance(row, bytes):
-        return row
-    if len(row) % 2:
-        raise CodesError(f"level {level}: {len(row)} bytes are not whole uint16 codes")
-    return np.frombuffer(row, dtype="<u2")
+def _unpacked(codes: object) -> object:
+    """Return codes with their raw levels, little-endian uint16 as msgpack has them, as arrays."""
+    if not isinstance(codes, list):
+        return codes
+    for level, row in enumerate(codes):
+        if isinstance(row, bytes) and len(row) % 2:
+            raise CodesError(f"level {level}: {len(row)} bytes are not whole uint16 codes")
+    return [np.frombuffer(row, "<u2") if isinstance(row, bytes) else row for row in codes]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 import uuid
+from typing import Any
+from urllib.parse import quote
 
 import structlog
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import problem_response
+from service.errors import NotReadyError, problem_response
 from service.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -54,12 +57,16 @@ class RequestContext:
 
         try:
             await self.app(scope, receive, send_with_headers)
+        except asyncio.CancelledError:
+            if status:
+                raise
+            stopped = NotReadyError("the service stopped before this was answered")
+            await problem_response(Request(scope), stopped)(scope, receive, send_with_headers)
         except Exception as error:
             log.exception("request failed", method=scope["method"], path=scope["path"])
             if status:
                 raise
-            response = problem_response(Request(scope), error)
-            await response(scope, receive, send_with_headers)
+            await problem_response(Request(scope), error)(scope, receive, send_with_headers)
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "other")
@@ -77,15 +84,16 @@ class RequestContext:
             )
 
 
-def _add_headers(headers: MutableHeaders, state: dict[str, object]) -> None:
+def _add_headers(headers: MutableHeaders, state: dict[str, Any]) -> None:
     headers["X-Request-Id"] = str(state["request_id"])
     headers["X-Content-Type-Options"] = "nosniff"
     model = state.get("model")
     if model is not None:
-        headers["X-Model-Version"] = str(getattr(model, "version", ""))
-        headers["X-Token-Space"] = str(getattr(model, "token_space", ""))
+        # A version may be named after a file, and a file after anything.
+        headers["X-Model-Version"] = quote(model.version, safe=":@+")
+        headers["X-Token-Space"] = model.token_space
     timings = state.get("timings")
-    if isinstance(timings, dict) and timings:
+    if timings:
         headers["Server-Timing"] = ", ".join(
             f"{name};dur={1000 * seconds:.1f}" for name, seconds in timings.items()
         )

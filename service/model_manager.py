@@ -219,6 +219,7 @@ class ModelManager:
         try:
             manifest = self.store.manifest(version) if self.store else None
         except StoreError as error:
+            state = "serving" if state == "serving" else "failed"
             return VersionState(version, state, reason=reason or str(error), failed_at=failed_at)
         return VersionState(
             version,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from service.errors import MEDIA_TYPE
 from service.media import AUDIO_FORMATS, JSON, MSGPACK, NPZ
 from service.schemas import DecodeBatchBody, DecodeBody, Problem
@@ -11,6 +13,7 @@ from service.uploads import MULTIPART
 
 Responses = dict[int | str, dict[str, Any]]
 
+_COMPONENT = "#/components/schemas/{model}"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _MEANING = {
     400: "The audio or the body cannot be read.",
@@ -37,14 +40,21 @@ def binary(*media: str) -> dict[str, Any]:
 
 def problems(*statuses: int, **said: str) -> Responses:
     """Describe problem answers; ``said`` may word one differently, as ``status_409="..."``."""
-    schema = Problem.model_json_schema()
+    problem = {"$ref": _COMPONENT.format(model=Problem.__name__)}
     return {
         status: {
             "description": said.get(f"status_{status}", _MEANING[status]),
-            "content": {MEDIA_TYPE: {"schema": schema}},
+            "content": {MEDIA_TYPE: {"schema": problem}},
         }
         for status in statuses
     }
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """Return a body's schema; what it refers to is among the components, from the answers."""
+    schema = model.model_json_schema(ref_template=_COMPONENT)
+    schema.pop("$defs", None)
+    return schema
 
 
 def _body(content: dict[str, Any]) -> dict[str, Any]:
@@ -61,8 +71,8 @@ AUDIO_BODY = _body(
     {**binary("audio/*", "application/octet-stream"), **_files("file", _BINARY["schema"])}
 )
 AUDIO_FILES_BODY = _body(_files("files", {"type": "array", "items": _BINARY["schema"]}))
-DECODE_BODY = _body({JSON: {"schema": DecodeBody.model_json_schema()}, **binary(NPZ, MSGPACK)})
-DECODE_BATCH_BODY = _body({JSON: {"schema": DecodeBatchBody.model_json_schema()}})
+DECODE_BODY = _body({JSON: {"schema": _schema(DecodeBody)}, **binary(NPZ, MSGPACK)})
+DECODE_BATCH_BODY = _body({JSON: {"schema": _schema(DecodeBatchBody)}, **binary(MSGPACK)})
 
 
 def _headers(**said: tuple[str, str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, ParamSpec, TypeVar
 
@@ -22,6 +22,7 @@ from service.errors import INTERNAL, DeadlineError, DisconnectedError, problem, 
 from service.metrics import Metrics
 from service.model_manager import ModelManager
 from service.settings import Settings
+from service.uploads import Upload
 from snac_core import audio
 from snac_core.audio import AudioFormat, Samples
 from snac_core.codec import CUDA_BATCH_SECONDS, Codec, DecodeJob, EncodeJob
@@ -80,34 +81,38 @@ class Service:
         """Whether a request sent now would be answered."""
         return self.engine.alive and self.models.loaded and not self.stopping
 
-    def claim_codec(self, request: Request) -> Codec:
-        """Take the model for ``request``, which keeps it to its end and names it in headers."""
-        codec = self.models.codec
-        request.state.model = codec
-        request.state.timings = {}
-        return codec
-
-    async def attend(self, request: Request, answer: Coroutine[Any, Any, _T]) -> _T:
-        """Wait for ``answer`` unless the client leaves or the request's time is over.
-
-        Either cancels it, which takes its job out of the engine's queue. To be called when
-        the body has been read.
+    def admit(self, request: Request) -> Codec:
+        """Take the model for ``request``, which keeps it to its end and names it in headers.
 
         Raises
         ------
-        DisconnectedError, DeadlineError
-            For either.
+        OverloadedError, NotReadyError
+            If it would be refused after its body has been read.
         """
-        timeout = self.settings.request_timeout
+        codec = self.models.codec
+        request.state.model = codec
+        request.state.timings = {}
+        self.engine.check_open()
+        return codec
+
+    async def attend(self, request: Request, answer: Coroutine[Any, Any, _T]) -> _T:
+        """Wait for ``answer`` unless the client leaves, which cancels it.
+
+        A job that is cancelled leaves the engine's queue. To be called when the body has
+        been read.
+
+        Raises
+        ------
+        DisconnectedError
+            If the client left.
+        """
         work = asyncio.ensure_future(answer)
         gone = asyncio.ensure_future(_disconnection(request))
         try:
-            await asyncio.wait({work, gone}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 return work.result()
-            if gone.done():
-                raise DisconnectedError("the client went away before its answer")
-            raise DeadlineError(f"the answer took more than {timeout:g} s")
+            raise DisconnectedError("the client went away before its answer")
         finally:
             work.cancel()
             gone.cancel()
@@ -119,17 +124,18 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
-    async def encode(self, codec: Codec, data: bytes, timings: Timings) -> tuple[Samples, Codes]:
+    async def encode(self, codec: Codec, upload: Upload, timings: Timings) -> tuple[Samples, Codes]:
         """Turn an audio file into samples at the codec's rate, and those into codes."""
 
         def plan() -> tuple[Samples, EncodeJob]:
-            samples = audio.read(data, codec.sample_rate, self.settings.max_seconds)
+            samples = audio.read(upload.take(), codec.sample_rate, self.settings.max_seconds)
             return samples, codec.encode_job(samples)
 
-        with timed(timings, "read"):
-            samples, job = await self.in_thread(plan)
-        await self._compute(codec, job, timings)
-        return samples, await self.in_thread(job.result)
+        async with self._deadline():
+            with timed(timings, "read"):
+                samples, job = await self.in_thread(plan)
+            await self._compute(codec, job, timings)
+            return samples, await self.in_thread(job.result)
 
     async def decode(
         self,
@@ -139,19 +145,34 @@ class Service:
         timings: Timings,
     ) -> tuple[Samples, bytes]:
         """Run the decode job that ``plan`` makes, and write its samples as an audio file."""
-        with timed(timings, "read"):
-            job = await self.in_thread(plan)
-        await self._compute(codec, job, timings)
 
-        def write() -> tuple[Samples, bytes]:
+        def write(job: DecodeJob) -> tuple[Samples, bytes]:
             samples = job.result()
             return samples, audio.encode_bytes(samples, codec.sample_rate, audio_format)
 
-        with timed(timings, "write"):
-            return await self.in_thread(write)
+        async with self._deadline():
+            with timed(timings, "read"):
+                job = await self.in_thread(plan)
+            await self._compute(codec, job, timings)
+            with timed(timings, "write"):
+                return await self.in_thread(write, job)
+
+    @contextlib.asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        timeout = self.settings.request_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                yield
+        except TimeoutError:
+            raise DeadlineError(f"the answer took more than {timeout:g} s") from None
 
     async def _compute(self, codec: Codec, job: Job, timings: Timings) -> None:
-        timing = await self.engine.run(codec, job)
+        try:
+            timing = await self.engine.run(codec, job)
+        finally:
+            # Steps and job refer to each other; an hour of audio should not wait for the
+            # garbage collector.
+            job.steps.clear()
         timings["queue"] = timings.get("queue", 0.0) + timing.queue
         timings["inference"] = timings.get("inference", 0.0) + timing.inference
 

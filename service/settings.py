@@ -15,7 +15,9 @@ _Key = Annotated[SecretStr, Field(min_length=8)]
 class Settings(BaseSettings):
     """One validated object; the field ``max_seconds`` is the variable ``SNAC_MAX_SECONDS``."""
 
-    model_config = SettingsConfigDict(env_prefix="SNAC_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SNAC_", env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks one.")

@@ -28,15 +28,20 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Upload:
-    """One file of a multipart body; ``name`` is only ever repeated to the client."""
+    """A file that a client sent; its ``name`` is only ever repeated to the client."""
 
-    name: str
     data: bytes
+    name: str = ""
+
+    def take(self) -> bytes:
+        """Return the bytes and let go of them: an hour of audio is not held twice."""
+        data, self.data = self.data, b""
+        return data
 
 
-async def read_audio(request: Request) -> bytes:
+async def read_audio(request: Request) -> Upload:
     """Return the audio file that ``request`` carries, as its whole body or as part ``file``.
 
     Raises
@@ -51,9 +56,9 @@ async def read_audio(request: Request) -> bytes:
         uploads = await read_uploads(request, "file", most=1)
         if not uploads:
             raise InvalidRequestError("the multipart body has no file in a part named 'file'")
-        return uploads[0].data
+        return uploads[0]
     if media in UNNAMED or media.startswith(("audio/", "video/")):
-        return await request.body()
+        return Upload(b"".join([chunk async for chunk in request.stream()]))
     raise UnsupportedMediaError(
         f"send audio as audio/*, application/octet-stream or {MULTIPART}, not {media!r:.100}"
     )
@@ -83,7 +88,7 @@ async def read_uploads(request: Request, part: str, most: int) -> list[Upload]:
         raise MalformedBodyError(f"the multipart body cannot be read: {error.message}") from error
     try:
         files = [item for item in form.getlist(part) if isinstance(item, UploadFile)]
-        return [Upload(file.filename or "", await file.read()) for file in files]
+        return [Upload(await file.read(), file.filename or "") for file in files]
     finally:
         await form.close()
 

@@ -39,7 +39,7 @@ from snac_core.golden import check_golden
 from snac_core.identity import content_hash, token_space
 from snac_core.manifest import CONFIG, MANIFEST, WEIGHTS, Manifest
 from snac_core.model import SNAC
-from snac_core.model_store import ModelStore
+from snac_core.model_store import VERSION_ID, ModelStore
 from snac_core.weights import build, read_safetensors, read_torch
 
 TORCH_WEIGHTS = "pytorch_model.bin"
@@ -149,7 +149,8 @@ def _read_folder(folder: Path) -> Checkpoint:
         if version is None:
             raise StoreError(f"the model store {folder} has no current version")
         folder = store.path(version)
-    if (folder / MANIFEST).exists():
+    # What is called a version must be whole, even if it is its manifest that is missing.
+    if VERSION_ID.fullmatch(folder.name) or (folder / MANIFEST).exists():
         manifest = manifests.verify(folder)
         config = _read_config(folder / CONFIG)
         weights = read_safetensors(folder / WEIGHTS)

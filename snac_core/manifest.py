@@ -62,13 +62,17 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Manifest:
-        """Parse the file's contents; StoreError unless they are exactly what was sealed."""
+        """Parse the file's contents; StoreError unless they are exactly what was sealed.
+
+        Keys that a later release may have added are ignored.
+        """
         try:
             body = json.loads(raw)
             body.pop("sha256")
             intact = _sealed(body) == raw
             body["golden"] = tuple(tuple(level) for level in body["golden"])
-            manifest = cls(**body)
+            known = [field.name for field in dataclasses.fields(cls)]
+            manifest = cls(**{key: body[key] for key in known if key in body})
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreError(f"not a manifest ({error})") from error
         if not intact:

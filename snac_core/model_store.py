@@ -45,7 +45,7 @@ from snac_core.identity import content_hash, token_space
 from snac_core.manifest import CONFIG, MANIFEST, MODEL_CARD, WEIGHTS, Manifest, to_json
 from snac_core.weights import build, canonical
 
-_VERSION = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}")
+VERSION_ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}")
 _log = logging.getLogger(__name__)
 
 
@@ -105,7 +105,7 @@ class ModelStore:
             return []
         except OSError as error:
             raise StoreError(f"{self._versions} cannot be read: {error.strerror}") from error
-        return sorted(name for name in names if _VERSION.fullmatch(name))
+        return sorted(name for name in names if VERSION_ID.fullmatch(name))
 
     def list(self) -> list[Manifest]:
         """Return the manifests of all versions, oldest first.
@@ -122,7 +122,7 @@ class ModelStore:
 
     def path(self, version: str) -> Path:
         """Return the folder of ``version``."""
-        if not _VERSION.fullmatch(version):
+        if not VERSION_ID.fullmatch(version):
             raise StoreError(
                 f"{version!r} is not a version id such as '20261122T141530.123456Z-3fa9c1d2'"
             )
@@ -281,7 +281,7 @@ class ModelStore:
                 f"{path} is damaged; remove it and set the current version again"
             ) from error
         for version in pointer.named():
-            if not isinstance(version, str) or not _VERSION.fullmatch(version):
+            if not isinstance(version, str) or not VERSION_ID.fullmatch(version):
                 raise StoreError(f"{path} names {version!r}, which is not a version id")
         return pointer
 

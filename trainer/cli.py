@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from snac_core.allocator import restart_keeping_freed_memory
 from snac_core.errors import SnacError
 from trainer import config as configuration
 from trainer.loop import train
@@ -19,6 +20,8 @@ from trainer.publish import publish
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 1 failed, 2 wrong usage."""
+    if arguments is None:
+        restart_keeping_freed_memory()
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:

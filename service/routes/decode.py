@@ -57,7 +57,7 @@ async def decode(
     Query parameters stand in for fields that the body does not have, for an npz file.
     """
     media = negotiate(request.headers.get("accept"), tuple(AUDIO_FORMATS))
-    codec = service.claim_codec(request)
+    codec = service.admit(request)
     data = await read_bounded(request, service.settings.max_codes_bytes)
     sent = content_type(request.headers.get("content-type"))
     query = {
@@ -101,8 +101,7 @@ async def decode_batch(
 ) -> Response:
     """Decode `items`, each as `/v1/decode` takes it; one that fails does not fail the rest."""
     media = negotiate(request.headers.get("accept"), (JSON, ZIP))
-    codec = service.claim_codec(request)
-    service.engine.check_room()
+    codec = service.admit(request)
     data = await read_bounded(request, service.settings.max_codes_bytes)
     sent = content_type(request.headers.get("content-type"))
     fields = await service.in_thread(parse_fields, data, sent, codec.config)
@@ -139,12 +138,12 @@ async def reconstruct(
 ) -> Response:
     """Hear what the codes keep of one audio file; headers say how close it is."""
     media = negotiate(request.headers.get("accept"), tuple(AUDIO_FORMATS))
-    codec = service.claim_codec(request)
-    data = await read_audio(request)
+    codec = service.admit(request)
+    upload = await read_audio(request)
     timings = request.state.timings
 
     async def answer() -> tuple[bytes, dict[str, str]]:
-        original, codes = await service.encode(codec, data, timings)
+        original, codes = await service.encode(codec, upload, timings)
         samples, body = await service.decode(
             codec, lambda: codec.decode_job(codes, noise, seed), AUDIO_FORMATS[media], timings
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Annotated, Any
 
 import msgpack
@@ -58,15 +58,15 @@ async def encode(
     sample rate and with any number of channels.
     """
     media = negotiate(request.headers.get("accept"), (JSON, NPZ, MSGPACK))
-    wanted = find_layout(layout)
+    codec = service.admit(request)
+    wanted = _usable_layout(codec, layout, base)
     if media == NPZ and wanted.name != "hierarchical":
         raise InvalidRequestError(f"npz carries the layout hierarchical only, not {wanted.name}")
-    codec = service.claim_codec(request)
-    data = await read_audio(request)
+    upload = await read_audio(request)
     timings = request.state.timings
 
     async def answer() -> bytes:
-        _, codes = await service.encode(codec, data, timings)
+        _, codes = await service.encode(codec, upload, timings)
         with timed(timings, "write"):
             return await service.in_thread(_serialise, codec, codes, wanted, base, media)
 
@@ -95,21 +95,30 @@ async def encode_batch(
 ) -> Response:
     """Encode the files in the multipart parts `files`; one that fails does not fail the rest."""
     media = negotiate(request.headers.get("accept"), (JSON, NDJSON))
-    wanted = find_layout(layout)
-    codec = service.claim_codec(request)
-    service.engine.check_room()
+    codec = service.admit(request)
+    wanted = _usable_layout(codec, layout, base)
     uploads = await read_uploads(request, "files", most=service.settings.max_files)
     check_count(len(uploads), service.settings.max_files, "files in parts named 'files'")
-    items = [
-        _item(service, request, codec, index, upload, wanted, base)
-        for index, upload in enumerate(uploads)
-    ]
+
+    def items() -> list[Item]:
+        return [
+            _item(service, request, codec, index, upload, wanted, base)
+            for index, upload in enumerate(uploads)
+        ]
+
     if media == NDJSON:
-        lines = _as_finished(items, service.settings.request_timeout)
-        return StreamingResponse(lines, media_type=NDJSON)
+        return StreamingResponse(_as_finished(items), media_type=NDJSON)
     results = await service.attend(request, _all(items))
     body = await service.in_thread(json.dumps, {"results": results})
     return Response(body, media_type=JSON)
+
+
+def _usable_layout(codec: Codec, name: str, base: int | None) -> Layout:
+    """Find a layout, and try it on one frame rather than fail after the work."""
+    layout = find_layout(name)
+    frame = [[0] * count for count in codec.config.codes_per_frame]
+    to_layout(frame, layout.name, config=codec.config, base=base)
+    return layout
 
 
 async def _item(
@@ -122,18 +131,18 @@ async def _item(
     base: int | None,
 ) -> dict[str, Any]:
     async def answer() -> dict[str, Any]:
-        _, codes = await service.encode(codec, upload.data, request.state.timings)
+        _, codes = await service.encode(codec, upload, request.state.timings)
         return {"result": await service.in_thread(_answer, codec, codes, layout, base)}
 
     return {"index": index, "name": upload.name, **await service.item(request, answer())}
 
 
-async def _all(items: list[Item]) -> list[dict[str, Any]]:
-    return await asyncio.gather(*items)
+async def _all(items: Callable[[], list[Item]]) -> list[dict[str, Any]]:
+    return await asyncio.gather(*items())
 
 
-async def _as_finished(items: list[Item], timeout: float) -> AsyncIterator[bytes]:
-    tasks = [asyncio.ensure_future(item) for item in items]
+async def _as_finished(items: Callable[[], list[Item]]) -> AsyncIterator[bytes]:
+    tasks = [asyncio.ensure_future(item) for item in items()]
     try:
         for finished in asyncio.as_completed(tasks):
             yield json.dumps(await finished).encode() + b"\n"
@@ -143,17 +152,15 @@ async def _as_finished(items: list[Item], timeout: float) -> AsyncIterator[bytes
 
 
 def _answer(codec: Codec, codes: Codes, layout: Layout, base: int | None) -> dict[str, Any]:
-    answer: dict[str, Any] = {
+    return {
         "layout": layout.versioned,
+        "base": layout.default_base if base is None else base,
         "codes": to_layout(codes.levels, layout.name, config=codec.config, base=base),
         "num_samples": codes.num_samples,
         "sample_rate": codes.sample_rate,
         "duration": codes.duration,
         "model": {"version": codec.version, "token_space": codec.token_space},
     }
-    if layout.default_base is not None:
-        answer["base"] = layout.default_base if base is None else base
-    return answer
 
 
 def _serialise(codec: Codec, codes: Codes, layout: Layout, base: int | None, media: str) -> bytes:

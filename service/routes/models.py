@@ -50,7 +50,8 @@ async def models(service: ServiceDep) -> ModelList:
 )
 async def current(request: Request, service: ServiceDep) -> CurrentModel:
     """Say which model answers now, and the shape of its codes."""
-    return _current(service.models, service.claim_codec(request))
+    request.state.model = service.models.codec
+    return _current(service.models, request.state.model)
 
 
 @router.post(

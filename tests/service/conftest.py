@@ -31,6 +31,9 @@ from snac_core.config import SnacConfig
 from snac_core.model import SNAC
 from snac_core.model_store import ModelStore
 
+# The tiny model gains nothing from more threads, and tests rarely have the machine alone.
+torch.set_num_threads(1)
+
 Samples = npt.NDArray[np.float32]
 RATE = 24000
 
@@ -97,7 +100,12 @@ def serving(**values: Any) -> Iterator[Running]:
     listener.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=5)
+        uvicorn.Config(
+            app,
+            log_config=None,
+            ws="none",
+            timeout_graceful_shutdown=settings.drain_timeout,
+        )
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

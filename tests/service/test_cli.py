@@ -83,7 +83,7 @@ def test_sigterm_turns_not_ready_drains_and_exits_cleanly(
                 content=wav_of(samples_of(120.0)),
                 timeout=60,
             )
-            while "snac_queue_audio_seconds 0.0" in http.get("/metrics").text:
+            while not long.done() and "snac_queue_audio_seconds 0.0" in http.get("/metrics").text:
                 pass
             process.send_signal(signal.SIGTERM)
             while http.get("/health/ready").status_code == 200:

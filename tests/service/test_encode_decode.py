@@ -244,6 +244,12 @@ def test_decode_batch_as_json_and_zip(running: Any, codec: Codec, samples_of: Sa
     zipped = running.http.post(
         "/v1/decode/batch?format=flac", json={"items": items}, headers={"Accept": "application/zip"}
     )
+    packed = msgpack.packb({"items": [msgpack.unpackb(codes[1].to_msgpack())]})
+    answer = running.http.post(
+        "/v1/decode/batch", content=packed, headers={"Content-Type": "application/msgpack"}
+    )
+    assert answer.json()["results"][0]["audio"] == results[2]["audio"]
+
     with zipfile.ZipFile(io.BytesIO(zipped.content)) as archive:
         names = ["0000.flac", "0001.problem.json", "0002.flac", "0003.problem.json"]
         assert archive.namelist() == names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -71,6 +72,9 @@ def test_every_call_documents_its_media_types_and_problems(running: Any) -> None
             assert call["requestBody"]["content"], path
             statuses = {"400", "401", "406", "413", "415", "422", "429", "500", "503", "504"}
             assert statuses <= set(call["responses"]), path
+    schemas = document["components"]["schemas"]
+    for name in re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)):
+        assert name.removeprefix("#/components/schemas/") in schemas
     decode = calls["post", "/v1/decode"]
     assert set(decode["responses"]["200"]["content"]) == {
         "audio/wav",

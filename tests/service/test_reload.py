@@ -6,6 +6,7 @@ import json
 import random
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -189,6 +190,16 @@ def test_a_request_finishes_on_the_model_it_started_on(
         assert early.result().headers["X-Model-Version"] == old.version
         assert late.result().headers["X-Model-Version"] == second
         assert early.result().json()["codes"] == late.result().json()["codes"]
+
+
+def test_old_weights_go_once_nobody_needs_them(
+    watching: Any, publish: Publish, samples_of: Any, wav_of: Any
+) -> None:
+    watching.http.post("/v1/encode", content=wav_of(samples_of(0.3)))
+    old = weakref.ref(watching.service.models.codec)
+    second = publish(12)
+    wait_for(lambda: current(watching) == second)
+    wait_for(lambda: old() is None)
 
 
 def test_reload_under_load_loses_nothing(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -22,7 +23,7 @@ from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.errors import ModelError, StoreError
 from snac_core.golden import check_golden
-from snac_core.manifest import Manifest
+from snac_core.manifest import Manifest, to_json
 from snac_core.model import SNAC
 from snac_core.model_store import ModelStore
 from snac_core.weights import build
@@ -257,6 +258,15 @@ def test_every_byte_of_a_manifest_counts(store: ModelStore, weights: dict[str, T
             Manifest.from_bytes(bytes(damaged))
 
 
+def test_a_manifest_with_keys_of_a_later_release_is_read(
+    store: ModelStore, weights: dict[str, Tensor]
+) -> None:
+    manifest = store.manifest(store.publish(TINY, weights))
+    body = {**manifest.to_dict(), "licence": "CC0"}
+    sealed = to_json({**body, "sha256": hashlib.sha256(to_json(body)).hexdigest()})
+    assert Manifest.from_bytes(sealed) == manifest
+
+
 def test_a_damaged_version_does_not_hide_the_others(
     store: ModelStore, weights: dict[str, Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -384,8 +394,9 @@ def test_pruning_clears_what_dead_publishers_left(
 # Processes that die, and processes that meet
 
 
+# All in one process, as importing torch takes longer than each of these.
 SUPPORT = """
-import os, shutil, signal, sys
+import json, os, shutil, signal, sys
 from pathlib import Path
 import torch
 import snac_core.durable, snac_core.manifest, snac_core.model_store
@@ -397,7 +408,7 @@ torch.set_num_threads(1)  # OpenMP's threads would not survive a fork.
 config = SnacConfig.from_dict(CONFIG)
 torch.manual_seed(0)
 weights = SNAC(config).state_dict()
-root = Path(sys.argv[1])
+top = Path(sys.argv[1])
 
 def in_child(work):
     child = os.fork()
@@ -412,25 +423,12 @@ def in_child(work):
 """.replace("CONFIG", repr(TINY.to_dict()))
 
 
-def run_script(script: str, *arguments: object) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-c", SUPPORT + script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 # Does something to a fresh copy of the same store again and again, killed at its first, second,
-# third ... line in the code that touches the disk, and prints what a reader finds each time.
+# third ... line in the code that touches the disk, and returns what a reader finds each time.
 # Publishing forks where that code begins, so that the model is built once.
 KILL_AT_EVERY_LINE = """
-import json
 touching_disk = {m.__file__ for m in (
-    snac_core.durable, snac_core.manifest, snac_core.model_store)}
+    shutil, snac_core.durable, snac_core.manifest, snac_core.model_store)}
 
 def killed_at(line, work):
     seen = 0
@@ -446,152 +444,165 @@ def killed_at(line, work):
     sys.settrace(trace)
     work()
 
-def kill_at_every_line(act):
-    line, died = 0, True
+def kill_at_every_line(root, act):
+    line, died, found = 0, True, []
     while died:
         line += 1
         store = ModelStore(root / str(line))
-        if before.exists():
-            shutil.copytree(before, store.root)
+        if (root / "before").exists():
+            shutil.copytree(root / "before", store.root)
         child = in_child(lambda: killed_at(line, lambda: act(store)))
         status = os.waitpid(child, 0)[1]
         died = os.WIFSIGNALED(status)
         assert died or status == 0, status
-        found = {
+        found.append({
             "versions": [store.verify(version).version for version in store.versions()],
             "listed": [manifest.version for manifest in store.list()],
             "current": store.current(),
             "previous": store.previous(),
             "unfinished": len(list(store.root.rglob(".tmp-*"))),
-        }
+        })
         if line % 30 == 0 or not died:  # The dead are in nobody's way.
             store.publish(config, weights)
             store.prune(1, 0.0)
             assert not list(store.root.rglob(".tmp-*"))
-        print(json.dumps(found))
         shutil.rmtree(store.root, ignore_errors=True)
+    return found
 
-class Publisher(ModelStore):
-    def _add(self, *arguments):
-        kill_at_every_line(lambda store: store._add(*arguments))
+def before(name, published):
+    for _ in range(published):
+        ModelStore(top / name / "before").publish(config, weights)
+    return top / name
 
-before = root / "before"
-for _ in range(int(sys.argv[3])):
-    ModelStore(before).publish(config, weights)
-if sys.argv[2] == "publish":
+def killed_publishing(published):
+    root, found = before(f"publish {published}", published), []
+    class Publisher(ModelStore):
+        def _add(self, *arguments):
+            found.extend(kill_at_every_line(root, lambda store: store._add(*arguments)))
     Publisher(root).publish(config, weights)
-elif sys.argv[2] == "prune":
-    kill_at_every_line(lambda store: store.prune(1, 0.0))
-else:
-    kill_at_every_line(lambda store: store.roll_back())
+    return found
+
+def killed(name, published, act):
+    return kill_at_every_line(before(name, published), act)
+"""
+
+MEETING = """
+def publish(store, times):
+    for number in range(times):
+        store.publish(config, weights, metrics={"number": number})
+
+def together():
+    store = ModelStore(top / "together")
+    publishers = {in_child(lambda: publish(store, 3)) for _ in range(4)}
+    readings = 0
+    while publishers:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        publishers.discard(child)
+        assert status == 0
+        if store.current() is not None:
+            store.verify(store.current())
+            readings += 1
+        store.list()
+    return {
+        "versions": [store.verify(version).version for version in store.versions()],
+        "current": store.current(),
+        "previous": store.previous(),
+        "readings": readings,
+        "unfinished": len(list(store.root.rglob(".tmp-*"))),
+    }
+
+def against_pruning():
+    store = ModelStore(top / "pruning")
+    publish(store, 1)
+    publishers = {in_child(lambda: publish(store, 5)) for _ in range(2)}
+    while publishers:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        publishers.discard(child)
+        assert status == 0
+        store.prune(keep=1)
+        store.verify(store.current())
+    return {"versions": len(store.versions())}
+
+print(json.dumps({
+    "publish first": killed_publishing(0),
+    "publish": killed_publishing(2),
+    "roll back": killed("roll back", 2, lambda store: store.roll_back()),
+    "prune": killed("prune", 3, lambda store: store.prune(1, 0.0)),
+    "together": together(),
+    "against pruning": against_pruning(),
+}))
 """
 
 
-@pytest.mark.parametrize("published", [0, 2])
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What readers found, by scenario."""
+    top = tmp_path_factory.mktemp("stores")
+    done = subprocess.run(
+        [sys.executable, "-c", SUPPORT + KILL_AT_EVERY_LINE + MEETING, str(top)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    scenarios: dict[str, Any] = json.loads(done.stdout)
+    return scenarios
+
+
+@pytest.mark.parametrize(("scenario", "published"), [("publish first", 0), ("publish", 2)])
 def test_a_publisher_killed_at_any_line_leaves_a_whole_store(
-    tmp_path: Path, published: int
+    found: dict[str, Any], scenario: str, published: int
 ) -> None:
-    found = run_script(KILL_AT_EVERY_LINE, tmp_path, "publish", published)
-    old = found[0]["versions"]
+    old = found[scenario][0]["versions"]
     assert len(old) == published
-    for each in found:
+    for each in found[scenario]:
         assert each["listed"] == each["versions"]
         assert each["versions"][:published] == old
         assert len(each["versions"]) <= published + 1
         if each["current"] in old or each["current"] is None:
-            assert each["previous"] == found[0]["previous"]
+            assert each["previous"] == found[scenario][0]["previous"]
         else:
             assert each["current"] == each["versions"][-1]
-            assert each["previous"] == found[0]["current"]
+            assert each["previous"] == found[scenario][0]["current"]
     # The kills reached every phase: before, while writing, renamed, and current.
     phases = [
         (each["unfinished"] > 0, len(each["versions"]) - published, each["current"] in old)
-        for each in found
+        for each in found[scenario]
     ]
     assert (True, 0, bool(old)) in phases
     assert (False, 1, bool(old)) in phases
     assert phases[-1] == (False, 1, False)
 
 
-def test_a_roll_back_killed_at_any_line_points_somewhere(tmp_path: Path) -> None:
-    found = run_script(KILL_AT_EVERY_LINE, tmp_path, "roll_back", 2)
-    first, second = found[0]["versions"]
-    pointers = [(each["current"], each["previous"]) for each in found]
+def test_a_roll_back_killed_at_any_line_points_somewhere(found: dict[str, Any]) -> None:
+    first, second = found["roll back"][0]["versions"]
+    pointers = [(each["current"], each["previous"]) for each in found["roll back"]]
     assert set(pointers) == {(second, first), (first, second)}
     assert pointers[-1] == (first, second)
-    assert all(each["listed"] == [first, second] for each in found)
+    assert all(each["listed"] == [first, second] for each in found["roll back"])
 
 
-def test_a_pruning_killed_at_any_line_removes_whole_versions(tmp_path: Path) -> None:
-    found = run_script(KILL_AT_EVERY_LINE, tmp_path, "prune", 4)
-    old = found[0]["versions"]
-    for each in found:
+def test_a_pruning_killed_at_any_line_removes_whole_versions(found: dict[str, Any]) -> None:
+    old = found["prune"][0]["versions"]
+    for each in found["prune"]:
         assert each["listed"] == each["versions"]
-        assert (each["current"], each["previous"]) == (old[3], old[2])
-    assert {len(each["versions"]) for each in found} == {4, 3, 2}
+        assert (each["current"], each["previous"]) == (old[2], old[1])
+    assert {len(each["versions"]) for each in found["prune"]} == {3, 2}
 
 
-PUBLISH_TOGETHER = """
-import json
-store = ModelStore(root)
-
-def publish_three():
-    for number in range(3):
-        store.publish(config, weights, metrics={"number": number})
-
-publishers = {in_child(publish_three) for _ in range(4)}
-readings, current = 0, None
-while publishers:
-    child, status = os.waitpid(-1, os.WNOHANG)
-    publishers.discard(child)
-    assert status == 0
-    current = store.current()
-    if current is not None:
-        store.verify(current)
-        readings += 1
-    for manifest in store.list():
-        store.path(manifest.version)
-print(json.dumps({
-    "versions": [store.verify(version).version for version in store.versions()],
-    "current": store.current(), "previous": store.previous(), "readings": readings,
-    "unfinished": len(list(root.rglob(".tmp-*"))),
-}))
-"""
+def test_publishers_that_meet_lose_nothing(found: dict[str, Any]) -> None:
+    met = found["together"]
+    assert len(met["versions"]) == 12
+    assert met["current"] in met["versions"]
+    assert met["previous"] in met["versions"]
+    assert met["previous"] != met["current"]
+    assert met["readings"] > 0
+    assert met["unfinished"] == 0
 
 
-def test_publishers_that_meet_lose_nothing(tmp_path: Path) -> None:
-    (found,) = run_script(PUBLISH_TOGETHER, tmp_path / "models")
-    assert len(found["versions"]) == 12
-    assert found["current"] in found["versions"]
-    assert found["previous"] in found["versions"]
-    assert found["previous"] != found["current"]
-    assert found["readings"] > 0
-    assert found["unfinished"] == 0
-
-
-PUBLISH_AGAINST_PRUNING = """
-import json
-store = ModelStore(root)
-store.publish(config, weights)
-
-def publish_five():
-    for _ in range(5):
-        store.publish(config, weights)
-
-publishers = {in_child(publish_five) for _ in range(2)}
-while publishers:
-    child, status = os.waitpid(-1, os.WNOHANG)
-    publishers.discard(child)
-    assert status == 0
-    store.prune(keep=1)
-    store.verify(store.current())
-print(json.dumps({"versions": len(store.versions())}))
-"""
-
-
-def test_pruning_never_takes_a_version_that_is_being_published(tmp_path: Path) -> None:
-    (found,) = run_script(PUBLISH_AGAINST_PRUNING, tmp_path / "models")
-    assert 2 <= found["versions"] <= 4
+def test_pruning_never_takes_a_version_that_is_being_published(found: dict[str, Any]) -> None:
+    assert 2 <= found["against pruning"]["versions"] <= 4
 
 
 def test_everything_is_on_disk_before_it_has_its_name(
