@@ -167,12 +167,7 @@ class Service:
             raise DeadlineError(f"the answer took more than {timeout:g} s") from None
 
     async def _compute(self, codec: Codec, job: Job, timings: Timings) -> None:
-        try:
-            timing = await self.engine.run(codec, job)
-        finally:
-            # Steps and job refer to each other; an hour of audio should not wait for the
-            # garbage collector.
-            job.steps.clear()
+        timing = await self.engine.run(codec, job)
         timings["queue"] = timings.get("queue", 0.0) + timing.queue
         timings["inference"] = timings.get("inference", 0.0) + timing.inference
 

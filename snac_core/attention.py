@@ -32,7 +32,7 @@ class LocalMHA(nn.Module):
         query, key = self.rel_pos(query), self.rel_pos(key)
         out = F.scaled_dot_product_attention(query, key, value)
         out = self.to_out(rearrange(out, "b h w n d -> b (w n) (h d)"))
-        return x + out.transpose(1, 2)
+        return torch.add(x, out.transpose(1, 2))
 
 
 class RotaryPositions(nn.Module):

@@ -54,14 +54,22 @@ class _Job:
     """A clip's steps, and how many of them have run."""
 
     def __init__(self, windows: list[Window], sample_rate: int) -> None:
-        self.sample_rate = sample_rate
-        self.steps = [Step(self, window) for window in windows]  # type: ignore[arg-type]
-        self._left = len(self.steps)
+        self.windows, self.sample_rate = windows, sample_rate
+        self._left = len(windows)
+
+    @property
+    def steps(self) -> list[Step]:
+        """One per window, in order of time.
+
+        Made when asked for: a job that held steps, which hold it, would keep an hour of audio
+        until the garbage collector came by.
+        """
+        return [Step(self, window) for window in self.windows]  # type: ignore[arg-type]
 
     @property
     def seconds(self) -> float:
         """Audio that the engine computes for the whole job."""
-        return sum(step.seconds for step in self.steps)
+        return sum(window.samples for window in self.windows) / self.sample_rate
 
     @property
     def done(self) -> bool:
@@ -70,7 +78,7 @@ class _Job:
 
     def _need_done(self) -> None:
         if not self.done:
-            raise RuntimeError(f"{self._left} of {len(self.steps)} steps have not run")
+            raise RuntimeError(f"{self._left} of {len(self.windows)} steps have not run")
 
 
 class EncodeJob(_Job):

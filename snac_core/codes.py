@@ -302,8 +302,13 @@ def _level(level: int, values: object, size: int) -> npt.NDArray[np.int32]:
         raise CodesError(f"level {level} holds no codes")
     if array.min() < 0 or array.max() >= size:
         index = int(np.flatnonzero((array < 0) | (array >= size))[0])
+        value, legal = int(array[index]), f"0..{size - 1}"
         raise CodesError(
-            f"level {level}, index {index}: code {array[index]} is outside 0..{size - 1}"
+            f"level {level}, index {index}: code {value} is outside {legal}",
+            level=level,
+            index=index,
+            value=value,
+            legal=legal,
         )
     return array.astype(np.int32, copy=False)
 

@@ -30,7 +30,28 @@ class AudioTooLongError(AudioError):
 
 
 class CodesError(SnacError):
-    """Codes that no codec of this shape could have written."""
+    """Codes that no codec of this shape could have written.
+
+    Parameters
+    ----------
+    message
+        What is wrong, in words.
+    level, index, value, legal
+        Where that is one code: its level (or row of a layout), its place there, what it
+        is, and the range it should be in; None where it is not.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        level: int | None = None,
+        index: int | None = None,
+        value: int | None = None,
+        legal: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.level, self.index, self.value, self.legal = level, index, value, legal
 
 
 class LayoutError(CodesError):

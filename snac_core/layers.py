@@ -27,9 +27,9 @@ class Conv1d(nn.Conv1d):
         if depthwise and torch.compiler.is_compiling():
             # One pass of fused multiply-adds instead of a library call that cannot fuse:
             # about twice as fast forward and several times as fast backward on a CPU.
-            (kernel,), (dilation,), (padding,) = self.kernel_size, self.dilation, self.padding
-            length = x.shape[-1] + 2 * int(padding) - dilation * (kernel - 1)
-            padded, weight = F.pad(x, (int(padding), int(padding))), self.weight
+            kernel, dilation, padding = self.kernel_size[0], self.dilation[0], int(self.padding[0])
+            length = x.shape[-1] + 2 * padding - dilation * (kernel - 1)
+            padded, weight = F.pad(x, (padding, padding)), self.weight
             out = padded[..., :length] * weight[:, 0, 0, None]
             for tap in range(1, kernel):
                 shifted = padded[..., tap * dilation : tap * dilation + length]
@@ -92,7 +92,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor, extent: Extent) -> Tensor:
         """Return Tensor[B x C x T] for ``x`` of the same shape."""
-        return x + self.block(x, extent)
+        return torch.add(x, self.block(x, extent))
 
 
 class EncoderBlock(nn.Module):

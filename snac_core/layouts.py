@@ -196,10 +196,14 @@ def _read_frames(tokens: object, config: SnacConfig, offsets: Frames) -> Levels:
     wrong = np.flatnonzero((frames < 0) | (frames >= config.codebook_size))
     if wrong.size:
         index = int(wrong[0])
-        low = int(offsets[index % width])
+        low, value = int(offsets[index % width]), int(flat[index])
+        legal = f"{low}..{low + config.codebook_size - 1}"
         raise LayoutError(
-            f"index {index}: token {flat[index]} is outside "
-            f"{low}..{low + config.codebook_size - 1}, the codes of position {index % width}"
+            f"index {index}: token {value} is outside {legal}, the codes of position "
+            f"{index % width}",
+            index=index,
+            value=value,
+            legal=legal,
         )
     return _from_frames(frames, config)
 
@@ -239,9 +243,14 @@ def _read_mini_omni(tokens: object, config: SnacConfig, base: int) -> Levels:
         wrong = np.flatnonzero((codes < low) | (codes > high))
         if wrong.size:
             index = int(wrong[0])
+            value = int(row[index])
+            legal = f"{low[index] + offsets[j]}..{high[index] + offsets[j]}"
             raise LayoutError(
-                f"row {j}, index {index}: token {row[index]} is outside "
-                f"{low[index] + offsets[j]}..{high[index] + offsets[j]}"
+                f"row {j}, index {index}: token {value} is outside {legal}",
+                level=j,
+                index=index,
+                value=value,
+                legal=legal,
             )
         frames[:, j] = codes[j + 1 : j + 1 + count]
     return _from_frames(frames, config)
