@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import signal
 import socket
 import sys
@@ -18,6 +19,7 @@ from service import logs
 from service.app import create_app
 from service.runtime import Service
 from service.settings import Settings
+from snac_core.config import SnacConfig
 from snac_core.errors import SnacError
 
 log = structlog.get_logger(__name__)
@@ -101,18 +103,27 @@ def _announce(service: Service, port: int) -> None:
     codec, settings = service.models.codec, service.settings
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     host = f"[{host}]" if ":" in host else host
+    url = f"http://{host}:{port}"
     key = "" if settings.api_key is None else ' -H "X-Api-Key: $SNAC_API_KEY"'
     log.info(
         "serving",
-        url=f"http://{host}:{port}",
+        url=url,
         version=codec.version,
         token_space=codec.token_space,
         device=str(codec.device),
         precision=codec.precision,
-        try_it=f"curl{key} --data-binary @speech.wav http://{host}:{port}/v1/encode",
+        encode=f"curl{key} --data-binary @your_speech.wav {url}/v1/encode",
+        decode=f"curl{key} --data '{{\"codes\":{_some_codes(codec.config)}}}' "
+        f"--output tokens.wav {url}/v1/decode",
     )
     if not settings.on_loopback and settings.api_key is None:
         log.warning("anybody who can reach this port may use it; SNAC_API_KEY sets a key")
+
+
+def _some_codes(config: SnacConfig) -> str:
+    """Return the least codes that can be decoded, so that a line to try needs no file."""
+    frames = config.pad_multiple // config.frame_samples
+    return json.dumps([[0] * count * frames for count in config.codes_per_frame]).replace(" ", "")
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from snac_core.extent import Extent
 from snac_core.model import SNAC
-from snac_core.quantizer import Level, ResidualVectorQuantize
+from snac_core.quantizer import Level, ResidualVectorQuantize, VectorQuantize
 
 REMEMBERED = 16384
 """Latents per level that revived entries are drawn from."""
@@ -32,7 +33,8 @@ class CodebookUse:
     """
 
     def __init__(self, quantizer: ResidualVectorQuantize, seed: int) -> None:
-        self._books = [level.codebook.weight for level in quantizer.quantizers]  # type: ignore[union-attr]
+        levels = (cast(VectorQuantize, level) for level in quantizer.quantizers)
+        self._books = [level.codebook.weight for level in levels]
         self._counts = [torch.zeros(len(book), dtype=torch.int64) for book in self._books]
         self._recent: list[deque[Tensor]] = [deque() for _ in self._books]
         self._random = torch.Generator().manual_seed(seed)
@@ -45,6 +47,22 @@ class CodebookUse:
             recent.append(level.projected.detach().float().transpose(1, 2).flatten(0, 1).cpu())
             while sum(map(len, recent)) - len(recent[0]) >= REMEMBERED:
                 recent.popleft()
+
+    @torch.no_grad()
+    def follow(self, levels: Iterable[Level], decay: float) -> None:
+        """Move each entry that one batch chose towards the mean of the latents that chose it.
+
+        Of an entry's old value, ``decay`` stays (van den Oord et al., arXiv:1711.00937,
+        appendix A.1, with the same step for every entry in use). Unlike gradient steps this
+        keeps up with latents whose scale is still changing.
+        """
+        for book, level in zip(self._books, levels, strict=True):
+            latents = level.projected.detach().to(book.dtype).transpose(1, 2).flatten(0, 1)
+            used, place, counts = torch.unique(
+                level.codes.flatten(), return_inverse=True, return_counts=True
+            )
+            sums = book.new_zeros(len(used), book.shape[1]).index_add_(0, place, latents)
+            book[used] = decay * book[used] + (1.0 - decay) * sums / counts[:, None]
 
     def perplexities(self) -> list[float]:
         """Return each level's perplexity since the last revival: entries in effective use."""

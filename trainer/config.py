@@ -5,12 +5,39 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from snac_core.config import SnacConfig
 from trainer.errors import TrainerError
+
+_RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    (
+        "above 0",
+        lambda value: value > 0,
+        (
+            *("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "max_steps"),
+            *("save_every", "save_every_batches", "save_every_minutes", "eval_every_batches"),
+            *("n_ffts", "mel_n_ffts", "mel_bins", "segment_length", "val_segments"),
+        ),
+    ),
+    (
+        "0 or more",
+        lambda value: value >= 0,
+        (
+            *("weight_decay", "num_workers", "warmup_steps", "grad_clip", "random_seed"),
+            *("l1_weight", "stft_weight", "mel_weight", "commitment_weight", "codebook_weight"),
+            *("revive_codes_every", "quantizer_warmup_steps"),
+        ),
+    ),
+    ("from 0 to 1", lambda value: 0 <= value <= 1, ("lr_min_ratio", "gain_probability")),
+    ("at least 0 and below 1", lambda value: 0 <= value < 1, ("betas", "codebook_decay")),
+)
+"""What numbers may be."""
+
+_CHOICES = {"precision": ("fp32", "bf16"), "stft_window": ("rectangular", "hann")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +111,12 @@ class TrainConfig:
     revive_codes_every
         Steps between replacing unused codebook entries by latents; 0 for never. Has an
         effect only while the quantizer trains.
+    codebook_decay
+        What stays of a codebook entry in a step in which latents chose it; the rest comes
+        from their mean. 0 leaves the entries to their gradient.
+    quantizer_warmup_steps
+        Steps that a model from random weights takes without looking entries up; then they
+        are drawn from its latents.
     segment_length
         Seconds, when there is no curriculum.
     val_segments
@@ -135,6 +168,8 @@ class TrainConfig:
     freeze_encoder: bool = False
     freeze_vq: bool = False
     revive_codes_every: int = 0
+    codebook_decay: float = 0.0
+    quantizer_warmup_steps: int = 0
     segment_length: float = 2.0
     val_segments: int = 256
     gain_probability: float = 0.5
@@ -146,30 +181,56 @@ class TrainConfig:
     curriculum: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_epochs", "learning_rate", "val_segments", "save_every"):
-            if not getattr(self, name) > 0:
-                raise TrainerError(f"{name} must be above 0, not {getattr(self, name)!r}")
+        for wanted, fits, names in _RULES:
+            for name, value in self._numbers(names):
+                if not fits(value):
+                    raise TrainerError(f"{name} must be {wanted}, not {value!r}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise TrainerError(
+                    f"{name} must be {' or '.join(map(repr, choices))}, not {getattr(self, name)!r}"
+                )
         if (self.pretrained_model is None) == (self.model is None):
             raise TrainerError(
                 "give either pretrained_model (fine-tune it) or model (train that shape from "
                 "random weights), one of the two"
             )
-        if self.precision not in ("fp32", "bf16"):
-            raise TrainerError(f"precision must be 'fp32' or 'bf16', not {self.precision!r}")
-        if self.stft_window not in ("rectangular", "hann"):
+        if self.quantizer_warmup_steps and self.model is None:
             raise TrainerError(
-                f"stft_window must be 'rectangular' or 'hann', not {self.stft_window!r}"
+                "quantizer_warmup_steps would end by replacing the codebooks of the "
+                "pretrained_model; it is for a model from random weights"
             )
+        if not self.l1_weight + self.stft_weight + self.mel_weight:
+            raise TrainerError("one of l1_weight, stft_weight and mel_weight must be above 0")
+        if self.gain_db[0] > self.gain_db[1]:
+            raise TrainerError(f"gain_db must be [lowest, highest], not {list(self.gain_db)}")
         if len(self.mel_bins) != len(self.mel_n_ffts):
             raise TrainerError(
                 f"mel_bins {list(self.mel_bins)} needs one number for each of "
                 f"mel_n_ffts {list(self.mel_n_ffts)}"
             )
-        if self.freeze_encoder != self.freeze_vq and self.freeze_vq:
+        if self.freeze_vq and not self.freeze_encoder:
             raise TrainerError(
                 "freeze_vq without freeze_encoder would train an encoder against codebooks that "
                 "cannot follow; freeze both, freeze_encoder alone, or none"
             )
+        for before, after in zip(self.curriculum, self.curriculum[1:], strict=False):
+            if after.epochs[0] <= before.epochs[1]:
+                raise TrainerError(
+                    f"the curriculum's stages must follow each other: {list(after.epochs)} comes "
+                    f"after {list(before.epochs)}"
+                )
+
+    def _numbers(self, names: Sequence[str]) -> Iterator[tuple[str, float]]:
+        """Yield each number that these keys hold, none where one is None."""
+        for name in names:
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                if not value:
+                    raise TrainerError(f"{name} must not be empty")
+                yield from ((name, item) for item in value)
+            elif value is not None:
+                yield name, value
 
     @property
     def quantizer_trains(self) -> bool:
@@ -252,19 +313,39 @@ def _checked(key: str, value: Any, annotation: str) -> Any:
     if value is None and annotation.endswith("| None"):
         return None
     if key == "curriculum":
-        return tuple(_stage(entry) for entry in value or ())
+        return tuple(_stage(entry) for entry in _listed(key, [] if value is None else value))
     if key == "model":
+        if not isinstance(value, dict):
+            raise TrainerError(f"model must be a JSON object, not {value!r}")
         return SnacConfig.from_dict(value)
     if annotation.startswith("tuple["):
-        element = annotation.removeprefix("tuple[").split(",")[0]
-        if not isinstance(value, list):
-            raise TrainerError(f"{key} must be a list, not {value!r}")
-        return tuple(_checked(key, item, element) for item in value)
+        elements = annotation.removeprefix("tuple[").removesuffix("]").split(", ")
+        items = _listed(key, value)
+        if "..." not in elements and len(items) != len(elements):
+            raise TrainerError(f"{key} must be a list of {len(elements)}, not {value!r}")
+        return tuple(_checked(key, item, elements[0]) for item in items)
     kind = annotation.removesuffix(" | None")
-    accepted = {"int": int, "float": (int, float), "str": str, "bool": bool}[kind]
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind != "bool"):
+    types: dict[str, tuple[type, ...]] = {
+        "int": (int,),
+        "float": (int, float),
+        "str": (str,),
+        "bool": (bool,),
+    }
+    fits = isinstance(value, types[kind]) and (kind == "bool" or not isinstance(value, bool))
+    if not fits:
         raise TrainerError(f"{key} must be of type {kind}, not {value!r}")
-    return float(value) if kind == "float" else value
+    if kind != "float":
+        return value
+    number = float(value)
+    if not math.isfinite(number):
+        raise TrainerError(f"{key} must be a finite number, not {value!r}")
+    return number
+
+
+def _listed(key: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TrainerError(f"{key} must be a list, not {value!r}")
+    return value
 
 
 def _stage(entry: Any) -> Stage:
@@ -272,7 +353,9 @@ def _stage(entry: Any) -> Stage:
         raise TrainerError(f"a curriculum stage needs epochs and length, not {entry!r}")
     _refuse_unknown(entry, ["epochs", "length", "batch_multiplier"], "a curriculum stage")
     epochs = entry["epochs"]
-    first, last = (epochs, epochs) if isinstance(epochs, int) else tuple(epochs)
+    first, last = _checked(
+        "epochs", epochs if isinstance(epochs, list) else [epochs] * 2, "tuple[int, int]"
+    )
     if not 1 <= first <= last:
         raise TrainerError(f"epochs of a stage are [first, last] counted from 1, not {epochs!r}")
     length = _checked("length", entry["length"], "float")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-
-import torch
 
 from snac_core.config import SnacConfig
 from snac_core.model_store import ModelStore
+from snac_core.weights import read_torch
 from trainer.errors import TrainerError
+
+_NEEDED = ("config", "model", "metrics", "train_config")
 
 
 def publish(
     checkpoint: Path, store: Path, *, half: bool = False, model_card: Path | None = None
 ) -> str:
     """Publish a trainer's checkpoint and make it the store's current version.
+
+    Its parent is the version that the run started from.
 
     Parameters
     ----------
@@ -34,24 +38,29 @@ def publish(
 
     Raises
     ------
+    ModelError
+        When ``checkpoint`` cannot be read, or its weights do not fit its configuration.
     TrainerError
-        When ``checkpoint`` is not one.
+        When it is no checkpoint of a run, or the model card cannot be read.
     StoreError
         When the store cannot be written.
     """
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise TrainerError(f"cannot read the checkpoint {checkpoint}: {error.strerror}") from error
+    content = read_torch(checkpoint)
+    keys = content if isinstance(content, Mapping) else {}
+    if lacking := [key for key in _NEEDED if not isinstance(keys.get(key), Mapping)]:
+        raise TrainerError(f"{checkpoint} is no checkpoint of a run: it lacks {lacking}")
     weights = content["model"]
     if half:
         weights = {name: tensor.half() for name, tensor in weights.items()}
-    target = ModelStore(store)
-    return target.publish(
+    try:
+        card = None if model_card is None else model_card.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainerError(f"cannot read the model card {model_card}: {error}") from error
+    return ModelStore(store).publish(
         SnacConfig.from_dict(content["config"]),
         weights,
         metrics=content["metrics"],
-        parent=target.current() or content["train_config"]["pretrained_model"],
+        parent=content.get("base"),
         trainer_config=content["train_config"],
-        model_card=None if model_card is None else model_card.read_text(),
+        model_card=card,
     )

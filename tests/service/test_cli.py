@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import soundfile
 
 from service.cli import main
 
@@ -45,21 +45,25 @@ def started(model: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str
         process.communicate()
 
 
-def test_the_log_names_the_model_and_a_curl_line_that_works(
+def test_the_log_names_the_model_and_curl_lines_that_work(
     model_ref: str, samples_of: Any, wav_of: Any, tmp_path: Path
 ) -> None:
-    (tmp_path / "speech.wav").write_bytes(wav_of(samples_of(0.5)))
+    (tmp_path / "your_speech.wav").write_bytes(wav_of(samples_of(0.5)))
     with started(model_ref, SNAC_API_KEY="a key of the house") as (process, entry):
         assert entry["device"] == "cpu"
         assert entry["precision"]
-        command = entry["try_it"].replace("$SNAC_API_KEY", "a key of the house")
-        answer = subprocess.run(
-            ["curl", "-sf", *shlex.split(command)[1:]],
-            cwd=tmp_path,
-            check=True,
-            capture_output=True,
-        )
-        model = json.loads(answer.stdout)["model"]
+        answers = [
+            subprocess.run(
+                ["bash", "-c", entry[name]],
+                cwd=tmp_path,
+                env={**os.environ, "SNAC_API_KEY": "a key of the house"},
+                check=True,
+                capture_output=True,
+            ).stdout
+            for name in ("encode", "decode")
+        ]
+        model = json.loads(answers[0])["model"]
+        assert soundfile.info(tmp_path / "tokens.wav").frames == 2048
         assert model == {"version": entry["version"], "token_space": entry["token_space"]}
         assert httpx.post(entry["url"] + "/v1/encode", headers={"X-Request-Id": "r1"}).is_error
         process.send_signal(signal.SIGTERM)

@@ -1,0 +1,77 @@
+"""The network in training: where its weights come from, and how a pass through it runs."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from snac_core import checkpoint
+from snac_core.extent import Extent
+from snac_core.model import SNAC, Reconstruction
+from snac_core.quantizer import Level, ResidualVectorQuantize, VectorQuantize
+from snac_core.weights import build
+from trainer.config import TrainConfig
+
+
+def starting_model(config: TrainConfig) -> tuple[SNAC, str | None]:
+    """Return the model to train, what is frozen frozen, and the version that it starts from.
+
+    The version is None for random weights.
+
+    Raises
+    ------
+    SnacError
+        When there is no such model, or it cannot be read.
+    """
+    version = None
+    if config.pretrained_model is not None:
+        base = checkpoint.read(config.pretrained_model)
+        model, version = build(base.config, base.weights), base.version
+    else:
+        assert config.model is not None
+        model = SNAC(config.model)
+        with torch.no_grad():
+            # A first output near zero: a saturated tanh has no slope to learn from.
+            last = model.decoder.model[-2]
+            last.parametrizations.weight.original0.mul_(0.05)  # type: ignore[union-attr, operator]
+    model.encoder.requires_grad_(not config.freeze_encoder)
+    model.quantizer.requires_grad_(not config.freeze_vq)
+    return model, version
+
+
+def reconstruct(
+    model: SNAC, audio: Tensor, config: TrainConfig, quantize: bool = True
+) -> Reconstruction:
+    """Pass ``audio``, Tensor[B x 1 x T], through ``model``, with random noise in the decoder.
+
+    In bf16, if so configured, only where something learns: a frozen encoder makes the codes
+    that it will make in service. The quantizer is always in fp32, as bf16 would choose other
+    entries. What is frozen takes part in no gradient. Without ``quantize``, the decoder gets
+    the latent through the projections of each level alone, and there are no levels to report.
+    """
+    extent = Extent(audio.shape[-1], noise="random")
+    device, half = audio.device.type, config.precision == "bf16"
+    with torch.autocast(device, torch.bfloat16, enabled=half and not config.freeze_encoder):
+        latent = model.encoder(audio, extent).float()
+    levels: list[Level] = []
+    if quantize:
+        latent, levels = model.quantizer(latent)
+    else:
+        latent = _projected(model.quantizer, latent)
+    with torch.autocast(device, torch.bfloat16, enabled=half):
+        made = model.decoder(latent, extent)
+    return Reconstruction(made, levels)
+
+
+def _projected(quantizer: ResidualVectorQuantize, latent: Tensor) -> Tensor:
+    """Return ``latent`` as it would be if every level had an entry for every projection."""
+    total, residual = torch.zeros_like(latent), latent
+    for module in quantizer.quantizers:
+        level = cast(VectorQuantize, module)
+        pooled = F.avg_pool1d(residual, level.stride, level.stride)
+        part = level.out_proj(level.in_proj(pooled)).repeat_interleave(level.stride, dim=-1)
+        total, residual = total + part, residual - part
+    return total
