@@ -1,6 +1,6 @@
 """Memory of encoding a long file, against the idle process; and that windows change nothing.
 
-    python bench/long_file.py --hours 1
+python bench/long_file.py --hours 1
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ PARAMETERS = {"snac_24khz": 19_842_914, "snac_32khz": 54_546_338, "snac_44khz": 
 @pytest.fixture(scope="module", params=list(PRESETS))
 def both(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[snac.SNAC, Codec]]:
+) -> tuple[snac.SNAC, Codec]:
     """The upstream model and our codec, loaded from the checkpoint upstream wrote."""
     folder: Path = tmp_path_factory.mktemp(request.param)
     values = PRESETS[request.param].to_dict()
@@ -36,7 +35,7 @@ def both(
     assert sum(p.numel() for p in theirs.parameters()) == PARAMETERS[request.param]
     for file in folder.iterdir():
         file.unlink()
-    yield theirs, ours
+    return theirs, ours
 
 
 def _wave(length: int) -> npt.NDArray[np.float32]:
