@@ -299,7 +299,7 @@ class Codec:
             assert isinstance(step.job, EncodeJob)
             part = step.job.wave[step.window.start : step.window.stop]
             row[0, : len(part)] = part
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             codes = self._model.encode(
                 torch.from_numpy(audio).to(self.device), self._extent(steps, longest)
             )
@@ -322,7 +322,7 @@ class Codec:
         extent = self._extent(steps, longest, noise=self._noise(steps))
         half = self.precision == "bf16"
         with (
-            torch.backends.cudnn.flags(allow_tf32=False),
+            torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
             torch.autocast(self.device.type, torch.bfloat16, enabled=half),
         ):
             audio = self._model.decode(
