@@ -1,7 +1,7 @@
 """Having the C library keep memory that is freed, where it would give it back each time.
 
 The network's temporaries are tens of megabytes. By default glibc maps each afresh and
-returns it on release, and on a CPU half of the time then goes to page faults.
+returns it on release, and a CPU then spends its time on page faults.
 """
 
 from __future__ import annotations

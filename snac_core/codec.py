@@ -172,7 +172,7 @@ class Codec:
         self.precision: Precision = precision
         self._model = model.eval().requires_grad_(False).fold().to(self.device)
         self._core_samples = round(window_seconds * self.config.sampling_rate)
-        # One window at a time is fastest on a CPU, where larger batches only leave the cache.
+        # A CPU computes window by window; see `run`.
         on_cpu = self.device.type == "cpu"
         self._batch_seconds = batch_seconds or (0.0 if on_cpu else CUDA_BATCH_SECONDS)
 

@@ -128,7 +128,7 @@ class TrainConfig:
     precision
         ``fp32`` or ``bf16`` (matrix products and convolutions only; losses stay fp32).
     compile
-        Compile the network: worth its minutes on runs longer than an hour.
+        Compile the network, which takes minutes at the start.
     publish_to
         Model store that receives the best model; None for none.
     curriculum
