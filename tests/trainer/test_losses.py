@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,11 @@ from snac_core.extent import Extent
 from snac_core.model import Reconstruction
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import RATE, levels_of, voice
+from tests.trainer.halves import shared_counts
 from trainer import config as configuration
-from trainer.losses import Losses, magnitude
+from trainer.balancer import Balancer
+from trainer.config import TrainConfig
+from trainer.losses import TERMS, Losses, magnitude, term_weights, weighted_sum
 
 N_FFTS = (1024, 2048, 4096)
 
@@ -148,3 +153,113 @@ def test_silence_has_a_finite_slope(settings: dict[str, Any]) -> None:
     terms["loss"].backward()
     assert made.grad is not None
     assert made.grad.isfinite().all()
+
+
+def test_the_table_names_every_weight_of_the_configuration() -> None:
+    keys = {
+        field.name for field in dataclasses.fields(TrainConfig) if field.name.endswith("_weight")
+    }
+    assert {term.weight for term in TERMS.values()} == {*keys, None}
+    assert all(term.weight in (f"{name}_weight", None) for name, term in TERMS.items())
+    assert all(term.what and term.source for term in TERMS.values())
+
+
+def test_what_the_codec_learns_from(settings: dict[str, Any]) -> None:
+    changes = {"adversarial_weight": 0.5, "feature_weight": 2.0, "l1_weight": 0.0}
+    config = configuration.parse({**settings, **changes})
+    weights = term_weights(config)
+    assert weights == {"stft": 1.0, "adversarial": 0.5, "feature": 2.0}
+    learning = configuration.parse({**settings, "freeze_encoder": False, "freeze_vq": False})
+    assert term_weights(learning) == {
+        **{"l1": 1.0, "stft": 1.0, "commitment": 0.25, "codebook": 1.0}
+    }
+    # During the discriminators' warm-up their terms are absent.
+    terms = {"stft": torch.tensor(3.0), "loss": torch.tensor(9.0)}
+    assert weighted_sum(terms, weights) == 3.0
+    assert weighted_sum(terms | {"feature": torch.tensor(4.0)}, weights) == 11.0
+    # What a validation loss is must not move with the discriminators.
+    made, wanted = pair(0.1, batch=1)
+    found = Losses(config, RATE)(Reconstruction(made, []), wanted, torch.ones_like(wanted))
+    assert found.keys() == {"stft", "loss"}
+
+
+def test_halves_of_a_batch_with_shared_counts_are_the_whole(settings: dict[str, Any]) -> None:
+    measure = losses(
+        settings, n_ffts=[256, 512], mel_weight=1.0, freeze_encoder=False, freeze_vq=False
+    )
+    model, samples = random_model(TINY), 3 * TINY.frame_samples
+    wanted = torch.from_numpy(np.stack([voice(1.0, seed)[:samples] for seed in range(4)]))[:, None]
+    own = torch.ones_like(wanted)
+    for item, length in enumerate((samples, samples // 2, 700, 0)):
+        own[item, :, length:] = 0
+    with torch.no_grad():
+        out = model(wanted)
+    made = out.audio.requires_grad_()
+
+    def terms(part: slice) -> dict[str, Tensor]:
+        levels = [
+            level._replace(projected=level.projected[part], entries=level.entries[part])
+            for level in out.levels
+        ]
+        found: dict[str, Tensor] = measure(
+            Reconstruction(made[part], levels), wanted[part], own[part]
+        )
+        return found
+
+    whole = terms(slice(0, 4))
+    halves = shared_counts(measure, [lambda: terms(slice(0, 2)), lambda: terms(slice(2, 4))])
+    for name, value in whole.items():
+        mean = (halves[0][name] + halves[1][name]) / 2
+        torch.testing.assert_close(mean, value, rtol=1e-5, atol=1e-7, msg=name)
+    mean = (halves[0]["loss"] + halves[1]["loss"]) / 2
+    gradients = [torch.autograd.grad(loss, made)[0] for loss in (mean, whole["loss"])]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-8)
+
+
+def test_a_segment_without_a_recording_counts_for_nothing(settings: dict[str, Any]) -> None:
+    measure = losses(settings, n_ffts=[256, 512], mel_weight=1.0)
+    made, wanted = pair(0.2, batch=3)
+    own = torch.ones_like(wanted)
+    without = measure(Reconstruction(made[:2], []), wanted[:2], own[:2])
+    own[2] = 0
+    for name, value in measure(Reconstruction(made, []), wanted, own).items():
+        torch.testing.assert_close(value, without[name])
+    nothing = measure(Reconstruction(made, []), wanted, torch.zeros_like(own))
+    assert {float(value) for value in nothing.values()} == {0.0}
+
+
+def test_terms_do_not_hang_together(settings: dict[str, Any]) -> None:
+    measure = losses(settings, mel_weight=1.0, freeze_encoder=False, freeze_vq=False)
+    audio = torch.from_numpy(voice(4096 / RATE, 1))[None, None]
+    out = random_model(TINY)(audio)
+    terms = measure(out, audio, torch.ones_like(audio))
+    for name in measure.weights:
+        (gradient,) = torch.autograd.grad(
+            terms[name], out.audio, retain_graph=True, allow_unused=True
+        )
+        assert (gradient is None) == (name in ("commitment", "codebook")), name
+
+
+def test_a_balancer_leaves_the_quantizer_its_gradient(settings: dict[str, Any]) -> None:
+    measure = losses(settings, n_ffts=[256, 512], freeze_encoder=False, freeze_vq=False)
+    audio = torch.from_numpy(voice(4096 / RATE, 1))[None, None]
+    books = []
+    for balanced in (True, False):
+        model = random_model(TINY)
+        out = model(audio)
+        terms = measure(out, audio, torch.ones_like(audio))
+        weighed = {name: terms[name] for name in measure.weights}
+        if balanced:
+            sizes = Balancer(measure.weights).backward(weighed, out.audio)
+            assert sizes.keys() == {"l1", "stft"}
+        else:
+            torch.autograd.backward(terms["loss"])
+        books.append([level.codebook.weight.grad for level in levels_of(model)])
+    torch.testing.assert_close(*books)
+
+
+def test_the_documentation_has_the_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    for name, term in TERMS.items():
+        row = next((line for line in text.splitlines() if line.startswith(f"| `{name}` |")), "")
+        assert row.replace("`", "") == f"| {name} | {term.what} | {term.source} |"
