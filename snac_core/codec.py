@@ -2,14 +2,15 @@
 
 Work is planned as jobs, one per clip, each a list of steps, one per window. `Codec.run`
 computes any mix of steps of one kind in one micro-batch, so that a caller may schedule the
-windows of many clips as it likes; `encode` and `decode` are the plain loop over that.
+windows of many clips as it likes; `encode` and `decode` are the plain loop over that. How a
+batch of one kind is computed is up to that kind of job; streams bring their own.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from snac_core.model import SNAC
 from snac_core.windows import Window, plan
 
 Samples: TypeAlias = npt.NDArray[np.float32]
-Kind: TypeAlias = Literal["encode", "decode"]
+Kind: TypeAlias = Literal["encode", "decode", "stream-encode", "stream-decode"]
 NoiseMode: TypeAlias = Literal["seeded", "off"]
 Precision: TypeAlias = Literal["fp32", "bf16"]
 
@@ -36,12 +37,12 @@ CUDA_BATCH_SECONDS = 128.0
 class Step:
     """One window of one job: the unit that is scheduled."""
 
-    job: EncodeJob | DecodeJob
+    job: Job
     window: Window
 
     @property
     def kind(self) -> Kind:
-        """Whether the step encodes or decodes; a micro-batch holds one kind."""
+        """What the step does; a micro-batch holds one kind."""
         return self.job.kind
 
     @property
@@ -50,8 +51,10 @@ class Step:
         return self.window.samples / self.job.sample_rate
 
 
-class _Job:
+class Job:
     """A clip's steps, and how many of them have run."""
+
+    kind: ClassVar[Kind]
 
     def __init__(self, windows: list[Window], sample_rate: int) -> None:
         self.windows, self.sample_rate = windows, sample_rate
@@ -64,7 +67,7 @@ class _Job:
         Made when asked for: a job that held steps, which hold it, would keep an hour of audio
         until the garbage collector came by.
         """
-        return [Step(self, window) for window in self.windows]  # type: ignore[arg-type]
+        return [Step(self, window) for window in self.windows]
 
     @property
     def seconds(self) -> float:
@@ -76,15 +79,27 @@ class _Job:
         """Whether every step has run."""
         return self._left == 0
 
+    @classmethod
+    def compute(cls, codec: Codec, steps: Sequence[Step]) -> Sequence[Any]:
+        """Return what each of ``steps``, all of this kind, comes to.
+
+        Where it raises, none of the steps may have left a trace.
+        """
+        raise NotImplementedError
+
+    def take(self, window: Window, result: Any) -> None:
+        """Keep what ``window`` came to."""
+        raise NotImplementedError
+
     def _need_done(self) -> None:
         if not self.done:
             raise RuntimeError(f"{self._left} of {len(self.windows)} steps have not run")
 
 
-class EncodeJob(_Job):
+class EncodeJob(Job):
     """A waveform to be encoded."""
 
-    kind: Literal["encode"] = "encode"
+    kind = "encode"
 
     def __init__(self, wave: Samples, windows: list[Window], model: SNAC) -> None:
         config = model.config
@@ -94,7 +109,12 @@ class EncodeJob(_Job):
         total = config.padded_samples(len(wave))
         self._levels = [np.empty(total // stride, np.int32) for stride in self._strides]
 
-    def _take(self, window: Window, levels: Sequence[npt.NDArray[np.int64]]) -> None:
+    @classmethod
+    def compute(cls, codec: Codec, steps: Sequence[Step]) -> Sequence[Any]:
+        """Return each window's codes of each level."""
+        return codec._windowed(codec._encode_windows, steps)
+
+    def take(self, window: Window, levels: Sequence[npt.NDArray[np.int64]]) -> None:
         """Keep a window's core out of what was computed for all of it."""
         for out, codes, stride in zip(self._levels, levels, self._strides, strict=True):
             first, last = window.core_start // stride, window.core_stop // stride
@@ -108,10 +128,10 @@ class EncodeJob(_Job):
         return Codes(tuple(self._levels), len(self.wave), self.sample_rate)
 
 
-class DecodeJob(_Job):
+class DecodeJob(Job):
     """Codes to be decoded."""
 
-    kind: Literal["decode"] = "decode"
+    kind = "decode"
 
     def __init__(
         self, codes: Codes, windows: list[Window], model: SNAC, noise: NoiseMode, seed: int
@@ -120,7 +140,12 @@ class DecodeJob(_Job):
         self.codes, self.noise, self.seed = codes, noise, seed
         self._audio = np.empty(codes.num_samples, np.float32)
 
-    def _take(self, window: Window, audio: Samples) -> None:
+    @classmethod
+    def compute(cls, codec: Codec, steps: Sequence[Step]) -> Sequence[Any]:
+        """Return each window's audio."""
+        return codec._windowed(codec._decode_windows, steps)
+
+    def take(self, window: Window, audio: Samples) -> None:
         """Keep a window's core out of what was computed for all of it."""
         last = min(window.core_stop, len(self._audio))
         if last > window.core_start:
@@ -175,6 +200,11 @@ class Codec:
         # A CPU computes window by window; see `run`.
         on_cpu = self.device.type == "cpu"
         self._batch_seconds = batch_seconds or (0.0 if on_cpu else CUDA_BATCH_SECONDS)
+
+    @property
+    def model(self) -> SNAC:
+        """The network, folded and on the device."""
+        return self._model
 
     @property
     def sample_rate(self) -> int:
@@ -239,10 +269,7 @@ class Codec:
 
     def decode_job(self, codes: Codes, noise: NoiseMode = "seeded", seed: int = 0) -> DecodeJob:
         """Plan the decoding of one clip; raises CodesError as `decode` does."""
-        if noise not in ("seeded", "off"):
-            raise ValueError(f"noise must be 'seeded' or 'off', not {noise!r}")
-        if not -(2**63) <= seed < 2**63:
-            raise ValueError(f"seed must fit 64 bits, not {seed}")
+        check_noise(noise, seed)
         codes.validate(self.config)
         samples = codes.levels[0].size * self.config.frame_samples
         if samples % self.config.pad_multiple:
@@ -261,20 +288,25 @@ class Codec:
         Raises
         ------
         ValueError
-            When ``steps`` mixes encoding and decoding.
+            When ``steps`` mixes kinds, such as encoding and decoding.
         torch.OutOfMemoryError
             When the device cannot hold the batch; no step of it counts as run then.
         """
         kinds = {step.kind for step in steps}
         if len(kinds) > 1:
-            raise ValueError("a micro-batch holds either encode or decode steps, not both")
-        compute: Any = self._encode_windows if kinds == {"encode"} else self._decode_windows
+            raise ValueError(f"a micro-batch holds steps of one kind, not both {_listed(kinds)}")
+        if steps:
+            results = type(steps[0].job).compute(self, steps)
+            for step, result in zip(steps, results, strict=True):
+                step.job.take(step.window, result)
+
+    def _windowed(
+        self, compute: Callable[[list[Step]], list[Any]], steps: Sequence[Step]
+    ) -> list[Any]:
         # A CPU gains nothing from padding windows to a common length; taken one by one they
         # also round as they do alone, bit for bit.
         groups = [[step] for step in steps] if self.device.type == "cpu" else [list(steps)]
-        results = [result for group in groups for result in compute(group)]
-        for step, result in zip(steps, results, strict=True):
-            step.job._take(step.window, result)
+        return [result for group in groups for result in compute(group)]
 
     def _run_all(self, steps: list[Step]) -> None:
         # Windows of like length together, so that little of a batch is padding.
@@ -343,3 +375,15 @@ class Codec:
 
     def _tensor(self, values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+def check_noise(noise: str, seed: int) -> None:
+    """Raise ValueError unless decoding takes this noise mode and seed."""
+    if noise not in ("seeded", "off"):
+        raise ValueError(f"noise must be 'seeded' or 'off', not {noise!r}")
+    if not -(2**63) <= seed < 2**63:
+        raise ValueError(f"seed must fit 64 bits, not {seed}")
+
+
+def _listed(kinds: set[Kind]) -> str:
+    return " and ".join(sorted(kinds))

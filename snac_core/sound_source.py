@@ -51,6 +51,8 @@ class SoundSource:
     ----------
     sample_rate
         Hz.
+    channels
+        How many there are.
     frames
         Samples per channel that the header promises; None where it does not say.
 
@@ -74,6 +76,7 @@ class SoundSource:
                 self._stream.check()
                 raise AudioError(f"not readable as audio: {error.error_string}") from None
             self.sample_rate: int = self._file.samplerate
+            self.channels: int = self._file.channels
             promised = self._file.frames
             self.frames: int | None = promised if promised != _UNKNOWN_FRAMES else None
             check_sample_rate(self.sample_rate)

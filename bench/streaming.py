@@ -1,0 +1,198 @@
+"""Streams against whole clips: counted work, streams that a machine carries, and latency.
+
+python bench/streaming.py --preset snac_24khz --rounds 3
+
+Work and speed are those of random weights in the preset's shape. What less look-ahead costs
+in quality is measured with the weights of ``--model``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import platform
+import time
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import snac_core
+from snac_core.codec import Codec
+from snac_core.codes import Codes
+from snac_core.config import PRESETS, SnacConfig
+from snac_core.identity import token_space
+from snac_core.model import SNAC
+from snac_core.streaming import StreamingDecoder, StreamingEncoder, lookahead
+
+Samples = npt.NDArray[np.float32]
+
+
+def random_codec(config: SnacConfig, device: str) -> Codec:
+    """Return a codec whose weights are random."""
+    torch.manual_seed(0)
+    model = SNAC(config)
+    space = token_space(config, model.state_dict())
+    return Codec(model, version="random", token_space=space, device=device)
+
+
+def speech_like(seconds: float, rate: int) -> Samples:
+    """Return modulated harmonics and noise."""
+    random = np.random.default_rng(0)
+    time_axis = np.arange(round(seconds * rate)) / rate
+    pitch = 120 + 20 * np.sin(2 * np.pi * 0.3 * time_axis)
+    voice = sum(np.sin(2 * np.pi * k * pitch * time_axis) / k for k in range(1, 6))
+    loudness = 0.1 * (1 + np.sin(2 * np.pi * 3 * time_axis))
+    audio = loudness * voice + 0.01 * random.standard_normal(len(time_axis))
+    return audio.astype(np.float32)
+
+
+def random_codes(config: SnacConfig, steps: int) -> Codes:
+    """Return random codes that fill ``steps`` steps of a stream."""
+    random = np.random.default_rng(0)
+    samples = steps * config.pad_multiple
+    levels = tuple(
+        random.integers(0, config.codebook_size, samples // (config.hop * stride)).astype(np.int32)
+        for stride in config.vq_strides
+    )
+    return Codes(levels, samples, config.sampling_rate)
+
+
+def run_steps(codec: Codec, streams: list[StreamingDecoder], count: int) -> None:
+    """Run ``count`` steps of every stream, those of all streams as one batch."""
+    for _ in range(count):
+        jobs = [stream.take_step() for stream in streams]
+        codec.run([step for job in jobs if job is not None for step in job.steps])
+
+
+def multiply_adds(run: Callable[[], object]) -> float:
+    """Return how many multiply-adds ``run`` counts."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops()) / 2
+
+
+def seconds(run: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds that ``run`` takes, and those of all cores that it uses."""
+    started, used = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - started, time.process_time() - used
+
+
+def print_lookahead() -> None:
+    """Print how far results lie behind their input."""
+    print("| look-ahead of | one step | decode | encode |")
+    print("|---|---|---|---|")
+    for name, config in PRESETS.items():
+        cells = [
+            f"{samples} samples = {1000 * samples / config.sampling_rate:.0f} ms"
+            for samples in (config.pad_multiple, lookahead(config), lookahead(config, "encode"))
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def print_work(codec: Codec) -> None:
+    """Print counted multiply-adds per second of audio."""
+    config, steps = codec.config, 8
+    codes = random_codes(config, steps)
+    wave = speech_like(codes.duration, config.sampling_rate)
+    print("\n| billion multiply-adds per second of audio | stream | whole | ratio |")
+    print("|---|---|---|---|")
+    decoder, encoder = StreamingDecoder(codec), StreamingEncoder(codec)
+    decoder.push(codes.levels)
+    encoder.push(wave)
+    kinds: dict[str, tuple[StreamingDecoder | StreamingEncoder, Callable[[], object]]] = {
+        "decode": (decoder, lambda: codec.decode([codes])),
+        "encode": (encoder, lambda: codec.encode([wave])),
+    }
+    for kind, (stream, whole) in kinds.items():
+        each: list[float] = []
+        while (job := stream.take_step()) is not None:
+            due = job.steps
+            each.append(multiply_adds(lambda due=due: codec.run(due)))  # type: ignore[misc]
+        streamed = sum(each) / codes.duration / 1e9
+        at_once = multiply_adds(whole) / codes.duration / 1e9
+        print(f"| {kind} | {streamed:.2f} | {at_once:.2f} | {streamed / at_once:.3f} |")
+
+
+def print_streams(codec: Codec, sizes: list[int], rounds: int) -> None:
+    """Print how many real-time streams the machine carries, and whole clips beside them."""
+    config = codec.config
+    print(
+        "\n| streams in a batch | decode step | real-time streams | whole clip, x real time |",
+        end="",
+    )
+    print(" core-seconds per second of audio, stream / whole |")
+    print("|---|---|---|---|---|")
+    for size in sizes:
+        streams = [StreamingDecoder(codec, seed=seed) for seed in range(size)]
+        per_round = max(2, 16 // size)
+        codes = random_codes(config, 4 + per_round * (rounds + 1))
+        for stream in streams:
+            stream.push(codes.levels)
+        run_steps(codec, streams, 4)
+        clip = random_codes(config, round(2 * config.sampling_rate / config.pad_multiple))
+        codec.decode([clip])
+        steps, wholes = [], []
+        for _ in range(rounds):
+            steps.append(seconds(functools.partial(run_steps, codec, streams, per_round)))
+            wholes.append(seconds(functools.partial(codec.decode, [clip])))
+        step_audio = size * config.pad_multiple / config.sampling_rate
+        step, step_cores = np.median(steps, axis=0) / per_round
+        whole, whole_cores = np.median(wholes, axis=0) / clip.duration
+        print(
+            f"| {size} | {1000 * step:.0f} ms | {step_audio / step:.1f} | {1 / whole:.1f} "
+            f"| {step_cores / step_audio:.2f} / {whole_cores:.2f} |"
+        )
+
+
+def print_latency(codec: Codec) -> None:
+    """Print what audio that leaves early differs by."""
+    config = codec.config
+    (codes,) = codec.encode([speech_like(5.0, config.sampling_rate)])
+    (expected,) = codec.decode([codes])
+    frame = 1000 * config.frame_samples / config.sampling_rate
+    print(f"\n| look-ahead ({codec.version}) | first audio after | SNR against offline | largest |")
+    print("|---|---|---|---|")
+    exact = -(-lookahead(config) // config.frame_samples)
+    for frames in [*range(exact + 1), None]:
+        decoder = StreamingDecoder(codec, lookahead_frames=frames)
+        # What leaves before the end is known; the rest is exact anyway.
+        audio = decoder.feed(codes.levels)[: len(expected)].astype(np.float64)
+        error = audio - expected[: len(audio)]
+        power, off = np.square(audio).sum(), np.square(error).sum()
+        snr = f"{10 * np.log10(power / off):.0f} dB" if off else "identical"
+        behind = lookahead(config) if frames is None else frames * config.frame_samples
+        step = config.pad_multiple
+        first = (min(behind, lookahead(config)) // step + 1) * step / config.frame_samples
+        name = "exact" if frames is None else f"{frames} frames"
+        print(
+            f"| {name} | {first:.0f} frames = {first * frame:.0f} ms of codes | {snr} "
+            f"| {np.abs(error).max():.1e} |"
+        )
+
+
+def main() -> None:
+    """Print Markdown tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--preset", choices=list(PRESETS), default="snac_24khz")
+    parser.add_argument("--model", default="starter")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8])
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    print(
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, {options.device}, {options.preset}\n"
+    )
+    print_lookahead()
+    codec = random_codec(PRESETS[options.preset], options.device)
+    print_work(codec)
+    print_streams(codec, options.batches, options.rounds)
+    print_latency(snac_core.load(options.model, device=options.device))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""The network taken a few positions at a time, each layer remembering what it still needs.
+
+A layer that looks ahead cannot answer yet for the newest position it was given, so every
+layer here answers late, by the right half of its kernel, and the delays add up along the
+network. What it still needs of the past is kept between calls in a row of numbers whose
+size never changes, from a clip's first position to its last: streams that stand anywhere
+can share a batch, and nothing is computed twice.
+
+The layers are those of `snac_core.layers`, walked one by one; their weights stay where they
+are. What lies before a clip's start or past its end is zero before every layer that mixes
+time, as `Extent.mask` has it for whole clips.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snac_core.attention import LocalMHA
+from snac_core.extent import Extent, Noise
+from snac_core.layers import (
+    Chain,
+    DecoderBlock,
+    EncoderBlock,
+    NoiseBlock,
+    ResidualUnit,
+    Snake1d,
+)
+
+OPEN = 2**62
+"""The end of a clip whose end is not known yet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Muted(Noise):
+    """Noise that some items of a batch go without.
+
+    Parameters
+    ----------
+    loudness
+        Tensor[B]: 1 for an item with noise, 0 for one without.
+    """
+
+    loudness: Tensor
+
+    def normal(self, block: int, step: int, length: int) -> Tensor:
+        """Return Tensor[B x 1 x length] as `Noise.normal` does, zero where muted."""
+        return super().normal(block, step, length) * self.loudness[:, None, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    """One call of a delayed network: where its streams stand, and their memory.
+
+    Parameters
+    ----------
+    now
+        Tensor[B] of int64: the sample, counted from the clip's start, that each stream's
+        input begins with.
+    end
+        Tensor[B] of int64: samples of each clip; `OPEN` while that is not known.
+    edges
+        Whether any layer can meet positions outside of a clip; False costs nothing.
+    noise
+        Where decoder noise comes from, or ``"off"``; its ``start`` is not read.
+    before, after
+        Tensor[B x S]: what the layers remember, and the place for what they will.
+    """
+
+    now: Tensor
+    end: Tensor
+    edges: bool
+    noise: Noise | str
+    before: Tensor
+    after: Tensor
+
+    def mask(self, x: Tensor, place: Place) -> Tensor:
+        """Zero what lies outside each clip in ``x``, Tensor[B x C x T]."""
+        if not self.edges:
+            return x
+        first = self.now // place.unit - place.delay
+        positions = first[:, None] + torch.arange(x.shape[-1], device=x.device)
+        keep = (positions >= 0) & (positions < (self.end // place.unit)[:, None])
+        # `where`, not a product: garbage outside may have overflowed.
+        return torch.where(keep[:, None, :], x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+    def extent(self, x: Tensor, place: Place) -> Extent:
+        """Return where the noise for ``x``, Tensor[B x C x T], comes from."""
+        noise = self.noise
+        if isinstance(noise, Noise):
+            noise = dataclasses.replace(noise, start=self.now - place.delay * place.unit)
+        return Extent(x.shape[-1] * place.unit, noise=noise)
+
+    def past(self, slot: Slot) -> Tensor:
+        """Return what a layer remembers, Tensor[B x channels x positions]."""
+        rows = self.before[:, slot.start : slot.start + slot.size]
+        return rows.reshape(-1, slot.channels, slot.positions)
+
+    def keep(self, slot: Slot, x: Tensor) -> None:
+        """Remember ``x``, Tensor[B x channels x positions]."""
+        self.after[:, slot.start : slot.start + slot.size] = x.flatten(1)
+
+    def joined(self, slot: Slot, x: Tensor) -> Tensor:
+        """Return ``x`` with what came before it, and remember as much of the newest."""
+        if not slot.positions:
+            return x
+        whole = torch.cat((self.past(slot), x), dim=-1)
+        self.keep(slot, whole[..., -slot.positions :])
+        return whole
+
+
+class Place(NamedTuple):
+    """Where in the network a layer's input is."""
+
+    unit: int
+    """Samples per position."""
+    delay: int
+    """Positions by which it comes late."""
+
+
+class Slot(NamedTuple):
+    """A layer's part of the memory."""
+
+    start: int
+    channels: int
+    positions: int
+
+    @property
+    def size(self) -> int:
+        """Numbers in it."""
+        return self.channels * self.positions
+
+
+class Layer:
+    """One step of a delayed network."""
+
+    def run(self, x: Tensor, tick: Tick) -> Tensor:
+        """Return the layer's late output for its next input, Tensor[B x C x T]."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pointwise(Layer):
+    """A module that does not mix time, or only within what one call brings."""
+
+    module: nn.Module
+
+    def run(self, x: Tensor, tick: Tick) -> Tensor:
+        """Apply the module."""
+        return self.module(x)  # type: ignore[no-any-return]
+
+
+@dataclasses.dataclass(frozen=True)
+class Noisy(Layer):
+    """A noise block, which must know where in the clip it is."""
+
+    module: NoiseBlock
+    place: Place
+
+    def run(self, x: Tensor, tick: Tick) -> Tensor:
+        """Add the noise of these positions."""
+        return self.module(x, tick.extent(x, self.place))  # type: ignore[no-any-return]
+
+
+@dataclasses.dataclass(frozen=True)
+class Wait(Layer):
+    """Hands its input on, some positions later."""
+
+    slot: Slot
+
+    def run(self, x: Tensor, tick: Tick) -> Tensor:
+        """Return as many positions as came in."""
+        return tick.joined(self.slot, x)[..., : x.shape[-1]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution(Layer):
+    """A convolution of stride 1 or more, over its input and what it kept of the last."""
+
+    module: nn.Conv1d
+    place: Place
+    slot: Slot
+
+    def run(self, x: Tensor, tick: Tick) -> Tensor:
+        """Convolve without padding: the kernel fits as often as positions are due."""
+        conv, whole = self.module, tick.joined(self.slot, tick.mask(x, self.place))
+        return F.conv1d(whole, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
+
+
+@dataclasses.dataclass(frozen=True)
+class Upsampling(Layer):
+    """A transposed convolution whose kernel is twice its stride: each input spans two outputs.
+
+    One matrix product gives every input's span; the second half of the last one waits for
+    the first half of the next.
+    """
+
+    module: nn.ConvTranspose1d
+    place: Place
+    slot: Slot
+
+    def run(self, x: Tensor, tick: Tick) -> Tensor:
+        """Return Tensor[B x C/2 x T*stride]."""
+        up, x = self.module, tick.mask(x, self.place)
+        batch, inputs, length = x.shape
+        # All streams in one product, so that the weights are read once.
+        spans = x.transpose(1, 2).reshape(-1, inputs) @ up.weight.reshape(inputs, -1)
+        spans = spans.reshape(batch, length, up.out_channels, 2, up.stride[0])
+        early, late = spans.permute(3, 0, 2, 1, 4)
+        late = torch.cat((tick.past(self.slot)[:, :, None], late), dim=2)
+        tick.keep(self.slot, late[:, :, -1])
+        out = (early + late[:, :, :-1]).reshape(batch, up.out_channels, -1)
+        return out if up.bias is None else torch.add(out, up.bias[:, None])
+
+
+@dataclasses.dataclass(frozen=True)
+class Residual(Layer):
+    """Layers around which their input passes unchanged, as late as they are."""
+
+    layers: tuple[Layer, ...]
+    skip: Wait
+
+    def run(self, x: Tensor, tick: Tick) -> Tensor:
+        """Return Tensor[B x C x T]."""
+        return torch.add(self.skip.run(x, tick), run_all(self.layers, x, tick))
+
+
+def run_all(layers: Iterable[Layer], x: Tensor, tick: Tick) -> Tensor:
+    """Apply ``layers`` in turn."""
+    for layer in layers:
+        x = layer.run(x, tick)
+    return x
+
+
+class DelayedNetwork:
+    """A `Chain` in the form that answers late.
+
+    Parameters
+    ----------
+    chain
+        The layers of an encoder or a decoder.
+    channels
+        Of its input.
+    unit
+        Samples per position of its input.
+    align
+        The output's delay is rounded up to a multiple of this many positions.
+
+    Attributes
+    ----------
+    state_size
+        Numbers that one stream remembers between calls.
+    delay
+        Samples by which the output comes late.
+    """
+
+    def __init__(self, chain: Chain, channels: int, unit: int, align: int = 1) -> None:
+        self.state_size = 0
+        self._channels, self._place = channels, Place(unit, 0)
+        layers = self._chain(chain)
+        self.layers = (*layers, *self._aligned(align))
+        self.delay = self._place.delay * self._place.unit
+
+    def run(self, x: Tensor, tick: Tick) -> Tensor:
+        """Return the output, late by `delay`, for the next input, Tensor[B x C x T].
+
+        ``T`` is the same number of samples for every stream: whole positions at every
+        resolution, and whole attention windows.
+        """
+        return run_all(self.layers, x, tick)
+
+    def _chain(self, chain: Chain) -> tuple[Layer, ...]:
+        return tuple(layer for module in chain for layer in self._module(module))
+
+    def _module(self, module: nn.Module) -> tuple[Layer, ...]:
+        if isinstance(module, nn.ConvTranspose1d):
+            return (self._upsampling(module),)
+        if isinstance(module, nn.Conv1d):
+            return (self._convolution(module),)
+        if isinstance(module, (EncoderBlock, DecoderBlock)):
+            return self._chain(module.block)
+        if isinstance(module, ResidualUnit):
+            return (self._residual(module),)
+        if isinstance(module, NoiseBlock):
+            return (Noisy(module, self._place),)
+        if isinstance(module, LocalMHA):
+            return (*self._aligned(module.window_size), Pointwise(module))
+        if isinstance(module, (Snake1d, nn.Tanh)):
+            return (Pointwise(module),)
+        raise TypeError(f"{type(module).__name__} has no form that answers late")
+
+    def _convolution(self, conv: nn.Conv1d) -> Layer:
+        place, (stride,) = self._place, conv.stride
+        padding, reach = int(conv.padding[0]), conv.dilation[0] * (conv.kernel_size[0] - 1)
+        # Output q reads the inputs from q*stride - padding, `reach` further. The last output
+        # of a call must not read past the call's last input, which sets the delay; the first
+        # one's oldest input sets how many to keep.
+        delay = math.ceil((place.delay + reach - padding - stride + 1) / stride)
+        kept = delay * stride + padding - place.delay
+        slot = self._slot(conv.in_channels, kept)
+        self._place = Place(place.unit * stride, delay)
+        self._channels = conv.out_channels
+        if not kept:
+            return Pointwise(conv)
+        return Convolution(conv, place, slot)
+
+    def _upsampling(self, up: nn.ConvTranspose1d) -> Layer:
+        place, (stride,) = self._place, up.stride
+        if up.kernel_size[0] != 2 * stride or up.groups != 1 or up.dilation[0] != 1:
+            raise TypeError(
+                f"{up} has no form that answers late: its kernel is not twice its stride"
+            )
+        slot = self._slot(up.out_channels, stride)
+        # Input i reaches the outputs from i*stride - padding on.
+        self._place = Place(place.unit // stride, place.delay * stride + int(up.padding[0]))
+        self._channels = up.out_channels
+        return Upsampling(up, place, slot)
+
+    def _residual(self, unit: ResidualUnit) -> Layer:
+        channels, before = self._channels, self._place.delay
+        layers = self._chain(unit.block)
+        return Residual(layers, Wait(self._slot(channels, self._place.delay - before)))
+
+    def _aligned(self, multiple: int) -> tuple[Layer, ...]:
+        missing = -self._place.delay % multiple
+        if not missing:
+            return ()
+        self._place = Place(self._place.unit, self._place.delay + missing)
+        return (Wait(self._slot(self._channels, missing)),)
+
+    def _slot(self, channels: int, positions: int) -> Slot:
+        slot = Slot(self.state_size, channels, positions)
+        self.state_size += slot.size
+        return slot

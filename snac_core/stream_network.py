@@ -1,0 +1,145 @@
+"""What the streams of one codec share: its layers in the form that answers late, and memory."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from snac_core.codec import Codec
+from snac_core.config import SnacConfig
+from snac_core.delay import DelayedNetwork, Tick
+from snac_core.extent import Noise
+from snac_core.model import SNAC
+
+Direction: TypeAlias = Literal["encode", "decode"]
+
+
+@functools.lru_cache(maxsize=16)
+def lookahead(config: SnacConfig, direction: Direction = "decode") -> int:
+    """Return by how many samples the result of a stream lies behind its input.
+
+    Derived from the layers. A sample of audio leaves once the codes reach this much further
+    than it; so does a code once the audio does, and codes leave in whole coarse frames.
+    """
+    with torch.device("meta"):
+        model = SNAC(config)
+    return _delayed(model, direction).delay
+
+
+def _delayed(model: SNAC, direction: Direction) -> DelayedNetwork:
+    config = model.config
+    if direction == "decode":
+        return DelayedNetwork(model.decoder.model, config.latent_channels, config.hop)
+    return DelayedNetwork(model.encoder.block, 1, 1, align=config.frame_latents)
+
+
+class Memory:
+    """What each stream of a network remembers: a row of one tensor, which grows.
+
+    Rows are taken by whoever starts a stream and read and written by whoever runs steps,
+    which may be different threads.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._rows = torch.empty(0, size, device=device)
+        self._free: list[int] = []
+        self._lock = threading.Lock()
+
+    @property
+    def capacity(self) -> int:
+        """Rows, in use or not."""
+        return len(self._rows)
+
+    def take(self) -> int:
+        """Return a row that nobody uses. What it holds means nothing."""
+        with self._lock:
+            if not self._free:
+                self._grow()
+            return self._free.pop()
+
+    def give_back(self, row: int) -> None:
+        """Let another stream have ``row``."""
+        # Without the lock: the garbage collector may call this in a thread that holds it.
+        self._free.append(row)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Return Tensor[B x S] of the rows that Tensor[B] of int64 names."""
+        with self._lock:
+            return self._rows.index_select(0, rows)
+
+    def write(self, rows: Tensor, values: Tensor) -> None:
+        """Put Tensor[B x S] into the rows that Tensor[B] of int64 names."""
+        with self._lock:
+            self._rows.index_copy_(0, rows, values)
+
+    def _grow(self) -> None:
+        old = len(self._rows)
+        rows = self._rows.new_zeros(max(4, 2 * old), self._rows.shape[1])
+        rows[:old] = self._rows
+        self._rows = rows
+        self._free.extend(range(len(rows) - 1, old - 1, -1))
+
+
+class StreamNetwork:
+    """A codec's encoder or decoder as its streams run it."""
+
+    def __init__(self, codec: Codec, direction: Direction) -> None:
+        self.device = codec.device
+        self.delayed = _delayed(codec.model, direction)
+        self.delay = self.delayed.delay
+        self.memory = Memory(self.delayed.state_size, codec.device)
+
+    def tick(
+        self,
+        starts: Sequence[int],
+        ends: Sequence[int],
+        samples: int,
+        noise: Noise | str,
+        before: Tensor,
+    ) -> Tick:
+        """Return where streams stand, and the place for what they will remember.
+
+        Parameters
+        ----------
+        starts, ends
+            Of each stream: the first sample fed, and one past the clip's last.
+        samples
+            Fed to each.
+        noise
+            Where decoder noise comes from.
+        before
+            Tensor[B x S]: what each stream remembers.
+        """
+        first, last = (
+            min(starts),
+            max(start + samples - end for start, end in zip(starts, ends, strict=True)),
+        )
+        now = self.tensor(starts)
+        if first == 0:
+            before = before.masked_fill((now == 0)[:, None], 0.0)
+        edges = first < self.delay or last > 0
+        return Tick(now, self.tensor(ends), edges, noise, before, torch.empty_like(before))
+
+    def tensor(self, values: Sequence[int]) -> Tensor:
+        """Return whole numbers as Tensor[B] of int64 on the device."""
+        return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+_networks: weakref.WeakKeyDictionary[Codec, dict[Direction, StreamNetwork]]
+_networks = weakref.WeakKeyDictionary()
+_networks_lock = threading.Lock()
+
+
+def stream_network(codec: Codec, direction: Direction) -> StreamNetwork:
+    """Return what all streams of ``codec`` share; it lives as long as the codec does."""
+    with _networks_lock:
+        made = _networks.setdefault(codec, {})
+        if direction not in made:
+            made[direction] = StreamNetwork(codec, direction)
+        return made[direction]
