@@ -28,6 +28,7 @@ import uvicorn
 from service import logs
 from service.app import create_app
 from service.settings import Settings
+from service.timeouts import server_config
 from snac_core.audio import encode_bytes
 from snac_core.codes import Codes
 
@@ -200,13 +201,18 @@ def own_service(model: str) -> Iterator[str]:
     logs.configure("error")
     app = create_app(Settings(model=model, **LIMITS))
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
+    server = uvicorn.Server(server_config(app, app.state.service.settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.05)
     if not server.started:
         raise SystemExit("the service did not start")
+    lifecycle = app.state.service.lifecycle
+    while not lifecycle.started:
+        if lifecycle.failure is not None:
+            raise SystemExit(str(lifecycle.failure))
+        time.sleep(0.05)
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:

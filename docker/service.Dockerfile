@@ -3,7 +3,11 @@
 # NVIDIA container toolkit.
 #
 #   docker build --file docker/service.Dockerfile --tag snac-service .
-#   docker run --publish 127.0.0.1:8000:8000 --volume models:/models snac-service
+#   docker run --publish 127.0.0.1:8000:8000 --volume models:/models \
+#       --env SNAC_API_KEY=... snac-service
+#
+# Without a key it does not start, unless SNAC_ALLOW_ANONYMOUS=true or the port is published on
+# loopback and SNAC_PUBLISHED_HOST=127.0.0.1 says so.
 
 FROM python:3.11-slim AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -10,11 +10,14 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 
 from service import errors
+from service.limits import BodyLimit
 from service.middleware import RequestContext
-from service.routes import decode, encode, health, models
-from service.runtime import Service
-from service.security import BodyLimit, require_key
+from service.routes import decode, encode, health, models, stream
+from service.runtime import Service, set_deadline
+from service.security import allow_origins, require_key
 from service.settings import Settings
+from service.timeouts import SlowBody
+from service.tracing import tracing
 
 _DESCRIPTION = """\
 Speech to hierarchical SNAC tokens and back.
@@ -34,7 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     Returns
     -------
-    The app; its ``state.service`` is the `Service`, started with the app unless before.
+    The app; its ``state.service`` is the `Service`, which loads a model once the app is started.
     """
     service = Service(settings or Settings())
     app = FastAPI(
@@ -42,24 +45,31 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=_DESCRIPTION,
         version=version("snac-tokenizer"),
         lifespan=_lifespan,
+        docs_url=None,
         redoc_url=None,
     )
     app.state.service = service
     errors.install(app)
-    app.include_router(encode.router, dependencies=[Depends(require_key)])
-    app.include_router(decode.router, dependencies=[Depends(require_key)])
+    computing = [Depends(require_key), Depends(set_deadline)]
+    app.include_router(encode.router, dependencies=computing)
+    app.include_router(decode.router, dependencies=computing)
+    app.include_router(stream.router)
     app.include_router(models.router)
     app.include_router(health.router)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, max_bytes=service.settings.max_body_bytes)
+    limits = service.settings
+    app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
+    app.add_middleware(SlowBody, timeout=limits.body_timeout, min_rate=limits.min_rate)
     app.add_middleware(RequestContext, metrics=service.metrics)
+    allow_origins(app, limits)
+    service.tracing = tracing(app, limits)
     return app
 
 
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
-    await asyncio.to_thread(service.start)
+    service.start()
     watch = asyncio.create_task(service.models.watch())
     try:
         yield

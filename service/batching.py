@@ -23,11 +23,9 @@ import torch
 
 from service.errors import EngineDeadError, NotReadyError, OverloadedError
 from service.metrics import Metrics
-from snac_core.codec import Codec, DecodeJob, EncodeJob, Step
+from snac_core.codec import Codec, Job, Step
 
 log = structlog.get_logger(__name__)
-
-Job = EncodeJob | DecodeJob
 
 
 @dataclasses.dataclass
@@ -67,11 +65,21 @@ class Engine:
         waits.
     metrics
         Told of every batch.
+    turn_seconds
+        Engine time, guessed from the rate so far, that a batch may take on top of one step of
+        each job. It bounds how long a short clip waits for a long file's windows.
     """
 
-    def __init__(self, batch_seconds: float, max_queue_seconds: float, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        batch_seconds: float,
+        max_queue_seconds: float,
+        metrics: Metrics,
+        turn_seconds: float = 0.03,
+    ) -> None:
         self.batch_seconds = batch_seconds
         self.max_queue_seconds = max_queue_seconds
+        self.turn_seconds = turn_seconds
         self._metrics = metrics
         self._budget = batch_seconds
         self._queue: list[_Work] = []
@@ -83,11 +91,17 @@ class Engine:
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name="snac-engine", daemon=True)
         metrics.queue_audio_seconds.set_function(lambda: self._queued_seconds)
+        metrics.real_time_factor.set_function(lambda: self._drain_rate or 0.0)
 
     @property
     def alive(self) -> bool:
         """Whether jobs are being worked on."""
         return self._thread.is_alive() and self._death is None
+
+    @property
+    def died(self) -> bool:
+        """Whether the thread ended by itself, and not because it was closed."""
+        return self._death is not None
 
     @property
     def queued_seconds(self) -> float:
@@ -200,17 +214,19 @@ class Engine:
         batch: _Batch = []
         longest = 0.0
         took = True
+        limit = self._budget
         while took:
             took = False
             for work in peers:
                 if not work.waiting:
                     continue
                 padded = max(longest, work.waiting[0].seconds)
-                if batch and padded * (len(batch) + 1) > self._budget:
+                if batch and padded * (len(batch) + 1) > limit:
                     continue
                 batch.append((work, work.waiting.popleft()))
                 longest = padded
                 took = True
+            limit = min(self._budget, self.turn_seconds * (self._drain_rate or 0.0))
         served = {work for work, _ in batch}
         self._queue = [work for work in self._queue if work not in served]
         return batch
@@ -229,6 +245,7 @@ class Engine:
             work.timing.inference += elapsed
         kind = batch[0][0].job.kind
         self._metrics.inference_seconds.labels(kind=kind).observe(elapsed)
+        self._metrics.audio_seconds.labels(kind=kind).inc(seconds)
         self._metrics.batch_audio_seconds.labels(kind=kind).observe(seconds)
         self._metrics.batch_items.labels(kind=kind).observe(len(batch))
         self._finish(batch, seconds, seconds / elapsed)

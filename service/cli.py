@@ -8,6 +8,7 @@ import json
 import signal
 import socket
 import sys
+import time
 from types import FrameType
 from typing import Any
 
@@ -15,12 +16,14 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 
-from service import logs
+from service import logs, reference, workers
 from service.app import create_app
 from service.runtime import Service
 from service.settings import Settings
+from service.timeouts import server_config
+from service.workers import ENGINE_DEAD, Worker
 from snac_core.config import SnacConfig
-from snac_core.errors import SnacError
+from snac_core.errors import ConfigError, SnacError
 
 log = structlog.get_logger(__name__)
 
@@ -31,20 +34,39 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._announced = False
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, then log the model and a command that works."""
-        await super().startup(sockets)
-        if self.started:
-            port = self.servers[0].sockets[0].getsockname()[1]
-            _announce(self._service, port)
+    async def on_tick(self, counter: int) -> bool:
+        """Once there is a model, log it and a command that works; end if there is none to be."""
+        lifecycle = self._service.lifecycle
+        if lifecycle.started and not self._announced:
+            self._announced = True
+            _announce(self._service, self.servers[0].sockets[0].getsockname()[1])
+        dead = self._service.worker is not None and not self._service.engine.alive
+        return await super().on_tick(counter) or dead or lifecycle.failure is not None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Fail the readiness probe for a moment, then stop listening and drain."""
-        self._service.stopping = True
-        log.info("stopping", drain_delay=self._service.settings.drain_delay)
-        await asyncio.sleep(self._service.settings.drain_delay)
+        lifecycle, delay = self._service.lifecycle, self._service.settings.drain_delay
+        if lifecycle.started:
+            lifecycle.stopping = True
+            log.info("stopping", drain_delay=delay)
+            await asyncio.sleep(delay)
+            await self._drain_streams()
         await super().shutdown(sockets)
+
+    async def _drain_streams(self) -> None:
+        """Let streams end, and end those that do not; requests have what is left of the time.
+
+        The server itself would close their connections at once.
+        """
+        for server in self.servers:
+            server.close()
+        timeout = self._service.settings.drain_timeout
+        began = time.monotonic()
+        await self._service.streams.drain(timeout)
+        left = timeout - (time.monotonic() - began)
+        self.config.timeout_graceful_shutdown = max(1, round(left))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -57,42 +79,64 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", help="address to listen on (SNAC_HOST, 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (SNAC_PORT, 8000)")
     parser.add_argument("--model", help="model to serve (SNAC_MODEL, starter)")
+    parser.add_argument("--devices", help="a process for each of these (SNAC_DEVICES)")
+    parser.add_argument(
+        "--reference", choices=reference.PAGES, help="print that page of docs/ and end"
+    )
     given: dict[str, Any] = {
         name: value
         for name, value in vars(parser.parse_args(arguments)).items()
         if value is not None
     }
+    page = given.pop("reference", None)
+    if page is not None:
+        print(reference.PAGES[page](), end="")
+        return 0
     try:
         settings = Settings(**given)
-    except ValidationError as error:
-        for item in error.errors():
-            name = "_".join(map(str, item["loc"])).upper()
-            print(f"snac-service: SNAC_{name}: {item['msg']}", file=sys.stderr)
+        devices = workers.devices(settings)
+    except (ValidationError, ConfigError) as error:
+        _explain(error)
         return 2
+    if len(devices) > 1:
+        return workers.supervise(settings, devices)
+    return serve(settings)
+
+
+def serve(settings: Settings, worker: Worker | None = None) -> int:
+    """Serve in this process until a signal; returns an exit code."""
     logs.configure(settings.log_level, settings.log_format)
-    app = create_app(settings)
-    service: Service = app.state.service
     try:
-        service.start()
+        app = create_app(settings)
     except SnacError as error:
-        print(f"snac-service: {error}", file=sys.stderr)
-        service.close()
-        return 1
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.drain_timeout,
-        ws="none",
-    )
+        _explain(error)
+        return 2
+    service: Service = app.state.service
+    sockets = None
+    if worker is not None:
+        service.worker = worker
+        if worker.late:
+            service.start()
+            service.lifecycle.join()
+        sockets = worker.listen(settings)
     # The server raises the signal again once it has stopped; that must not undo a clean exit.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop_quietly)
-    Server(config, service).run()
-    return 0
+    Server(server_config(app, settings), service).run(sockets)
+    if service.lifecycle.failure is not None:
+        _explain(service.lifecycle.failure)
+        return 1
+    return ENGINE_DEAD if service.engine.died else 0
+
+
+def _explain(error: Exception) -> None:
+    if not isinstance(error, ValidationError):
+        print(f"snac-service: {error}", file=sys.stderr)
+        return
+    for item in error.errors():
+        name = "_".join(map(str, item["loc"][:1])).upper()
+        said = item["msg"].removeprefix("Value error, ")
+        print(f"snac-service: {f'SNAC_{name}: ' if name else ''}{said}", file=sys.stderr)
 
 
 def _stop_quietly(number: int, frame: FrameType | None) -> None:
@@ -104,7 +148,7 @@ def _announce(service: Service, port: int) -> None:
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
     host = f"[{host}]" if ":" in host else host
     url = f"http://{host}:{port}"
-    key = "" if settings.api_key is None else ' -H "X-Api-Key: $SNAC_API_KEY"'
+    key = ' -H "X-Api-Key: $SNAC_API_KEY"' if settings.api_keyring else ""
     log.info(
         "serving",
         url=url,
@@ -116,7 +160,7 @@ def _announce(service: Service, port: int) -> None:
         decode=f"curl{key} --data '{{\"codes\":{_some_codes(codec.config)}}}' "
         f"--output tokens.wav {url}/v1/decode",
     )
-    if not settings.on_loopback and settings.api_key is None:
+    if not settings.on_loopback and not settings.api_keyring:
         log.warning("anybody who can reach this port may use it; SNAC_API_KEY sets a key")
 
 

@@ -3,110 +3,49 @@
 with SnacClient("http://127.0.0.1:8000") as client:
     encoded = client.encode(open("speech.wav", "rb").read())
     samples = client.decode(encoded.codes)
+    for part in client.stream_decode(tokens_of_a_language_model, layout="orpheus"):
+        play(part)
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import io
 import time
+from collections.abc import AsyncIterable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import httpx
-import numpy as np
-import soundfile
 
-from snac_core import audio
+from service.client_calls import Calls, Encoded, Noise, ProblemError
+from service.client_streams import (
+    AsyncStream,
+    Stream,
+    StreamClosedError,
+    Tokens,
+    decoding,
+    encoding,
+    run,
+    run_async,
+)
 from snac_core.audio import Samples
 from snac_core.codes import Codes
 
-_NPZ = "application/x-npz"
+__all__ = [
+    "AsyncSnacClient",
+    "AsyncStream",
+    "Encoded",
+    "ProblemError",
+    "SnacClient",
+    "Stream",
+    "StreamClosedError",
+]
 
 
-class ProblemError(Exception):
-    """An answer that is a problem; ``status`` and ``problem`` (RFC 9457) say which."""
-
-    def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        super().__init__(f"{status} {problem.get('title', '')}: {problem.get('detail', '')}")
-        self.status = status
-        self.problem = problem
-
-
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """Codes, and the model that made them."""
-
-    codes: Codes
-    version: str
-    token_space: str
-
-
-class _Calls:
-    """What both clients share: making requests and reading answers."""
-
-    def __init__(self, retries: int, api_key: str | None) -> None:
-        self._retries = retries
-        self._headers = {} if api_key is None else {"X-Api-Key": api_key}
-
-    @staticmethod
-    def _encode_request(source: bytes | Samples, sample_rate: int | None) -> dict[str, Any]:
-        if isinstance(source, np.ndarray):
-            if sample_rate is None:
-                raise ValueError("samples need their sample_rate, in Hz")
-            file = io.BytesIO()
-            soundfile.write(file, source, sample_rate, format="WAV", subtype="FLOAT")
-            source = file.getvalue()
-        return {
-            "url": "/v1/encode",
-            "content": source,
-            "headers": {"Content-Type": "application/octet-stream", "Accept": _NPZ},
-        }
-
-    @staticmethod
-    def _decode_request(
-        codes: Codes, token_space: str | None, seed: int, noise: str
-    ) -> dict[str, Any]:
-        named = {} if token_space is None else {"token_space": token_space}
-        return {
-            "url": "/v1/decode",
-            "content": codes.to_npz(),
-            "params": {"seed": seed, "noise": noise, **named},
-            "headers": {"Content-Type": _NPZ, "Accept": "audio/wav"},
-        }
-
-    @staticmethod
-    def _encoded(answer: httpx.Response) -> Encoded:
-        return Encoded(
-            Codes.from_npz(answer.content),
-            answer.headers["X-Model-Version"],
-            answer.headers["X-Token-Space"],
-        )
-
-    @staticmethod
-    def _samples(answer: httpx.Response) -> Samples:
-        return audio.read(answer.content, int(answer.headers["X-Sample-Rate"]))
-
-    def _pause(self, answer: httpx.Response, attempt: int) -> float | None:
-        """Return seconds to wait before trying again; None when there is no point."""
-        if answer.status_code not in (429, 503) or attempt >= self._retries:
-            return None
-        return float(answer.headers.get("Retry-After", 1))
-
-    @staticmethod
-    def _checked(answer: httpx.Response) -> httpx.Response:
-        if answer.is_success:
-            return answer
-        try:
-            problem = answer.json()
-        except ValueError:
-            problem = {"title": answer.reason_phrase, "detail": answer.text[:200]}
-        raise ProblemError(answer.status_code, problem)
-
-
-class SnacClient(_Calls):
+class SnacClient(Calls):
     """A client for threads.
+
+    Every call raises `ProblemError` for an answer that is a problem.
 
     Parameters
     ----------
@@ -115,7 +54,7 @@ class SnacClient(_Calls):
     api_key
         If the service asks for one.
     timeout
-        Seconds for one answer.
+        Seconds for one answer, or for one message of a stream.
     retries
         How often to try again after 429 and 503, waiting as long as ``Retry-After`` says.
     """
@@ -123,19 +62,26 @@ class SnacClient(_Calls):
     def __init__(
         self, base_url: str, api_key: str | None = None, timeout: float = 900.0, retries: int = 3
     ) -> None:
-        super().__init__(retries, api_key)
+        super().__init__(base_url, api_key, timeout, retries)
         self._http = httpx.Client(base_url=base_url, timeout=timeout, headers=self._headers)
 
     def encode(self, source: bytes | Samples, sample_rate: int | None = None) -> Encoded:
         """Return the codes of an audio file's bytes, or of float samples at ``sample_rate``."""
         return self._encoded(self._post(self._encode_request(source, sample_rate)))
 
+    def encode_batch(
+        self, sources: Sequence[bytes | Samples], sample_rate: int | None = None
+    ) -> list[Encoded | ProblemError]:
+        """Encode many at once; in place of one that fails stands its problem."""
+        request = self._encode_batch_request(sources, sample_rate)
+        return self._encoded_batch(self._post(request))
+
     def decode(
         self,
         codes: Codes,
         token_space: str | None = None,
         seed: int = 0,
-        noise: Literal["seeded", "off"] = "seeded",
+        noise: Noise = "seeded",
     ) -> Samples:
         """Return the audio of ``codes``: float32 samples at the codes' rate.
 
@@ -145,6 +91,74 @@ class SnacClient(_Calls):
             That of the codes; the service refuses codes that its model would misread.
         """
         return self._samples(self._post(self._decode_request(codes, token_space, seed, noise)))
+
+    def decode_batch(
+        self,
+        items: Sequence[Codes],
+        token_space: str | None = None,
+        seed: int = 0,
+        noise: Noise = "seeded",
+    ) -> list[Samples | ProblemError]:
+        """Decode many at once; in place of one that fails stands its problem."""
+        request = self._decode_batch_request(items, token_space, seed, noise)
+        return self._samples_batch(self._post(request))
+
+    def stream_decode(
+        self, tokens: Iterable[Tokens], layout: str = "hierarchical", **options: Any
+    ) -> Stream[Samples]:
+        """Return the audio of tokens while they come.
+
+        Parameters
+        ----------
+        tokens
+            Each item goes as one message: a token, a list or array of them, or for a layout
+            of several lanes a list of one list each. They are drawn in a thread of their
+            own, which ends with them.
+        layout
+            That of the tokens.
+        options
+            Other fields of the message "start": ``base``, ``token_space``, ``seed``,
+            ``noise``, ``num_samples``, ``lookahead_frames``.
+
+        Returns
+        -------
+        Stream
+            Of float32 arrays; joined, they are what `decode` returns but for 16-bit rounding.
+            Iterating raises what ``tokens`` raises, and `StreamClosedError` for a stream that
+            is cut short.
+        """
+        talk = decoding(self._base_url, {"layout": layout, **options})
+        return Stream(talk, run(talk, tokens, self._headers, self._timeout, self._pause))
+
+    def stream_encode(
+        self,
+        samples: Iterable[Samples],
+        sample_rate: int,
+        layout: str = "hierarchical",
+        **options: Any,
+    ) -> Stream[Any]:
+        """Return the codes of float samples while they come.
+
+        Parameters
+        ----------
+        samples
+            Arrays of any length, drawn in a thread of their own.
+        sample_rate
+            Hz; any.
+        layout
+            That of the tokens that are returned.
+        options
+            Other fields of the message "start": ``base``, ``token_space``.
+
+        Returns
+        -------
+        Stream
+            Of an int64 array, or a tuple of one for each lane of the layout. It raises as
+            that of `stream_decode` does.
+        """
+        start = {"sample_rate": sample_rate, "layout": layout, **options}
+        talk = encoding(self._base_url, start)
+        return Stream(talk, run(talk, samples, self._headers, self._timeout, self._pause))
 
     def close(self) -> None:
         """Close the connections."""
@@ -165,36 +179,78 @@ class SnacClient(_Calls):
         attempt = 0
         while True:
             answer = self._http.post(**request)
-            pause = self._pause(answer, attempt)
+            pause = self._pause_after(answer, attempt)
             if pause is None:
                 return self._checked(answer)
             time.sleep(pause)
             attempt += 1
 
 
-class AsyncSnacClient(_Calls):
-    """A client for asyncio; parameters as for `SnacClient`."""
+class AsyncSnacClient(Calls):
+    """A client for asyncio; parameters and errors as for `SnacClient`."""
 
     def __init__(
         self, base_url: str, api_key: str | None = None, timeout: float = 900.0, retries: int = 3
     ) -> None:
-        super().__init__(retries, api_key)
+        super().__init__(base_url, api_key, timeout, retries)
         self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout, headers=self._headers)
 
     async def encode(self, source: bytes | Samples, sample_rate: int | None = None) -> Encoded:
         """See `SnacClient.encode`."""
         return self._encoded(await self._post(self._encode_request(source, sample_rate)))
 
+    async def encode_batch(
+        self, sources: Sequence[bytes | Samples], sample_rate: int | None = None
+    ) -> list[Encoded | ProblemError]:
+        """See `SnacClient.encode_batch`."""
+        request = self._encode_batch_request(sources, sample_rate)
+        return self._encoded_batch(await self._post(request))
+
     async def decode(
         self,
         codes: Codes,
         token_space: str | None = None,
         seed: int = 0,
-        noise: Literal["seeded", "off"] = "seeded",
+        noise: Noise = "seeded",
     ) -> Samples:
         """See `SnacClient.decode`."""
         request = self._decode_request(codes, token_space, seed, noise)
         return self._samples(await self._post(request))
+
+    async def decode_batch(
+        self,
+        items: Sequence[Codes],
+        token_space: str | None = None,
+        seed: int = 0,
+        noise: Noise = "seeded",
+    ) -> list[Samples | ProblemError]:
+        """See `SnacClient.decode_batch`."""
+        request = self._decode_batch_request(items, token_space, seed, noise)
+        return self._samples_batch(await self._post(request))
+
+    def stream_decode(
+        self,
+        tokens: Iterable[Tokens] | AsyncIterable[Tokens],
+        layout: str = "hierarchical",
+        **options: Any,
+    ) -> AsyncStream[Samples]:
+        """See `SnacClient.stream_decode`; tokens are drawn in a task of their own."""
+        talk = decoding(self._base_url, {"layout": layout, **options})
+        results = run_async(talk, tokens, self._headers, self._timeout, self._pause)
+        return AsyncStream(talk, results)
+
+    def stream_encode(
+        self,
+        samples: Iterable[Samples] | AsyncIterable[Samples],
+        sample_rate: int,
+        layout: str = "hierarchical",
+        **options: Any,
+    ) -> AsyncStream[Any]:
+        """See `SnacClient.stream_encode`; samples are drawn in a task of their own."""
+        start = {"sample_rate": sample_rate, "layout": layout, **options}
+        talk = encoding(self._base_url, start)
+        results = run_async(talk, samples, self._headers, self._timeout, self._pause)
+        return AsyncStream(talk, results)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -215,7 +271,7 @@ class AsyncSnacClient(_Calls):
         attempt = 0
         while True:
             answer = await self._http.post(**request)
-            pause = self._pause(answer, attempt)
+            pause = self._pause_after(answer, attempt)
             if pause is None:
                 return self._checked(answer)
             await asyncio.sleep(pause)

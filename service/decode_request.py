@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from service.errors import InvalidRequestError, MalformedBodyError, UnsupportedMediaError
+from service.limits import check_nesting
 from service.media import JSON, MSGPACK, NPZ
 from service.schemas import DecodeOptions
 from service.uploads import UNNAMED
@@ -22,11 +23,11 @@ from snac_core.layouts import from_layout
 Fields = dict[str, Any]
 
 
-def parse_fields(data: bytes, media: str, config: SnacConfig) -> Fields:
+def parse_fields(data: bytes, media: str, config: SnacConfig, max_depth: int) -> Fields:
     """Return the fields of a decode body of media type ``media``.
 
     Their values are unchecked, but for those of an npz file, which has to fit ``config``.
-    Unnamed bytes are told apart by how they begin.
+    Unnamed bytes are told apart by how they begin. JSON may nest ``max_depth`` deep.
 
     Raises
     ------
@@ -40,7 +41,7 @@ def parse_fields(data: bytes, media: str, config: SnacConfig) -> Fields:
     if media == NPZ:
         return _codes_fields(Codes.from_npz(data, config))
     if media == JSON:
-        fields = _parse_json(data)
+        fields = _parse_json(data, max_depth)
     elif media == MSGPACK:
         fields = _parse_msgpack(data)
     else:
@@ -51,7 +52,13 @@ def parse_fields(data: bytes, media: str, config: SnacConfig) -> Fields:
 
 
 def plan_decode(codec: Codec, fields: Fields, max_seconds: float) -> DecodeJob:
-    """Check the fields of a decode request against ``codec`` and plan its job.
+    """Check the fields of a decode request as `read_codes` does, and plan its job."""
+    codes, options = read_codes(codec, fields, max_seconds)
+    return codec.decode_job(codes, options.noise, options.seed)
+
+
+def read_codes(codec: Codec, fields: Fields, max_seconds: float) -> tuple[Codes, DecodeOptions]:
+    """Check the fields of a decode request against ``codec``.
 
     Raises
     ------
@@ -89,7 +96,7 @@ def plan_decode(codec: Codec, fields: Fields, max_seconds: float) -> DecodeJob:
     held = codes.frames(config) * config.frame_samples / config.sampling_rate
     if held > max_seconds + config.pad_multiple / config.sampling_rate:
         raise AudioTooLongError(f"the codes hold {held:.1f} s of audio, of at most {max_seconds:g}")
-    return codec.decode_job(codes, options.noise, options.seed)
+    return codes, options
 
 
 def _guess(data: bytes) -> str:
@@ -106,11 +113,10 @@ def _codes_fields(codes: Codes) -> Fields:
     }
 
 
-def _parse_json(data: bytes) -> object:
+def _parse_json(data: bytes, max_depth: int) -> object:
+    check_nesting(data, max_depth)
     try:
         parsed: object = json.loads(data)
-    except RecursionError:
-        raise MalformedBodyError("the JSON is nested too deeply") from None
     except ValueError as error:
         raise MalformedBodyError(f"the body is not JSON: {error}") from None
     return parsed

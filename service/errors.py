@@ -9,7 +9,10 @@
         ├── NotAcceptableError      no representation that the client accepts
         ├── TooLargeError           more bytes, files or items than one request may carry
         ├── UnsupportedMediaError   a content type that the call does not read
+        ├── SlowClientError         a body that came too slowly
+        │   └── StreamIdleError     a stream on which nothing moved for too long
         ├── OverloadedError         the queue is full
+        │   └── RateLimitError      one key or address has had its share of this minute
         ├── DeadlineError           the answer took longer than a request may
         ├── DisconnectedError       the client went away before its answer
         ├── ReloadError             another version was asked for and is not being served
@@ -114,6 +117,21 @@ class OverloadedError(ServiceError):
         super().__init__(detail, {"Retry-After": str(self.retry_after)})
 
 
+class SlowClientError(ServiceError):
+    """A body that came too slowly, or stopped coming; the connection ends with the answer."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, {"Connection": "close"})
+
+
+class StreamIdleError(SlowClientError):
+    """A stream on which nothing came, or nothing was taken, for too long."""
+
+
+class RateLimitError(OverloadedError):
+    """One key or address has had its share; ``retry_after`` seconds from now it has more."""
+
+
 class DeadlineError(ServiceError):
     """The answer took longer than a request may."""
 
@@ -151,6 +169,8 @@ PROBLEMS: dict[type[BaseException], ProblemType] = {
     UnauthorizedError: ProblemType(401, "unauthorized", "A valid key is required"),
     ForbiddenError: ProblemType(403, "forbidden", "This call is closed here"),
     NotAcceptableError: ProblemType(406, "not-acceptable", "No acceptable representation"),
+    SlowClientError: ProblemType(408, "slow-client", "The body came too slowly"),
+    StreamIdleError: ProblemType(408, "idle", "Nothing moved on the stream"),
     TokenSpaceError: ProblemType(409, "token-space", "The codes belong to another token space"),
     ReloadError: ProblemType(409, "reload-failed", "The version is not being served"),
     TooLargeError: ProblemType(413, "too-large", "The request is too large"),
@@ -161,6 +181,7 @@ PROBLEMS: dict[type[BaseException], ProblemType] = {
     CodesError: ProblemType(422, "invalid-codes", "The codes are not valid"),
     LayoutError: ProblemType(422, "invalid-layout", "The tokens do not follow their layout"),
     OverloadedError: ProblemType(429, "overloaded", "The queue is full"),
+    RateLimitError: ProblemType(429, "rate-limited", "Too much in too little time"),
     DisconnectedError: ProblemType(499, "disconnected", "The client went away"),
     ClientDisconnect: ProblemType(499, "disconnected", "The client went away"),
     torch.OutOfMemoryError: ProblemType(503, "out-of-memory", "The device has too little memory"),

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import NotReadyError, problem_response
 from service.metrics import Metrics
+from service.security import HEADERS
 
 log = structlog.get_logger(__name__)
 
@@ -71,22 +72,24 @@ class RequestContext:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "other")
             outcome = state.get("outcome", "ok")
-            self.metrics.requests.labels(route=route, outcome=outcome).inc()
-            self.metrics.request_seconds.labels(route=route).observe(seconds)
-            quiet = scope["path"].startswith(_QUIET) and status < 400
+            model = state.get("model")
+            self.metrics.answered(route, outcome, model and model.version, seconds)
+            quiet = scope["path"].startswith(_QUIET) and status in (200, 503)
             (log.debug if quiet else log.info)(
                 "request",
                 method=scope["method"],
                 path=scope["path"],
                 status=status,
                 outcome=outcome,
+                caller=state.get("caller"),
                 seconds=round(seconds, 4),
             )
 
 
 def _add_headers(headers: MutableHeaders, state: dict[str, Any]) -> None:
     headers["X-Request-Id"] = str(state["request_id"])
-    headers["X-Content-Type-Options"] = "nosniff"
+    for name, value in HEADERS.items():
+        headers.setdefault(name, value)
     model = state.get("model")
     if model is not None:
         # A version may be named after a file, and a file after anything.

@@ -16,6 +16,7 @@ import dataclasses
 import datetime
 import gc
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -97,11 +98,11 @@ class ModelManager:
         """When the model being served took over: UTC, ISO 8601."""
         return self._served_since
 
-    def load_first(self) -> Codec:
+    def load_first(self, tell: Callable[[str], None] = lambda step: None) -> Codec:
         """Load the model to start with: the store's current version, else ``SNAC_MODEL``.
 
         If the store's current version is not whole, the one before it is served and the log
-        says so.
+        says so. ``tell`` hears what is being done.
 
         Raises
         ------
@@ -111,16 +112,19 @@ class ModelManager:
         with self._lock:
             current = self.store.current() if self.store else None
             if self.store is None or current is None:
-                return self._serve(snac_core.load(self._settings.model, self._settings.device))
+                tell(f"loading {self._settings.model}")
+                codec = snac_core.load(self._settings.model, self._settings.device)
+                warm_up(codec, tell)
+                return self._serve(codec)
             try:
-                return self._serve(self._load(self.store, current))
+                return self._serve(self._load(self.store, current, tell))
             except SnacError as error:
                 previous = self.store.previous()
                 self._note_failure(self.store, current, error)
                 if previous is None:
                     raise
                 log.error("serving the previous version", version=previous)
-                return self._serve(self._load(self.store, previous))
+                return self._serve(self._load(self.store, previous, tell))
 
     def check(self, *, retry: bool = False, allow_token_space_change: bool = False) -> Codec:
         """Serve the store's current version if it is another one than now.
@@ -260,17 +264,20 @@ class ModelManager:
                 "SNAC_ALLOW_TOKEN_SPACE_CHANGE=true or reload with ?allow_token_space_change=true"
             )
 
-    def _load(self, store: ModelStore, version: str) -> Codec:
+    def _load(
+        self, store: ModelStore, version: str, tell: Callable[[str], None] = lambda step: None
+    ) -> Codec:
         """Load and warm up ``version``; its checksums and golden clip are checked on the way."""
+        tell(f"loading {version}")
         codec = snac_core.load(store.path(version), self._settings.device)
-        _warm_up(codec)
+        warm_up(codec, tell)
         return codec
 
     def _serve(self, codec: Codec) -> Codec:
         self._codec = codec
         self._failures.pop(codec.version, None)
         self._served_since = _now()
-        self._metrics.serving(codec.version, codec.token_space)
+        self._metrics.serving(codec.version, codec.token_space, codec.device)
         log.info(
             "model served",
             version=codec.version,
@@ -291,9 +298,18 @@ class ModelManager:
         log.error("version not served", version=version, reason=str(error))
 
 
-def _warm_up(codec: Codec) -> None:
-    """Make the first request as quick as the later ones: a second of silence, both ways."""
-    codec.decode(codec.encode([np.zeros(codec.sample_rate, np.float32)]))
+def warm_up(codec: Codec, tell: Callable[[str], None]) -> None:
+    """Make the first request as quick as the later ones: each class of sizes, both ways.
+
+    Kernels are chosen and memory is laid out by shape: for a word, a sentence, whole windows
+    and, where batches are padded to one length, several at once.
+    """
+    several = () if codec.device.type == "cpu" else ((0.5, 1.0, 2.0, 4.0, 12.0),)
+    classes = ((0.5,), (2.0,), (6.0,), *several)
+    for number, lengths in enumerate(classes, start=1):
+        tell(f"warming up {codec.version}, {number} of {len(classes)}")
+        silence = [np.zeros(round(s * codec.sample_rate), np.float32) for s in lengths]
+        codec.decode(codec.encode(silence))
 
 
 def _fingerprint(store: ModelStore, version: str) -> _Fingerprint:

@@ -20,16 +20,17 @@ _MEANING = {
     401: "A valid key is required.",
     403: "The call is closed here.",
     406: "No representation that the client accepts.",
+    408: "The body came too slowly.",
     409: "The codes belong to another token space.",
     413: "Too many bytes, files or items, or too many seconds of audio.",
     415: "A content type that this call does not read.",
     422: "A parameter, field or code that is not valid.",
-    429: "The queue is full; `Retry-After` says for how long.",
+    429: "The queue is full, or the caller has had its share; `Retry-After` says for how long.",
     500: "The service failed unexpectedly.",
     503: "The service is not ready.",
     504: "The answer took too long.",
 }
-COMPUTING = (400, 401, 406, 413, 415, 422, 429, 500, 503, 504)
+COMPUTING = (400, 401, 406, 408, 413, 415, 422, 429, 500, 503, 504)
 """Statuses of every call that reads a body and uses the engine."""
 
 

@@ -8,24 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import structlog
 import torch
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
 
-from service.batching import Engine, Job
+from service import tracing
+from service.batching import Engine
 from service.errors import INTERNAL, DeadlineError, DisconnectedError, problem, problem_type
+from service.lifecycle import Lifecycle
+from service.limits import RateLimits
 from service.metrics import Metrics
 from service.model_manager import ModelManager
 from service.settings import Settings
+from service.streams import Streams
+from service.tracing import NoTracing, Tracing
 from service.uploads import Upload
+from service.workers import Worker
 from snac_core import audio
 from snac_core.audio import AudioFormat, Samples
-from snac_core.codec import CUDA_BATCH_SECONDS, Codec, DecodeJob, EncodeJob
+from snac_core.codec import CUDA_BATCH_SECONDS, Codec, DecodeJob, EncodeJob, Job
 from snac_core.codes import Codes
 
 log = structlog.get_logger(__name__)
@@ -46,40 +53,48 @@ class Service:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.lifecycle = Lifecycle()
         self.models = ModelManager(settings, self.metrics)
+        self.rates = RateLimits(settings)
+        self.tracing: Tracing = NoTracing()
+        self.worker: Worker | None = None
         on_gpu = torch.cuda.is_available() if settings.device is None else "cuda" in settings.device
         self.engine = Engine(
             settings.batch_seconds or (CUDA_BATCH_SECONDS if on_gpu else CPU_BATCH_SECONDS),
             settings.max_queue_seconds,
             self.metrics,
+            settings.turn_seconds,
         )
-        self.stopping = False
+        self._begun = False
+        self.streams = Streams(settings, self.engine, self.rates, self.metrics)
         self._threads = ThreadPoolExecutor(settings.io_threads, thread_name_prefix="snac-io")
-        self._started = False
 
     def start(self) -> None:
-        """Load the first model and start the engine; nothing if that has been done.
-
-        Raises
-        ------
-        ModelError, ConfigError
-            If there is no model to serve.
-        """
-        if not self._started:
-            self.models.load_first()
+        """Start the engine, and load and warm up the first model; nothing if that was done."""
+        if not self._begun:
+            self._begun = True
             self.engine.start()
-            self._started = True
+            self.lifecycle.start(self._load)
+
+    def _load(self) -> None:
+        def tell(step: str) -> None:
+            self.lifecycle.step = step
+
+        self.models.load_first(tell)
 
     def close(self) -> None:
         """Stop the engine and the threads; what still waits gets an error."""
-        self.stopping = True
+        self.lifecycle.stopping = True
         self.engine.close()
         self._threads.shutdown(cancel_futures=True)
+        self.lifecycle.join(self.settings.drain_timeout)
+        self.tracing.close()
 
     @property
     def ready(self) -> bool:
         """Whether a request sent now would be answered."""
-        return self.engine.alive and self.models.loaded and not self.stopping
+        running = self.lifecycle.started and not self.lifecycle.stopping
+        return running and self.engine.alive and self.models.loaded
 
     def admit(self, request: Request) -> Codec:
         """Take the model for ``request``, which keeps it to its end and names it in headers.
@@ -89,23 +104,30 @@ class Service:
         OverloadedError, NotReadyError
             If it would be refused after its body has been read.
         """
+        self.lifecycle.check_started()
         codec = self.models.codec
         request.state.model = codec
         request.state.timings = {}
         self.engine.check_open()
         return codec
 
-    async def attend(self, request: Request, answer: Coroutine[Any, Any, _T]) -> _T:
-        """Wait for ``answer`` unless the client leaves, which cancels it.
+    async def attend(
+        self, request: Request, answer: Coroutine[Any, Any, _T], *, deadline: bool = True
+    ) -> _T:
+        """Wait for ``answer`` unless the client leaves or its time is over, which cancels it.
 
         A job that is cancelled leaves the engine's queue. To be called when the body has
-        been read.
+        been read. Without ``deadline`` it is left to the items of a batch.
 
         Raises
         ------
         DisconnectedError
             If the client left.
+        DeadlineError
+            If the time is over.
         """
+        if deadline:
+            answer = self.in_time(request, answer)
         work = asyncio.ensure_future(answer)
         gone = asyncio.ensure_future(_disconnection(request))
         try:
@@ -117,6 +139,15 @@ class Service:
             work.cancel()
             gone.cancel()
 
+    async def in_time(self, request: Request, answer: Awaitable[_T]) -> _T:
+        """Await ``answer`` until the deadline of ``request``, then raise DeadlineError."""
+        deadline: Deadline = request.state.deadline
+        try:
+            async with asyncio.timeout_at(deadline.at):
+                return await answer
+        except TimeoutError:
+            raise deadline.error() from None
+
     async def in_thread(
         self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
@@ -124,25 +155,34 @@ class Service:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
-    async def encode(self, codec: Codec, upload: Upload, timings: Timings) -> tuple[Samples, Codes]:
+    @contextlib.contextmanager
+    def stage(self, request: Request, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to ``name`` in timings, metrics and trace."""
+        began, started = tracing.now(), time.perf_counter()
+        yield
+        seconds = time.perf_counter() - started
+        _add(request.state.timings, name, seconds)
+        self.metrics.stage_seconds.labels(stage=name).observe(seconds)
+        self.tracing.stage(name, began, seconds)
+
+    async def encode(self, request: Request, codec: Codec, upload: Upload) -> tuple[Samples, Codes]:
         """Turn an audio file into samples at the codec's rate, and those into codes."""
 
         def plan() -> tuple[Samples, EncodeJob]:
             samples = audio.read(upload.take(), codec.sample_rate, self.settings.max_seconds)
             return samples, codec.encode_job(samples)
 
-        async with self._deadline():
-            with timed(timings, "read"):
-                samples, job = await self.in_thread(plan)
-            await self._compute(codec, job, timings)
-            return samples, await self.in_thread(job.result)
+        with self.stage(request, "read"):
+            samples, job = await self.in_thread(plan)
+        await self.compute(request, codec, job, len(samples) / codec.sample_rate)
+        return samples, await self.in_thread(job.result)
 
     async def decode(
         self,
+        request: Request,
         codec: Codec,
         plan: Callable[[], DecodeJob],
         audio_format: AudioFormat,
-        timings: Timings,
     ) -> tuple[Samples, bytes]:
         """Run the decode job that ``plan`` makes, and write its samples as an audio file."""
 
@@ -150,43 +190,67 @@ class Service:
             samples = job.result()
             return samples, audio.encode_bytes(samples, codec.sample_rate, audio_format)
 
-        async with self._deadline():
-            with timed(timings, "read"):
-                job = await self.in_thread(plan)
-            await self._compute(codec, job, timings)
-            with timed(timings, "write"):
-                return await self.in_thread(write, job)
+        with self.stage(request, "read"):
+            job = await self.in_thread(plan)
+        await self.compute(request, codec, job, job.codes.duration)
+        with self.stage(request, "write"):
+            return await self.in_thread(write, job)
 
-    @contextlib.asynccontextmanager
-    async def _deadline(self) -> AsyncIterator[None]:
-        timeout = self.settings.request_timeout
-        try:
-            async with asyncio.timeout(timeout):
-                yield
-        except TimeoutError:
-            raise DeadlineError(f"the answer took more than {timeout:g} s") from None
+    async def compute(self, request: Request, codec: Codec, job: Job, seconds: float) -> None:
+        """Have the engine do ``job``, whose ``seconds`` count against the caller's share.
 
-    async def _compute(self, codec: Codec, job: Job, timings: Timings) -> None:
+        Raises
+        ------
+        RateLimitError, OverloadedError
+            If it is too much for the caller or for the queue.
+        """
+        self.rates.count_audio(request.state.caller, seconds)
+        began = tracing.now()
         timing = await self.engine.run(codec, job)
-        timings["queue"] = timings.get("queue", 0.0) + timing.queue
-        timings["inference"] = timings.get("inference", 0.0) + timing.inference
+        _add(request.state.timings, "queue", timing.queue)
+        _add(request.state.timings, "inference", timing.inference)
+        waited = round(1e9 * timing.queue)
+        self.tracing.stage("queue", began, timing.queue)
+        self.tracing.stage(
+            "inference",
+            began + waited,
+            (tracing.now() - began - waited) / 1e9,
+            **{
+                "snac.audio_seconds": job.seconds,
+                "snac.kind": job.kind,
+                "snac.engine_seconds": timing.inference,
+            },
+        )
 
     async def item(self, request: Request, answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
         """Await one item of a batch; if it fails, its problem is its answer."""
         try:
-            return await answer
+            return await self.in_time(request, answer)
         except Exception as error:
             if problem_type(error) is INTERNAL:
                 log.exception("batch item failed")
             return {"problem": problem(error, request.state.request_id, request.url.path)}
 
 
-@contextlib.contextmanager
-def timed(timings: Timings, stage: str) -> Iterator[None]:
-    """Add the seconds that the block takes to ``timings[stage]``."""
-    started = time.perf_counter()
-    yield
-    timings[stage] = timings.get(stage, 0.0) + time.perf_counter() - started
+@dataclasses.dataclass(frozen=True)
+class Deadline:
+    """When a request's time is over, on the event loop's clock, and how much it had."""
+
+    at: float
+    seconds: float
+
+    def error(self) -> DeadlineError:
+        """Return what to answer then."""
+        return DeadlineError(f"the answer took more than {self.seconds:g} s")
+
+
+def from_outside(request: Request) -> bool:
+    """Whether a request came by the port, and not from another worker by its socket."""
+    return request.client is not None
+
+
+def _add(timings: Timings, stage: str, seconds: float) -> None:
+    timings[stage] = timings.get(stage, 0.0) + seconds
 
 
 async def _disconnection(request: Request) -> None:
@@ -200,3 +264,22 @@ def _service(request: Request) -> Service:
 
 
 ServiceDep = Annotated[Service, Depends(_service)]
+
+
+async def set_deadline(
+    request: Request,
+    service: ServiceDep,
+    timeout: Annotated[
+        float | None,
+        Header(
+            alias="X-Request-Timeout",
+            gt=0,
+            allow_inf_nan=False,
+            description="Seconds after which 504 is a better answer than a late one; the "
+            "service's own limit stands.",
+        ),
+    ] = None,
+) -> None:
+    """Give the request its deadline: the service's own, or an earlier one that it asks for."""
+    seconds = min(timeout or service.settings.request_timeout, service.settings.request_timeout)
+    request.state.deadline = Deadline(asyncio.get_running_loop().time() + seconds, seconds)

@@ -1,93 +1,75 @@
-"""Who may call, and how much they may send."""
+"""Who may call: keys for everybody, keys for operators, and headers that keep browsers careful."""
 
 from __future__ import annotations
 
-import hmac
+import base64
+import hashlib
+import re
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.security import APIKeyHeader
-from pydantic import SecretStr
-from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import HTMLResponse
 
-from service.errors import (
-    ForbiddenError,
-    InvalidRequestError,
-    TooLargeError,
-    UnauthorizedError,
-)
+from service import keys
+from service.errors import ForbiddenError, UnauthorizedError
+from service.keys import Key
 from service.settings import Settings
 
-_header = APIKeyHeader(name="X-Api-Key", auto_error=False, description="SNAC_API_KEY, if set.")
+ANONYMOUS = "anonymous"
+"""The name of a caller where no keys are set."""
+
+_header = APIKeyHeader(name="X-Api-Key", auto_error=False, description="If the service has keys.")
 _admin_header = APIKeyHeader(
-    name="X-Admin-Key", auto_error=False, description="SNAC_ADMIN_KEY, if set."
+    name="X-Admin-Key", auto_error=False, description="If the service has keys for operators."
 )
 
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+"""Sent with every answer that does not say otherwise."""
 
-class BodyLimit:
-    """Refuse a request whose body grows past ``max_bytes``, counted as it arrives.
 
-    A ``Content-Length`` over the limit is refused at once; a smaller one is not believed.
+def check_api_key(settings: Settings, given: str | None) -> str:
+    """Return the name of the key that was given, `ANONYMOUS` where none are set.
+
+    For routes that are no HTTP routes; the others depend on `require_key`.
+
+    Raises
+    ------
+    UnauthorizedError
+        If there are keys and ``given`` is none of them.
     """
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, as ASGI calls it."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        declared = Headers(scope=scope).get("content-length", "0")
-        received = 0
-
-        async def counted() -> Message:
-            nonlocal received
-            if declared.isdecimal() and (len(declared) > 18 or int(declared) > self.max_bytes):
-                raise self._error(f"{declared:.20} bytes are announced")
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                raise self._error(f"{received} bytes have come so far")
-            return message
-
-        await self.app(scope, counted, send)
-
-    def _error(self, what: str) -> TooLargeError:
-        return TooLargeError(f"{what}; the body may have at most {self.max_bytes}")
-
-
-def _check(given: str | None, key: SecretStr, header: str) -> None:
-    if given is None:
-        raise UnauthorizedError(
-            f"send the key in the {header} header", {"WWW-Authenticate": "ApiKey"}
-        )
-    if not hmac.compare_digest(given.encode(), key.get_secret_value().encode()):
-        raise UnauthorizedError(
-            f"the key in the {header} header is wrong", {"WWW-Authenticate": "ApiKey"}
-        )
+    if not settings.api_keyring:
+        return ANONYMOUS
+    return _check(settings.api_keyring, given, "X-Api-Key")
 
 
 def require_key(request: Request, given: Annotated[str | None, Depends(_header)]) -> None:
-    """Let a call through if no key is set, or the right one was sent."""
-    settings: Settings = request.app.state.service.settings
-    if settings.api_key is not None:
-        _check(given, settings.api_key, "X-Api-Key")
+    """Let a call through if no keys are set, or one of them was sent."""
+    service = request.app.state.service
+    name = check_api_key(service.settings, given)
+    request.state.caller = caller(request.client.host if request.client else "", name)
+    service.rates.count_request(request.state.caller)
 
 
 def require_admin_key(
     request: Request, given: Annotated[str | None, Depends(_admin_header)]
 ) -> None:
-    """Let an operator's call through: with the admin key, or without one on loopback.
+    """Let an operator's call through: with an admin key, or without one on loopback.
 
     A browser sends ``Origin``; without a key, a page of another site must not be able to
     make the operator's own browser call this.
     """
     settings: Settings = request.app.state.service.settings
-    if settings.admin_key is not None:
-        _check(given, settings.admin_key, "X-Admin-Key")
+    if settings.admin_keyring:
+        _check(settings.admin_keyring, given, "X-Admin-Key")
     elif not settings.on_loopback:
         raise ForbiddenError(
             "SNAC_ADMIN_KEY is not set, so this call is open on a loopback address only"
@@ -96,17 +78,48 @@ def require_admin_key(
         raise ForbiddenError("set SNAC_ADMIN_KEY to make this call from a browser")
 
 
-def check_count(count: int, limit: int, what: str) -> None:
-    """Check that a batch has at least one of ``what`` and not too many.
+def caller(address: str, name: str) -> str:
+    """Return who is counted against a rate limit: the key's holder, or an address without keys."""
+    return address if name == ANONYMOUS else name
 
-    Raises
-    ------
-    InvalidRequestError
-        If there is none.
-    TooLargeError
-        If there are more than ``limit``.
+
+def allow_origins(app: FastAPI, settings: Settings) -> None:
+    """Let pages of ``SNAC_CORS_ORIGINS`` call from a browser; without any, none may."""
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Content-Type", "X-Api-Key", "X-Request-Id", "X-Request-Timeout"],
+            expose_headers=["*"],
+        )
+
+
+def documentation_page(app: FastAPI) -> HTMLResponse:
+    """Return the page `/docs`, with a policy that admits its own scripts and nothing else.
+
+    Its viewer comes from the content delivery network that FastAPI names; the one script in
+    the page itself is admitted by its hash.
     """
-    if count == 0:
-        raise InvalidRequestError(f"the batch has no {what}")
-    if count > limit:
-        raise TooLargeError(f"the batch has {count} {what}, and may have at most {limit}")
+    page = get_swagger_ui_html(openapi_url=str(app.openapi_url), title=app.title)
+    text = bytes(page.body).decode()
+    hosts = " ".join(sorted(set(re.findall(r'(?:src|href)="(https://[^/"]+)', text))))
+    inline = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        for script in re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    )
+    policy = (
+        f"default-src 'none'; script-src {hosts} {inline}; style-src {hosts} 'unsafe-inline'; "
+        f"img-src 'self' data: {hosts}; connect-src 'self'; frame-ancestors 'none'"
+    )
+    return HTMLResponse(text, headers={"Content-Security-Policy": policy})
+
+
+def _check(ring: tuple[Key, ...], given: str | None, header: str) -> str:
+    challenge = {"WWW-Authenticate": "ApiKey"}
+    if given is None:
+        raise UnauthorizedError(f"send the key in the {header} header", challenge)
+    key = keys.find(ring, given)
+    if key is None:
+        raise UnauthorizedError(f"the key in the {header} header is wrong", challenge)
+    return key.name

@@ -17,6 +17,8 @@ from service.errors import (
 from service.media import content_type
 
 MULTIPART = "multipart/form-data"
+MAX_FIELDS = 8
+"""Parts of a multipart body that are no files; nobody reads them."""
 
 # What plain `curl --data-binary` and clients that name nothing send.
 UNNAMED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
@@ -79,7 +81,9 @@ async def read_uploads(request: Request, part: str, most: int) -> list[Upload]:
     media = content_type(request.headers.get("content-type"))
     if media != MULTIPART:
         raise UnsupportedMediaError(f"send {MULTIPART}, not {media!r:.100}")
-    parser = _InMemoryParser(request.headers, request.stream(), max_files=most, max_fields=100)
+    parser = _InMemoryParser(
+        request.headers, request.stream(), max_files=most, max_fields=MAX_FIELDS
+    )
     try:
         form = await parser.parse()
     except MultiPartException as error:

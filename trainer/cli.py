@@ -1,30 +1,39 @@
-"""``snac-trainer prepare | train | evaluate | publish``.
+"""``snac-trainer prepare | train | evaluate | tokens-report | publish``.
 
-Exit codes: 0 when all went well, 1 when it did not, 2 for wrong usage, 130 when interrupted.
+Exit codes: 0 when all went well, 1 when it did not, 2 for wrong usage, 130 when interrupted;
+0 for a training run that was asked to stop, as it has saved what it needs to go on.
 Errors are one line each.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import math
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-import snac_core
 from snac_core.allocator import restart_keeping_freed_memory
 from snac_core.errors import SnacError
 from trainer import config as configuration
+from trainer.distributed import (
+    device_called,
+    is_worker,
+    joined_world,
+    launch,
+    process_count,
+    tell_launcher,
+)
 from trainer.errors import TrainerError
-from trainer.evaluate import evaluate, to_markdown
 from trainer.loop import train
+from trainer.planning import plan
 from trainer.prepare import prepare
 from trainer.publish import publish
 
@@ -64,27 +73,85 @@ def _prepare(options: argparse.Namespace) -> None:
         group_by=options.group_by,
         val_groups=options.val_groups.split(",") if options.val_groups else (),
         copy=options.copy,
+        flac=options.flac,
+        shards=options.shards,
+        shard_recordings=options.shard_recordings,
+        shard_bytes=options.shard_mb * 1e6,
+        jobs=options.jobs,
     )
     print(f"{split.train} recordings to train on, {split.val} to validate: {options.output_dir}")
 
 
 def _train(options: argparse.Namespace) -> None:
-    config = configuration.load(options.config, options.set)
-    print(f"best model: {train(config, _device(options.device))}")
+    overrides = list(options.set)
+    if options.resume is not None:
+        overrides.append(f"resume={json.dumps(options.resume)}")
+    config = configuration.load(options.config, overrides)
+    alone = not (options.ddp or options.nproc is not None) or is_worker()
+    processes = 1 if alone else process_count(options.nproc, options.device)
+    if options.dry_run:
+        print(plan(config, processes))
+        return
+    if not alone:
+        launch(_for_each_process(options, overrides), processes, options.max_restarts)
+        return
+    with joined_world(options.device) as world:
+        if not world.main:
+            logging.getLogger().setLevel(logging.WARNING)
+        best = train(config, world)
+        if world.main:
+            print(f"best model: {best}" if best.exists() else "no best model yet")
+            tell_launcher()
+
+
+def _for_each_process(options: argparse.Namespace, overrides: Sequence[str]) -> list[str]:
+    """Return the arguments with which each of several processes trains."""
+    given = ["train", "--config", str(options.config)]
+    given += [f"--set={override}" for override in overrides]
+    return given + ([f"--device={options.device}"] if options.device == "cpu" else [])
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    codec = snac_core.load(options.model, _device(options.device))
-    report = evaluate(
-        codec,
+    with _extra("evaluate"):
+        from trainer import compared, report
+        from trainer.evaluate import evaluate, to_markdown
+
+    run: Path | None = options.run_dir
+    evaluation = evaluate(
+        compared.load(options.model, options.base, device_called(options.device)),
         options.data,
+        config=configuration.load(run / "config.json") if run is not None else None,
         group_by=options.group_by,
         max_seconds_per_group=options.max_seconds_per_group,
+        output_dir=options.output_dir,
+        samples=options.samples,
     )
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(report, indent=1) + "\n")
-    print(to_markdown(report))
+        options.output.write_text(json.dumps(evaluation.results, indent=1) + "\n")
+    print(to_markdown(evaluation.results))
+    if options.output_dir is not None:
+        print(f"\nreport: {report.write(evaluation, options.output_dir, run)}")
+
+
+def _tokens_report(options: argparse.Namespace) -> None:
+    with _extra("tokens-report"):
+        from trainer import tokens_report
+
+    statistics = tokens_report.measure(options.corpus, options.codebook_size, options.top)
+    print(tokens_report.to_markdown(statistics))
+    print(f"\nreport: {tokens_report.write(statistics, options.output_dir)}")
+
+
+@contextlib.contextmanager
+def _extra(command: str) -> Iterator[None]:
+    """Import what only some commands need, and say how to get what is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise TrainerError(
+            f"{command} needs {error.name}: pip install 'snac-tokenizer[train]'"
+        ) from error
 
 
 def _publish(options: argparse.Namespace) -> None:
@@ -94,17 +161,12 @@ def _publish(options: argparse.Namespace) -> None:
     print(f"published {version} to {options.store}")
 
 
-def _device(name: str | None) -> torch.device:
-    """Return the named device: a GPU's number, or what PyTorch calls it; by default a GPU."""
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(f"cuda:{name}" if name.isdigit() else name)
-    except RuntimeError as error:
-        raise TrainerError(f"no device is called {name!r}; try 0 or cpu") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise TrainerError(f"there is no {device} here: {torch.cuda.device_count()} GPUs")
-    return device
+def _positive(text: str) -> int:
+    """Return a number given on the command line; argparse says what is wrong with another."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,7 +181,14 @@ def _parser() -> argparse.ArgumentParser:
     device_help = "a GPU's number, or cpu (default: a GPU if there is one)"
 
     command = commands.add_parser("prepare", help="divide recordings into train/ and val/")
-    command.add_argument("--input-dir", type=Path, nargs="+", required=True, metavar="DIR")
+    command.add_argument(
+        "--input-dir",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders, or CSV, JSON-lines or Parquet manifests with a column 'path'",
+    )
     command.add_argument("--output-dir", type=Path, required=True, metavar="DIR")
     command.add_argument("--train-ratio", type=float, default=0.95, metavar="SHARE")
     command.add_argument("--seed", type=int, default=42, metavar="N")
@@ -130,6 +199,13 @@ def _parser() -> argparse.ArgumentParser:
         "--val-groups", metavar="A,B,...", help="validate on these groups, whatever the ratio"
     )
     command.add_argument("--copy", action="store_true", help="copy files instead of linking")
+    command.add_argument("--flac", action="store_true", help="convert to mono FLAC at 24 kHz")
+    command.add_argument("--shards", action="store_true", help="write WebDataset tar shards")
+    command.add_argument("--shard-recordings", type=_positive, default=10_000, metavar="N")
+    command.add_argument("--shard-mb", type=_positive, default=1000, metavar="N")
+    command.add_argument(
+        "--jobs", type=_positive, metavar="N", help="processes that read (default: one per CPU)"
+    )
     command.set_defaults(run=_prepare)
 
     command = commands.add_parser("train", help="train as a configuration says")
@@ -138,16 +214,68 @@ def _parser() -> argparse.ArgumentParser:
         "--set", metavar="KEY=VALUE", action="append", default=[], help="override a key"
     )
     command.add_argument("--device", help=device_help)
+    command.add_argument(
+        "--ddp", action="store_true", help="one process for each GPU; they divide each batch"
+    )
+    command.add_argument(
+        "--nproc", type=int, metavar="N", help="N processes, on GPUs or with --device cpu on it"
+    )
+    command.add_argument(
+        "--max-restarts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with several processes: go on from the last checkpoint when one fails",
+    )
+    command.add_argument(
+        "--resume",
+        metavar="auto|FILE",
+        help="go on from a checkpoint, or from the newest in the output folder if there is one",
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="say what would be done and touch nothing"
+    )
     command.set_defaults(run=_train)
 
-    command = commands.add_parser("evaluate", help="measure how well a model reconstructs speech")
+    command = commands.add_parser(
+        "evaluate",
+        help="measure how well a model reconstructs speech, alone or against its base",
+        description="Prints a table of means. --output-dir also gets evaluation_results.json, "
+        "per_file.parquet, samples/ to listen to and report.html.",
+    )
     command.add_argument("--model", required=True, metavar="REF", help="any model reference")
-    command.add_argument("--data", type=Path, required=True, metavar="DIR")
+    command.add_argument("--base", metavar="REF", help="the model to compare it with")
+    command.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR")
+    command.add_argument("--output-dir", type=Path, metavar="DIR")
+    command.add_argument(
+        "--run",
+        dest="run_dir",
+        type=Path,
+        metavar="DIR",
+        help="a training run's output_dir: the loss is as configured there, and its curves go "
+        "into the report",
+    )
     command.add_argument("--group-by", metavar="PATTERN", help=group_help)
     command.add_argument("--max-seconds-per-group", type=float, default=math.inf, metavar="N")
+    command.add_argument(
+        "--samples", type=int, default=9, metavar="N", help="recordings to keep (default: 9)"
+    )
     command.add_argument("--output", type=Path, metavar="FILE", help="write all figures as JSON")
     command.add_argument("--device", help=device_help)
     command.set_defaults(run=_evaluate)
+
+    command = commands.add_parser("tokens-report", help="statistics of a tokenized corpus")
+    command.add_argument(
+        "corpus", type=Path, help="a folder of Parquet shards (snac-bulk) or .npz codes"
+    )
+    command.add_argument("--output-dir", type=Path, required=True, metavar="DIR")
+    command.add_argument(
+        "--codebook-size", type=int, default=4096, metavar="N", help="default: 4096"
+    )
+    command.add_argument(
+        "--top", type=int, default=20, metavar="N", help="n-grams to list (default: 20)"
+    )
+    command.set_defaults(run=_tokens_report)
 
     command = commands.add_parser("publish", help="publish a checkpoint to a model store")
     command.add_argument("--checkpoint", type=Path, required=True, metavar="FILE")

@@ -7,8 +7,8 @@ while start over as recent latents (as Jukebox does, arXiv:2005.00341, section 3
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from snac_core.extent import Extent
 from snac_core.model import SNAC
 from snac_core.quantizer import Level, ResidualVectorQuantize, VectorQuantize
+from trainer.distributed import World
 
 REMEMBERED = 16384
 """Latents per level that revived entries are drawn from."""
@@ -30,14 +31,39 @@ class CodebookUse:
         Whose codebooks to keep.
     seed
         Decides which latents revived entries take.
+    world
+        The processes that train it. What each saw counts for all, and all then hold the
+        same entries, counts and latents.
     """
 
-    def __init__(self, quantizer: ResidualVectorQuantize, seed: int) -> None:
+    def __init__(
+        self, quantizer: ResidualVectorQuantize, seed: int, world: World | None = None
+    ) -> None:
+        self.world = world or World(torch.device("cpu"))
         levels = (cast(VectorQuantize, level) for level in quantizer.quantizers)
         self._books = [level.codebook.weight for level in levels]
         self._counts = [torch.zeros(len(book), dtype=torch.int64) for book in self._books]
         self._recent: list[deque[Tensor]] = [deque() for _ in self._books]
         self._random = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def learn(self, levels: Iterable[Level], decay: float) -> None:
+        """Take in this process's part of one batch: `observe`, and `follow` with a ``decay``."""
+        levels = self.of_all(levels)
+        self.observe(levels)
+        if decay:
+            self.follow(levels, decay)
+
+    def of_all(self, levels: Iterable[Level]) -> list[Level]:
+        """Return the levels of the whole batch, of which each process has a part."""
+        if self.world.size == 1:
+            return list(levels)
+        return [
+            # Entries are not looked at here, and latents say all that they could.
+            Level(self.world.joined(level.codes), latents, latents)
+            for level in levels
+            for latents in (self.world.joined(level.projected.detach()),)
+        ]
 
     @torch.no_grad()
     def observe(self, levels: Iterable[Level]) -> None:
@@ -63,6 +89,8 @@ class CodebookUse:
             )
             sums = book.new_zeros(len(used), book.shape[1]).index_add_(0, place, latents)
             book[used] = decay * book[used] + (1.0 - decay) * sums / counts[:, None]
+        # A GPU adds in another order each time.
+        self.world.overwrite(self._books)
 
     def perplexities(self) -> list[float]:
         """Return each level's perplexity since the last revival: entries in effective use."""
@@ -83,7 +111,22 @@ class CodebookUse:
             book[unused.to(book.device)] = latents[picks].to(book)
             counts.zero_()
             replaced.append(len(unused))
+        self.world.overwrite(self._books)
         return replaced
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is counted and remembered."""
+        return {
+            "counts": list(self._counts),
+            "recent": [list(recent) for recent in self._recent],
+            "random": self._random.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._counts = [counts.clone() for counts in state["counts"]]
+        self._recent = [deque(recent) for recent in state["recent"]]
+        self._random.set_state(state["random"])
 
 
 @torch.no_grad()
@@ -103,5 +146,5 @@ def draw_from_encoder(model: SNAC, batches: Iterable[Tensor], use: CodebookUse) 
     for _ in model.quantizer.quantizers:
         # Every pass sets one more level right: its latents depend on the coarser entries.
         for latent in latents:
-            use.observe(model.quantizer(latent)[1])
+            use.observe(use.of_all(model.quantizer(latent)[1]))
         use.revive(everything=True)

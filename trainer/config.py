@@ -21,6 +21,11 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             *("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "max_steps"),
             *("save_every", "save_every_batches", "save_every_minutes", "eval_every_batches"),
             *("n_ffts", "mel_n_ffts", "mel_bins", "segment_length", "val_segments"),
+            "shuffle_buffer",
+            *("accumulate", "keep_checkpoints", "early_stop_patience", "max_bad_steps"),
+            *("log_every",),
+            *("discriminator_learning_rate", "discriminator_periods"),
+            *("discriminator_period_channels", "discriminator_fft_channels"),
         ),
     ),
     (
@@ -29,11 +34,26 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         (
             *("weight_decay", "num_workers", "warmup_steps", "grad_clip", "random_seed"),
             *("l1_weight", "stft_weight", "mel_weight", "commitment_weight", "codebook_weight"),
-            *("revive_codes_every", "quantizer_warmup_steps"),
+            *("revive_codes_every", "quantizer_warmup_steps", "sample_clips"),
+            *("guided_steps", "guide_weight"),
+            *("adversarial_weight", "feature_weight", "discriminator_warmup_steps"),
         ),
     ),
-    ("from 0 to 1", lambda value: 0 <= value <= 1, ("lr_min_ratio", "gain_probability")),
-    ("at least 0 and below 1", lambda value: 0 <= value < 1, ("betas", "codebook_decay")),
+    (
+        "from 0 to 1",
+        lambda value: 0 <= value <= 1,
+        (
+            *("lr_min_ratio", "gain_probability", "polarity_probability", "noise_probability"),
+            *("codec_probability", "codec_quality"),
+        ),
+    ),
+    (
+        "at least 0 and below 1",
+        lambda value: 0 <= value < 1,
+        ("betas", "discriminator_betas", "codebook_decay", "ema_decay"),
+    ),
+    # The narrowest band, a tenth of the bins, is halved three times and must leave some.
+    ("at least 256", lambda value: value >= 256, ("discriminator_n_ffts",)),
 )
 """What numbers may be."""
 
@@ -60,6 +80,22 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Source:
+    """One of several places that training data comes from.
+
+    Parameters
+    ----------
+    path
+        Folder of audio or of shards, or a pattern of shards.
+    weight
+        How many times an epoch takes each of its recordings; a fraction takes some of them.
+    """
+
+    path: str
+    weight: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Everything a training run is decided by.
 
@@ -69,7 +105,9 @@ class TrainConfig:
         Where the base model comes from: any reference that `snac_core.load` takes. None
         starts from random weights, and then ``model`` is needed.
     train_data, val_data
-        Folders of audio, searched in depth.
+        Folders of audio, searched in depth, or folders or patterns of WebDataset shards
+        (``*.tar``). ``train_data`` may be a list of them, each also with a weight:
+        ``{"path": ..., "weight": 2.0}``.
     batch_size, num_epochs, learning_rate, weight_decay
         As usual; a stage's batch is ``int(batch_size * batch_multiplier)``.
     output_dir
@@ -92,12 +130,32 @@ class TrainConfig:
         Of AdamW.
     grad_clip
         Largest norm of the gradient; 0 for no limit.
+    accumulate
+        Parts in which each batch is computed one after the other, to save memory. The batch,
+        and so what is learnt, stays the same.
+    ema_decay
+        What stays, each step, of a moving average of the weights, which is then what is
+        validated, kept as the best, and published; 0 for none.
     save_every
         Epochs between ``checkpoint_epoch{N}.pt``.
     save_every_batches, save_every_minutes
-        Further checkpoints, off unless given.
+        How often to write ``checkpoint_latest.pt`` besides; off unless given.
+    keep_checkpoints
+        How many ``checkpoint_epoch{N}.pt`` stay, the newest; None for all.
+    resume
+        A checkpoint to go on from, or ``auto`` for the newest in ``output_dir`` if there is
+        one; None starts anew.
     eval_every_batches
         Validate every so many steps besides after every epoch; off unless given.
+    early_stop_patience
+        End after so many validations in a row that are no better; off unless given.
+    max_bad_steps
+        End after so many steps in a row whose loss or gradient is not finite. Each is left
+        out and counted, and changes no weight.
+    log_every
+        Steps between rows of ``metrics.csv``.
+    sample_clips
+        Validation segments that are shown as spectrogram and sound in TensorBoard.
     l1_weight, stft_weight, mel_weight, commitment_weight, codebook_weight
         Weights of the named loss terms; the last two count only while the quantizer trains.
     n_ffts
@@ -106,6 +164,20 @@ class TrainConfig:
         ``rectangular`` (the original loss) or ``hann``.
     mel_n_ffts, mel_bins
         FFT sizes of the mel term and the number of mel bands of each.
+    adversarial_weight, feature_weight
+        Weights of the two terms that discriminators give; with both 0 there are none.
+    discriminator_learning_rate, discriminator_betas
+        Of the discriminators' own AdamW.
+    discriminator_warmup_steps
+        Steps at the start in which the discriminators already learn to tell what the codec
+        makes from recordings, and the codec does not yet learn from them.
+    discriminator_periods, discriminator_period_channels
+        Samples per row of each discriminator of rows, and the channels of their layers.
+    discriminator_n_ffts, discriminator_fft_channels
+        FFT size of each discriminator of spectra, and the channels of their layers.
+    loss_balancer
+        Let each term have the share of the gradient that its weight is of all weights,
+        whatever the term's scale.
     freeze_encoder, freeze_vq
         Leave these weights alone. With both, the token space stays the same.
     revive_codes_every
@@ -117,18 +189,36 @@ class TrainConfig:
     quantizer_warmup_steps
         Steps that a model from random weights takes without looking entries up; then they
         are drawn from its latents.
+    guided_steps
+        Steps in which the decoder of a model from random weights is fed log-mel features,
+        through a quantizer fitted to them, while the encoder learns to make them; see
+        `trainer.guide`. The quantizer then stays as it was fitted. 0 for no guide.
+    guide_weight
+        Of the encoder's distance from those features, in all steps.
     segment_length
         Seconds, when there is no curriculum.
     val_segments
         Largest number of fixed validation segments.
     gain_probability, gain_db
         Random gain of training segments: how often, and its range in dB.
+    polarity_probability
+        How often the sign of a training segment is changed.
+    noise_probability, noise_snr_db
+        White noise in training segments: how often, and how far below them in dB.
+    codec_probability, codecs, codec_quality
+        Coding training segments by ``opus``, ``vorbis`` or ``mp3`` and back: how often, by
+        which, and at which qualities from 0 to 1.
+    bucket_by_length
+        Put recordings shorter than a segment into batches of their own, which are then as
+        short as they are instead of mostly padding.
+    shuffle_buffer
+        Segments that each worker mixes at a time when it reads shards.
     random_seed
         Decides the crops, the order, the gains and the noise.
     precision
         ``fp32`` or ``bf16`` (matrix products and convolutions only; losses stay fp32).
     compile
-        Compile the network, which takes minutes at the start.
+        Compile the parts of the network that repeat, which takes minutes at the start.
     publish_to
         Model store that receives the best model; None for none.
     curriculum
@@ -136,7 +226,7 @@ class TrainConfig:
     """
 
     pretrained_model: str | None
-    train_data: str
+    train_data: str | tuple[Source, ...]
     val_data: str
     batch_size: int
     num_epochs: int
@@ -152,10 +242,18 @@ class TrainConfig:
     lr_min_ratio: float = 0.1
     betas: tuple[float, float] = (0.9, 0.999)
     grad_clip: float = 0.0
+    accumulate: int = 1
+    ema_decay: float = 0.0
     save_every: int = 2
     save_every_batches: int | None = None
     save_every_minutes: float | None = None
+    keep_checkpoints: int | None = None
+    resume: str | None = None
     eval_every_batches: int | None = None
+    early_stop_patience: int | None = None
+    max_bad_steps: int = 10
+    log_every: int = 10
+    sample_clips: int = 4
     l1_weight: float = 1.0
     stft_weight: float = 1.0
     mel_weight: float = 0.0
@@ -165,15 +263,35 @@ class TrainConfig:
     stft_window: str = "rectangular"
     mel_n_ffts: tuple[int, ...] = (256, 512, 1024, 2048)
     mel_bins: tuple[int, ...] = (20, 40, 80, 160)
+    adversarial_weight: float = 0.0
+    feature_weight: float = 0.0
+    discriminator_learning_rate: float = 1e-4
+    discriminator_betas: tuple[float, float] = (0.8, 0.99)
+    discriminator_warmup_steps: int = 0
+    discriminator_periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    discriminator_period_channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
+    discriminator_n_ffts: tuple[int, ...] = (2048, 1024, 512)
+    discriminator_fft_channels: int = 32
+    loss_balancer: bool = False
     freeze_encoder: bool = False
     freeze_vq: bool = False
     revive_codes_every: int = 0
     codebook_decay: float = 0.0
     quantizer_warmup_steps: int = 0
+    guided_steps: int = 0
+    guide_weight: float = 1.0
     segment_length: float = 2.0
     val_segments: int = 256
     gain_probability: float = 0.5
     gain_db: tuple[float, float] = (-6.0, 6.0)
+    polarity_probability: float = 0.5
+    noise_probability: float = 0.0
+    noise_snr_db: tuple[float, float] = (10.0, 40.0)
+    codec_probability: float = 0.0
+    codecs: tuple[str, ...] = ("opus", "vorbis", "mp3")
+    codec_quality: tuple[float, float] = (0.0, 0.7)
+    bucket_by_length: bool = False
+    shuffle_buffer: int = 512
     random_seed: int = 42
     precision: str = "fp32"
     compile: bool = False
@@ -200,10 +318,19 @@ class TrainConfig:
                 "quantizer_warmup_steps would end by replacing the codebooks of the "
                 "pretrained_model; it is for a model from random weights"
             )
+        if self.guided_steps and (self.model is None or self.quantizer_warmup_steps):
+            raise TrainerError(
+                "guided_steps begins by replacing the codebooks; it is for a model from random "
+                "weights, without quantizer_warmup_steps"
+            )
+        if self.guided_steps and (self.loss_balancer or self.freeze_encoder):
+            raise TrainerError("guided_steps goes with neither loss_balancer nor freeze_encoder")
         if not self.l1_weight + self.stft_weight + self.mel_weight:
             raise TrainerError("one of l1_weight, stft_weight and mel_weight must be above 0")
-        if self.gain_db[0] > self.gain_db[1]:
-            raise TrainerError(f"gain_db must be [lowest, highest], not {list(self.gain_db)}")
+        for name in ("gain_db", "noise_snr_db", "codec_quality"):
+            lowest, highest = getattr(self, name)
+            if lowest > highest:
+                raise TrainerError(f"{name} must be [lowest, highest], not {[lowest, highest]}")
         if len(self.mel_bins) != len(self.mel_n_ffts):
             raise TrainerError(
                 f"mel_bins {list(self.mel_bins)} needs one number for each of "
@@ -234,8 +361,13 @@ class TrainConfig:
 
     @property
     def quantizer_trains(self) -> bool:
-        """Whether codebooks move, and so whether the token space changes."""
-        return not self.freeze_vq
+        """Whether codebooks learn from what the encoder makes."""
+        return not (self.freeze_vq or self.guided_steps)
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether discriminators take part."""
+        return bool(self.adversarial_weight or self.feature_weight)
 
     @property
     def name(self) -> str:
@@ -312,6 +444,13 @@ def _checked(key: str, value: Any, annotation: str) -> Any:
     """Return ``value`` as the type that ``annotation`` names."""
     if value is None and annotation.endswith("| None"):
         return None
+    if key == "train_data" and not isinstance(value, str):
+        sources = tuple(_source(entry) for entry in _listed(key, value))
+        if not sources:
+            raise TrainerError("train_data must not be empty")
+        return sources
+    if key == "train_data":
+        return value
     if key == "curriculum":
         return tuple(_stage(entry) for entry in _listed(key, [] if value is None else value))
     if key == "model":
@@ -363,3 +502,15 @@ def _stage(entry: Any) -> Stage:
     if length <= 0 or multiplier <= 0:
         raise TrainerError(f"length and batch_multiplier must be above 0 in {entry!r}")
     return Stage((first, last), length, multiplier)
+
+
+def _source(entry: Any) -> Source:
+    if isinstance(entry, str):
+        return Source(entry)
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        raise TrainerError(f"an entry of train_data is a path or needs one, not {entry!r}")
+    _refuse_unknown(entry, ["path", "weight"], "an entry of train_data")
+    weight = _checked("weight", entry.get("weight", 1.0), "float")
+    if weight <= 0:
+        raise TrainerError(f"weight must be above 0 in {entry!r}")
+    return Source(entry["path"], weight)

@@ -30,6 +30,11 @@ def plan(config: TrainConfig, epoch: int) -> EpochPlan:
     return EpochPlan(stage.length, max(1, int(config.batch_size * stage.batch_multiplier)))
 
 
+def stage(config: TrainConfig, epoch: int) -> int:
+    """Return the number of the stage that ``epoch`` belongs to, counted from 1."""
+    return max(1, sum(one.epochs[0] <= epoch for one in config.curriculum))
+
+
 def longest(config: TrainConfig) -> EpochPlan:
     """Return the plan with the longest segments: the one that validation uses."""
     return max(plan(config, epoch) for epoch in range(1, config.num_epochs + 1))

@@ -1,53 +1,51 @@
-"""Speech on disk as training segments: random crops to train on, fixed ones to compare with."""
+"""Speech as training segments: random crops to train on, fixed ones to compare with."""
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
-import soxr
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
+from torch.utils.data import Dataset, IterableDataset
+from torchdata.stateful_dataloader import StatefulDataLoader
 
 from snac_core.errors import AudioError
+from trainer.augment import Augmentation
 from trainer.errors import TrainerError
-
-log = logging.getLogger(__name__)
-
-SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
+from trainer.recordings import (
+    SUFFIXES,
+    Clip,
+    Samples,
+    audio_files,
+    group_of,
+    read_part,
+    scan,
 )
+from trainer.sampling import Bucketed, InOrder, Shuffled, Slices, Wanted
+from trainer.unreadable import Unreadable
 
-UNKNOWN_FRAMES = 2**63 - 1
-"""What libsndfile says of a recording whose header does not tell its length."""
-
-CONTEXT_SECONDS = 0.02
-"""Read on both sides of what is resampled; longer than the resampler's filter."""
-
-
-class Clip(NamedTuple):
-    """A recording on disk."""
-
-    path: Path
-    frames: int
-    """Samples at the recording's own rate."""
-    sample_rate: int
-    """Hz."""
-
-    @property
-    def seconds(self) -> float:
-        """Length."""
-        return self.frames / self.sample_rate
+__all__ = [
+    "SUFFIXES",
+    "Bucketed",
+    "Clip",
+    "InOrder",
+    "Segment",
+    "SegmentLoader",
+    "Shuffled",
+    "TrainingSegments",
+    "ValidationSegments",
+    "audio_files",
+    "crop",
+    "group_of",
+    "loader",
+    "readable",
+    "scan",
+    "segment_of",
+]
 
 
 class Segment(NamedTuple):
@@ -62,144 +60,29 @@ class Segment(NamedTuple):
     """
 
 
-def audio_files(folder: str | Path) -> list[Path]:
-    """Return the audio files under ``folder``, sorted, by suffix.
-
-    Raises
-    ------
-    TrainerError
-        When the folder does not exist or holds none.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise TrainerError(f"{folder} is not a folder")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise TrainerError(
-            f"no audio under {folder}; known suffixes: {', '.join(sorted(SUFFIXES))}"
-        )
-    return files
-
-
-def scan(folder: str | Path) -> list[Clip]:
-    """Return the readable recordings under ``folder``; the others are logged and counted.
-
-    Raises
-    ------
-    TrainerError
-        When none is readable.
-    """
-    clips = []
-    files = audio_files(folder)
-    for path in tqdm(files, f"reading {folder}", unit="file", delay=2):
-        try:
-            info = soundfile.info(os.fsencode(path))
-        except soundfile.LibsndfileError as error:
-            log.warning("skipping %s: %s", path, error.error_string)
-            continue
-        if 0 < info.frames < UNKNOWN_FRAMES:
-            clips.append(Clip(path, info.frames, info.samplerate))
-        else:
-            fault = "its header does not say how long it is" if info.frames else "it is empty"
-            log.warning("skipping %s: %s", path, fault)
-    if len(clips) < len(files):
-        log.warning("skipped %d of %d files under %s", len(files) - len(clips), len(files), folder)
-    if not clips:
-        raise TrainerError(f"none of the {len(files)} audio files under {folder} can be read")
-    return clips
-
-
-def group_of(path: Path, group_by: str) -> str:
-    """Return the group, such as the speaker, that a recording belongs to.
-
-    Parameters
-    ----------
-    path
-        The recording.
-    group_by
-        ``"folder"``, or a regular expression whose first group (or whole match) in the file
-        name is what to return.
-
-    Raises
-    ------
-    TrainerError
-        When the name does not match, or ``group_by`` is no regular expression.
-    """
-    if group_by == "folder":
-        return path.parent.name
-    try:
-        match = re.search(group_by, path.name)
-    except re.error as error:
-        raise TrainerError(f"{group_by!r} is not a regular expression: {error}") from error
-    if match is None or (match.re.groups and match[1] is None):
-        raise TrainerError(f"the file name {path.name!r} does not match {group_by!r}")
-    return match[1] if match.re.groups else match[0]
-
-
-def crop(clip: Clip, start: float, seconds: float, sample_rate: int) -> Segment:
-    """Read ``seconds`` from ``start`` on by seeking; mono, resampled, padded with zeros.
-
-    It is the same slice that the whole recording, resampled, would give.
-
-    Parameters
-    ----------
-    clip
-        The recording.
-    start, seconds
-        In seconds. The start is rounded down to where both sample rates have a sample.
-    sample_rate
-        Hz of the result.
-
-    Raises
-    ------
-    AudioError
-        When the file cannot be read, or there is nothing where its header promised samples,
-        or samples are not finite.
-    """
-    length = round(seconds * sample_rate)
-    per_second = math.gcd(clip.sample_rate, sample_rate)
-    step_in, step_out = clip.sample_rate // per_second, sample_rate // per_second
-    first = int(start * per_second)
-    context = math.ceil(CONTEXT_SECONDS * per_second) if step_in != step_out else 0
-    before = min(first, context)
-    steps = before + math.ceil(length / step_out) + context
-    samples = _read(clip, (first - before) * step_in, steps * step_in)
-    if step_in != step_out:
-        samples = soxr.resample(samples, clip.sample_rate, sample_rate)
-    samples = samples[before * step_out :][:length]
+def segment_of(samples: Samples, length: int) -> Segment:
+    """Return samples, at most ``length`` of them, as a segment of ``length``."""
     audio, own = torch.zeros(1, length), torch.zeros(1, length)
     audio[0, : len(samples)] = torch.from_numpy(samples)
     own[0, : len(samples)] = 1.0
     return Segment(audio, own)
 
 
-def _read(clip: Clip, first: int, count: int) -> npt.NDArray[np.float32]:
-    """Return up to ``count`` samples from ``first`` on, channels averaged."""
-    try:
-        with soundfile.SoundFile(os.fsencode(clip.path)) as file:
-            file.seek(first)
-            frames = file.read(count, np.float32, always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"{clip.path} cannot be read from sample {first} on: {error.error_string}"
-        ) from error
-    if not len(frames):
-        raise AudioError(f"{clip.path} ends before sample {first} of {clip.frames}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        samples: npt.NDArray[np.float32] = frames.mean(axis=1)
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{clip.path} has samples that are not finite after sample {first}")
-    return samples
+def crop(clip: Clip, start: float, seconds: float, sample_rate: int) -> Segment:
+    """Read ``seconds`` from ``start`` on by seeking; mono, resampled, padded with zeros.
+
+    Raises
+    ------
+    AudioError
+        As `trainer.recordings.read_part` does, which says more about the parameters.
+    """
+    samples = read_part(clip, start, seconds, sample_rate)
+    return segment_of(samples, round(seconds * sample_rate))
 
 
-def _crop_or_nothing(clip: Clip, start: float, seconds: float, sample_rate: int) -> Segment:
-    """Return a segment that owns nothing where a file turns out to be damaged."""
-    try:
-        return crop(clip, start, seconds, sample_rate)
-    except AudioError as error:
-        log.warning("skipping a segment: %s", error)
-        nothing = torch.zeros(1, round(seconds * sample_rate))
-        return Segment(nothing, nothing.clone())
+def segments_in(seconds: float, length: float) -> int:
+    """Return how many segments of ``length`` a recording of ``seconds`` gives: one at least."""
+    return max(1, int(seconds / length))
 
 
 class TrainingSegments(Dataset[Segment]):
@@ -211,15 +94,25 @@ class TrainingSegments(Dataset[Segment]):
     Parameters
     ----------
     clips
-        Recordings.
+        Recordings. One of weight ``w`` gives ``w`` times as many segments; of what a
+        fraction leaves over, the epoch decides which recordings have it.
     seconds
         Length of a segment; shorter recordings are padded and masked.
     sample_rate
         Hz.
     epoch, seed
-        Decide the crops and gains.
+        Decide the crops and what happens to them.
     gain_probability, gain_db
         How often a segment's level is changed, and the range in dB.
+    augmentation
+        All that happens to segments; in the place of the two before.
+    unreadable
+        Keeps note of recordings that turn out to be damaged.
+
+    Raises
+    ------
+    TrainerError
+        For an augmentation that the sample rate does not allow.
     """
 
     def __init__(
@@ -232,28 +125,64 @@ class TrainingSegments(Dataset[Segment]):
         seed: int,
         gain_probability: float = 0.0,
         gain_db: tuple[float, float] = (0.0, 0.0),
+        augmentation: Augmentation | None = None,
+        unreadable: Unreadable | None = None,
     ) -> None:
         self.clips, self.seconds, self.sample_rate = clips, seconds, sample_rate
         self.epoch, self.seed = epoch, seed
-        self.gain_probability, self.gain_db = gain_probability, gain_db
-        counts = [max(1, int(clip.seconds / seconds)) for clip in clips]
-        self._owner = np.repeat(np.arange(len(clips), dtype=np.int32), counts)
+        self.augmentation = augmentation or Augmentation(
+            gain_probability=gain_probability, gain_db=gain_db
+        )
+        self.augmentation.check(sample_rate)
+        self.unreadable = Unreadable() if unreadable is None else unreadable
+        self._owner = _owners(clips, seconds, (seed, epoch))
 
     def __len__(self) -> int:
         return len(self._owner)
 
-    def __getitem__(self, index: int) -> Segment:
-        """Return segment ``index`` of this epoch."""
+    @property
+    def own_samples(self) -> npt.NDArray[np.int64]:
+        """What each segment has without its padding, for `trainer.sampling.Bucketed`."""
+        whole = np.array([math.ceil(clip.seconds * self.sample_rate) for clip in self.clips])
+        own: npt.NDArray[np.int64] = np.minimum(whole, round(self.seconds * self.sample_rate))
+        return own[self._owner]
+
+    def __getitem__(self, index: int | Wanted) -> Segment:
+        """Return segment ``index`` of this epoch; a `Wanted` one is cut to its length."""
+        length = round(self.seconds * self.sample_rate)
+        if isinstance(index, Wanted):
+            index, length = index
         random = np.random.default_rng((self.seed, self.epoch, index))
         clip = self.clips[self._owner[index]]
         start = random.uniform(0.0, max(0.0, clip.seconds - self.seconds))
-        segment = _crop_or_nothing(clip, start, self.seconds, self.sample_rate)
-        if random.random() >= self.gain_probability:
-            return segment
-        gain = 10.0 ** (random.uniform(*self.gain_db) / 20.0)
-        # Clipping would teach the model distortion that is in no recording.
-        peak = float(segment.audio.abs().max())
-        return Segment(segment.audio * min(gain, 1.0 / max(peak, 1e-9)), segment.own)
+        try:
+            samples = read_part(clip, start, length / self.sample_rate, self.sample_rate)
+        except AudioError as error:
+            return _nothing(clip, error, length, self.unreadable)
+        return segment_of(self.augmentation(samples, self.sample_rate, random), length)
+
+
+def _owners(clips: list[Clip], seconds: float, draw: tuple[int, int]) -> npt.NDArray[np.int32]:
+    """Return which clip each segment of an epoch is from."""
+    numbers = np.arange(len(clips), dtype=np.int32)
+    every = np.repeat(numbers, [segments_in(clip.seconds, seconds) for clip in clips])
+    weights = np.array([clip.weight for clip in clips])
+    if (weights == 1.0).all():
+        return every
+    random = np.random.default_rng((*draw, len(every)))
+    parts = []
+    for weight in np.unique(weights):
+        alike = every[weights[every] == weight]
+        copies, rest = divmod(round(weight * len(alike)), len(alike))
+        drawn = np.sort(random.choice(len(alike), rest, replace=False))
+        parts += [alike] * copies + [alike[drawn]]
+    return np.concatenate(parts)
+
+
+def _nothing(clip: Clip, error: AudioError, length: int, unreadable: Unreadable) -> Segment:
+    """Return a segment that owns nothing, having noted why."""
+    unreadable.add(clip.name, str(error))
+    return segment_of(np.zeros(0, np.float32), length)
 
 
 class ValidationSegments(Dataset[Segment]):
@@ -269,16 +198,25 @@ class ValidationSegments(Dataset[Segment]):
         Largest number of segments.
     seed
         Decides where in its recording a segment starts.
+    unreadable
+        Keeps note of recordings that turn out to be damaged.
     """
 
     def __init__(
-        self, clips: list[Clip], seconds: float, sample_rate: int, limit: int, seed: int
+        self,
+        clips: list[Clip],
+        seconds: float,
+        sample_rate: int,
+        limit: int,
+        seed: int,
+        unreadable: Unreadable | None = None,
     ) -> None:
         picks = np.unique(
             np.linspace(0, len(clips) - 1, min(limit, len(clips))).round().astype(int)
         )
         self.clips = [clips[pick] for pick in picks]
         self.seconds, self.sample_rate = seconds, sample_rate
+        self.unreadable = Unreadable() if unreadable is None else unreadable
         places = np.random.default_rng((seed, 0)).random(len(self.clips))
         self._places = [float(place) for place in places]
 
@@ -289,40 +227,94 @@ class ValidationSegments(Dataset[Segment]):
         """Return segment ``index``."""
         clip = self.clips[index]
         start = self._places[index] * max(0.0, clip.seconds - self.seconds)
-        return _crop_or_nothing(clip, start, self.seconds, self.sample_rate)
+        try:
+            return crop(clip, start, self.seconds, self.sample_rate)
+        except AudioError as error:
+            length = round(self.seconds * self.sample_rate)
+            return _nothing(clip, error, length, self.unreadable)
 
 
-class Shuffled(Sampler[int]):
-    """A fresh order per epoch, decided by the seed and the epoch alone."""
+class SegmentLoader(StatefulDataLoader[Segment]):  # type: ignore[misc]
+    """A loader of batches that can stop and go on: see ``state_dict``.
 
-    def __init__(self, length: int, seed: int, epoch: int) -> None:
-        self.length, self.seed, self.epoch = length, seed, epoch
+    Attributes
+    ----------
+    size
+        Segments in a global batch.
+    first
+        The place in it of the first segment that this rank has.
+    """
 
-    def __len__(self) -> int:
-        return self.length
+    size: int
+    first: int
 
-    def __iter__(self) -> Iterator[int]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        return iter(order.tolist())
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the loader is; one of the same data that loads it gives the next batch."""
+        return {"workers": self.num_workers, "position": super().state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on after the batch that was the last one when ``state_dict`` was made.
+
+        Raises
+        ------
+        TrainerError
+            When the state is of a loader with another number of workers.
+        """
+        if not state_dict:
+            super().load_state_dict({})
+            return
+        if state_dict["workers"] != self.num_workers:
+            raise TrainerError(
+                f"within an epoch, go on with num_workers {state_dict['workers']} as before, "
+                f"not {self.num_workers}"
+            )
+        super().load_state_dict(state_dict["position"])
 
 
 def loader(
     dataset: Dataset[Segment], batch: int, workers: int, order: Shuffled | None = None
-) -> DataLoader[Segment]:
-    """Return a loader of batches; with an ``order``, a last batch that is not full is left out.
+) -> SegmentLoader:
+    """Return a loader of batches; with a shuffled order, a rest that fills none is left out.
 
     Leaving it out keeps every step's share of the data the same; with fewer segments than
     one batch, the batch shrinks to what there is.
+
+    Parameters
+    ----------
+    dataset
+        `TrainingSegments`, `ValidationSegments` or `trainer.shards.ShardSegments`.
+    batch
+        Segments in a global batch, of which the order's rank reads its slice. Shards have
+        batches of their own, and this is not looked at.
+    workers
+        Processes that read; 0 reads in this one.
+    order
+        None for all segments as they are numbered.
+
+    Raises
+    ------
+    TrainerError
+        When a batch has fewer segments than there are ranks.
     """
-    size = min(batch, len(order)) if order is not None else batch
-    return DataLoader(
-        dataset,
-        batch_size=size,
-        sampler=order,
-        drop_last=order is not None,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-    )
+    how: dict[str, Any] = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
+    if isinstance(dataset, IterableDataset):
+        how["batch_size"] = None
+        share: Any = dataset
+        draw = share.draw
+    else:
+        order = order or InOrder(len(dataset))  # type: ignore[arg-type]
+        how["batch_sampler"] = share = Slices(order, batch)
+        draw = (order.seed, order.epoch, order.rank)
+    # With a generator of its own, a loader seeds its workers by epoch and rank, and takes
+    # nothing from the generator that a resumed run has to find where it was.
+    (seed,) = np.random.SeedSequence(draw).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+    with warnings.catch_warnings():
+        # torchdata tells PyTorch's telemetry that it is in use by a function that is going away.
+        warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)
+        batches = SegmentLoader(dataset, generator=generator, **how)
+    batches.size, batches.first = share.size, share.first
+    return batches
 
 
 def readable(batch: Segment) -> Segment:

@@ -52,6 +52,12 @@ TERMS: dict[str, Term] = {
         "arXiv:1711.00937",
     ),
     "codebook": Term("codebook_weight", "the same distance; moves the entries", "arXiv:1711.00937"),
+    "guide": Term(
+        "guide_weight",
+        "mean squared distance of the encoder's latent from the features that a model from "
+        "random weights starts with; only with guided_steps",
+        "trainer/guide.py",
+    ),
     "adversarial": Term(
         "adversarial_weight",
         "mean squared distance of the discriminators' scores from 1, a recording's",
@@ -75,6 +81,9 @@ TERMS: dict[str, Term] = {
 ADVERSARIAL = ("adversarial", "feature")
 """The terms that discriminators give."""
 
+ELSEWHERE = (*ADVERSARIAL, "guide")
+"""The terms that `Losses` does not compute."""
+
 
 class Part(NamedTuple):
     """A sum and what it is to be divided by; both scalars."""
@@ -90,6 +99,8 @@ def term_weights(config: TrainConfig) -> dict[str, float]:
     }
     if not config.quantizer_trains:
         weights["commitment"] = weights["codebook"] = 0.0
+    if not config.guided_steps:
+        weights["guide"] = 0.0
     return {name: weight for name, weight in weights.items() if weight}
 
 
@@ -119,7 +130,7 @@ class Losses(nn.Module):
         super().__init__()
         self.config, self.global_count = config, global_count
         self.weights = {
-            name: weight for name, weight in term_weights(config).items() if name not in ADVERSARIAL
+            name: weight for name, weight in term_weights(config).items() if name not in ELSEWHERE
         }
         for n_fft, bins in zip(config.mel_n_ffts, config.mel_bins, strict=True):
             filters = torch.from_numpy(mel_filterbank(sample_rate, n_fft, bins))

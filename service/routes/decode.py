@@ -12,8 +12,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from service.decode_request import Fields, parse_fields, plan_decode
+from service.decode_request import Fields, parse_fields, plan_decode, read_codes
 from service.errors import InvalidRequestError
+from service.limits import check_count
 from service.media import AUDIO_FORMATS, JSON, ZIP, content_type, negotiate
 from service.openapi import (
     AUDIO_ANSWER,
@@ -25,9 +26,9 @@ from service.openapi import (
     binary,
     problems,
 )
-from service.runtime import Service, ServiceDep, timed
+from service.runtime import Service, ServiceDep
 from service.schemas import DecodeBatchAnswer, Noise, Seed
-from service.security import check_count
+from service.stream_http import STREAMED, AudioStream
 from service.uploads import read_audio, read_bounded
 from snac_core.audio import MEDIA_TYPES, AudioFormat, Samples
 from snac_core.codec import Codec, DecodeJob
@@ -51,13 +52,19 @@ async def decode(
     seed: Annotated[Seed | None, Query()] = None,
     noise: Annotated[Noise | None, Query()] = None,
     token_space: Annotated[str | None, Query(max_length=64)] = None,
+    stream: Annotated[
+        bool, Query(description="Send the audio as it is decoded; WAV and PCM only.")
+    ] = False,
 ) -> Response:
     """Decode one set of codes; an answer of `/v1/encode` may be posted back as it is.
 
     Query parameters stand in for fields that the body does not have, for an npz file.
     """
-    media = negotiate(request.headers.get("accept"), tuple(AUDIO_FORMATS))
+    offers = STREAMED if stream else tuple(AUDIO_FORMATS)
+    media = negotiate(request.headers.get("accept"), offers)
     codec = service.admit(request)
+    if stream:
+        service.streams.check_open()
     data = await read_bounded(request, service.settings.max_codes_bytes)
     sent = content_type(request.headers.get("content-type"))
     query = {
@@ -69,13 +76,21 @@ async def decode(
         "token_space": token_space,
     }
 
-    def plan() -> DecodeJob:
-        fields = {name: value for name, value in query.items() if value is not None}
-        fields |= parse_fields(data, sent, codec.config)
-        return plan_decode(codec, fields, service.settings.max_seconds)
+    def fields() -> Fields:
+        named = {name: value for name, value in query.items() if value is not None}
+        return named | parse_fields(data, sent, codec.config, service.settings.max_json_depth)
 
+    def plan() -> DecodeJob:
+        return plan_decode(codec, fields(), service.settings.max_seconds)
+
+    def begin() -> AudioStream:
+        codes, options = read_codes(codec, fields(), service.settings.max_seconds)
+        return AudioStream(request, service, codec, codes, options, media)
+
+    if stream:
+        return await service.attend(request, service.in_thread(begin))
     samples, body = await service.attend(
-        request, service.decode(codec, plan, AUDIO_FORMATS[media], request.state.timings)
+        request, service.decode(request, codec, plan, AUDIO_FORMATS[media])
     )
     return Response(body, headers=_audio_headers(codec, samples), media_type=media)
 
@@ -104,7 +119,8 @@ async def decode_batch(
     codec = service.admit(request)
     data = await read_bounded(request, service.settings.max_codes_bytes)
     sent = content_type(request.headers.get("content-type"))
-    fields = await service.in_thread(parse_fields, data, sent, codec.config)
+    depth = service.settings.max_json_depth
+    fields = await service.in_thread(parse_fields, data, sent, codec.config, depth)
     items = fields.get("items")
     if not isinstance(items, list) or set(fields) != {"items"}:
         raise InvalidRequestError("the body must be an object with one list, 'items'")
@@ -118,9 +134,11 @@ async def decode_batch(
             )
         )
 
-    results = await service.attend(request, answers())
-    write = _zip if media == ZIP else _json
-    return Response(await service.in_thread(write, results, format), media_type=media)
+    results = await service.attend(request, answers(), deadline=False)
+    with service.stage(request, "write"):
+        write = _zip if media == ZIP else _json
+        body = await service.in_thread(write, results, format)
+    return Response(body, media_type=media)
 
 
 @router.post(
@@ -140,14 +158,13 @@ async def reconstruct(
     media = negotiate(request.headers.get("accept"), tuple(AUDIO_FORMATS))
     codec = service.admit(request)
     upload = await read_audio(request)
-    timings = request.state.timings
 
     async def answer() -> tuple[bytes, dict[str, str]]:
-        original, codes = await service.encode(codec, upload, timings)
+        original, codes = await service.encode(request, codec, upload)
         samples, body = await service.decode(
-            codec, lambda: codec.decode_job(codes, noise, seed), AUDIO_FORMATS[media], timings
+            request, codec, lambda: codec.decode_job(codes, noise, seed), AUDIO_FORMATS[media]
         )
-        with timed(timings, "quality"):
+        with service.stage(request, "quality"):
             figures = await service.in_thread(_quality, codec, original, samples)
         return body, {**_audio_headers(codec, samples), **figures}
 
@@ -169,7 +186,7 @@ async def _item(
         return plan_decode(codec, fields, service.settings.max_seconds)
 
     async def answer() -> dict[str, Any]:
-        samples, data = await service.decode(codec, plan, audio_format, request.state.timings)
+        samples, data = await service.decode(request, codec, plan, audio_format)
         return {
             "audio": data,
             "media_type": MEDIA_TYPES[audio_format],

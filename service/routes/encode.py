@@ -12,11 +12,11 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response, StreamingResponse
 
 from service.errors import InvalidRequestError
+from service.limits import check_count
 from service.media import JSON, MSGPACK, NDJSON, NPZ, negotiate
 from service.openapi import AUDIO_BODY, AUDIO_FILES_BODY, COMPUTING, binary, problems
-from service.runtime import Service, ServiceDep, timed
+from service.runtime import Service, ServiceDep
 from service.schemas import EncodeAnswer, EncodeBatchAnswer
-from service.security import check_count
 from service.uploads import Upload, read_audio, read_uploads
 from snac_core.codec import Codec
 from snac_core.codes import UINT16_CODES, Codes
@@ -63,11 +63,10 @@ async def encode(
     if media == NPZ and wanted.name != "hierarchical":
         raise InvalidRequestError(f"npz carries the layout hierarchical only, not {wanted.name}")
     upload = await read_audio(request)
-    timings = request.state.timings
 
     async def answer() -> bytes:
-        _, codes = await service.encode(codec, upload, timings)
-        with timed(timings, "write"):
+        _, codes = await service.encode(request, codec, upload)
+        with service.stage(request, "write"):
             return await service.in_thread(_serialise, codec, codes, wanted, base, media)
 
     return Response(await service.attend(request, answer()), media_type=media)
@@ -108,8 +107,9 @@ async def encode_batch(
 
     if media == NDJSON:
         return StreamingResponse(_as_finished(items), media_type=NDJSON)
-    results = await service.attend(request, _all(items))
-    body = await service.in_thread(json.dumps, {"results": results})
+    results = await service.attend(request, _all(items), deadline=False)
+    with service.stage(request, "write"):
+        body = await service.in_thread(json.dumps, {"results": results})
     return Response(body, media_type=JSON)
 
 
@@ -131,7 +131,7 @@ async def _item(
     base: int | None,
 ) -> dict[str, Any]:
     async def answer() -> dict[str, Any]:
-        _, codes = await service.encode(codec, upload, request.state.timings)
+        _, codes = await service.encode(request, codec, upload)
         return {"result": await service.in_thread(_answer, codec, codes, layout, base)}
 
     return {"index": index, "name": upload.name, **await service.item(request, answer())}

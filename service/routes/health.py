@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from service.errors import EngineDeadError, NotReadyError
+from service.errors import EngineDeadError
+from service.exposition import merge
 from service.openapi import problems
-from service.runtime import ServiceDep
+from service.runtime import ServiceDep, from_outside
 from service.schemas import Health
+from service.security import documentation_page
 
 router = APIRouter(tags=["operation"])
 
 
 @router.get("/health/live", summary="Restart me?", responses=problems(503))
 async def live(service: ServiceDep) -> Health:
-    """Answer 200 while the engine thread lives; anything else calls for a restart."""
+    """Answer 200 while the engine thread lives, loading or not; anything else needs a restart."""
+    if service.lifecycle.failure is not None:
+        service.lifecycle.check_started()
     if not service.engine.alive:
         raise EngineDeadError("the engine thread has ended")
     return Health(status="alive")
@@ -25,10 +29,17 @@ async def live(service: ServiceDep) -> Health:
 @router.get("/health/ready", summary="Send me requests?", responses=problems(503))
 async def ready(service: ServiceDep) -> Health:
     """Answer 200 while requests are answered: not before a model is loaded, nor when stopping."""
+    service.lifecycle.check_ready()
     if not service.ready:
-        why = "the service is stopping" if service.stopping else "there is no model or no engine"
-        raise NotReadyError(why)
+        raise EngineDeadError("the engine thread has ended")
     return Health(status="ready")
+
+
+@router.get("/health/startup", summary="Have you started?", responses=problems(503))
+async def startup(service: ServiceDep) -> Health:
+    """Answer 503, saying how far it has come, until a model is loaded and warm; then 200."""
+    service.lifecycle.check_started()
+    return Health(status="started")
 
 
 @router.get(
@@ -37,9 +48,24 @@ async def ready(service: ServiceDep) -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(service: ServiceDep) -> Response:
-    """Print every metric in Prometheus text format."""
-    return Response(service.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request, service: ServiceDep) -> Response:
+    """Print every metric in Prometheus text format, of all workers if there are several."""
+    text = service.metrics.exposition()
+    if service.worker is not None and from_outside(request):
+        others = await service.worker.ask_others("GET", "/metrics")
+        text = merge(
+            {
+                service.worker.number: text.decode(),
+                **{number: answer.text for number, answer in others.items()},
+            }
+        )
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> HTMLResponse:
+    """Show the OpenAPI document to a browser."""
+    return documentation_page(request.app)
 
 
 @router.get("/", include_in_schema=False)

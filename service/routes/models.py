@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from service.model_manager import ModelManager
 from service.openapi import problems
-from service.runtime import ServiceDep
+from service.runtime import Service, ServiceDep, from_outside
 from service.schemas import CurrentModel, ModelList, ModelVersion
 from service.security import require_admin_key, require_key
 from snac_core.codec import Codec
@@ -67,6 +67,7 @@ async def reload(
     request.state.model = await asyncio.to_thread(
         service.models.check, retry=True, allow_token_space_change=allow_token_space_change
     )
+    await _tell_others(request, service)
     return _current(service.models, request.state.model)
 
 
@@ -83,7 +84,14 @@ async def rollback(
     request.state.model = await asyncio.to_thread(
         service.models.roll_back, allow_token_space_change=allow_token_space_change
     )
+    await _tell_others(request, service)
     return _current(service.models, request.state.model)
+
+
+async def _tell_others(request: Request, service: Service) -> None:
+    if service.worker is not None and from_outside(request):
+        key = request.headers.get("x-admin-key")
+        await service.worker.reload_others(request.url.query, key)
 
 
 def _current(manager: ModelManager, codec: Codec) -> CurrentModel:

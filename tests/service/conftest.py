@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import logging
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
+import structlog
 import torch
 import uvicorn
 from torch import Tensor
@@ -26,10 +28,20 @@ import snac_core
 from service.app import create_app
 from service.runtime import Service
 from service.settings import Settings
+from service.timeouts import server_config
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.model import SNAC
 from snac_core.model_store import ModelStore
+
+# What goes wrong is printed, without the pages that structlog would make of each traceback.
+structlog.configure(
+    processors=[
+        structlog.stdlib.add_log_level,
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ],
+    wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+)
 
 # The tiny model gains nothing from more threads, and tests rarely have the machine alone.
 torch.set_num_threads(1)
@@ -97,16 +109,11 @@ def serving(**values: Any) -> Iterator[Running]:
     settings = Settings(**values)
     app = create_app(settings)
     listener = socket.socket()
+    # What the kernel holds of an answer is little, so that it is seen who does not read.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
     listener.bind(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            ws="none",
-            timeout_graceful_shutdown=settings.drain_timeout,
-        )
-    )
+    server = uvicorn.Server(server_config(app, settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
@@ -114,6 +121,9 @@ def serving(**values: Any) -> Iterator[Running]:
             assert thread.is_alive(), "the server did not start"
             time.sleep(0.01)
         with httpx.Client(base_url=url, timeout=60) as http:
+            lifecycle = app.state.service.lifecycle
+            lifecycle.join()
+            assert lifecycle.started, lifecycle.failure
             yield Running(url, app.state.service, http)
     finally:
         server.should_exit = True

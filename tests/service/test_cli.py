@@ -75,7 +75,7 @@ def test_the_log_names_the_model_and_curl_lines_that_work(
 def test_sigterm_turns_not_ready_drains_and_exits_cleanly(
     model_ref: str, samples_of: Any, wav_of: Any
 ) -> None:
-    with started(model_ref, SNAC_DRAIN_DELAY="3") as (process, entry):
+    with started(model_ref, SNAC_DRAIN_DELAY="3", SNAC_DRAIN_TIMEOUT="300") as (process, entry):
         with (
             httpx.Client(base_url=entry["url"], timeout=60) as http,
             ThreadPoolExecutor(1) as pool,
@@ -85,7 +85,7 @@ def test_sigterm_turns_not_ready_drains_and_exits_cleanly(
                 httpx.post,
                 entry["url"] + "/v1/encode",
                 content=wav_of(samples_of(120.0)),
-                timeout=60,
+                timeout=300,
             )
             while not long.done() and "snac_queue_audio_seconds 0.0" in http.get("/metrics").text:
                 pass

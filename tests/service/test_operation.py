@@ -62,6 +62,7 @@ def test_every_call_documents_its_media_types_and_problems(running: Any) -> None
         "/v1/models/rollback",
         "/health/live",
         "/health/ready",
+        "/health/startup",
         "/metrics",
     }
     for (method, path), call in calls.items():
@@ -126,7 +127,7 @@ def test_without_a_key_operators_calls_are_open_on_loopback_only(
         assert running.http.post("/v1/models/reload").status_code == 200
         browser = running.http.post("/v1/models/reload", headers={"Origin": "http://evil.test"})
         assert browser.status_code == 403
-    with serve(model=model_ref, device="cpu", host="0.0.0.0") as running:
+    with serve(model=model_ref, device="cpu", host="0.0.0.0", allow_anonymous=True) as running:
         refused = running.http.post("/v1/models/reload")
         assert refused.status_code == 403
         assert "SNAC_ADMIN_KEY" in refused.json()["detail"]
@@ -137,7 +138,7 @@ def test_without_a_key_operators_calls_are_open_on_loopback_only(
     [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("box", False)],
 )
 def test_loopback_addresses(host: str, expected: bool) -> None:
-    assert Settings(host=host).on_loopback is expected
+    assert Settings(host=host, allow_anonymous=True).on_loopback is expected
 
 
 def test_settings_come_from_the_environment_and_are_checked(

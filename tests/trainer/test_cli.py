@@ -1,17 +1,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import snac_core
 from snac_core.model_store import ModelStore
@@ -67,6 +61,9 @@ def test_errors_are_one_line(
         (["train", "--config", config, "--set", f"output_dir={tmp_path}/file"], "File exists"),
         (["train", "--config", config, "--device", "typewriter"], "no device is called"),
         (["train", "--config", config, "--device", "99"], "there is no cuda:99 here"),
+        (["train", "--config", config, "--nproc", "0"], "--nproc must be 1 or more, not 0"),
+        (["train", "--config", config, "--ddp", "--device", "cpu"], "try --nproc 2"),
+        (["train", "--config", config, "--resume", nowhere], "no checkpoint"),
         (["prepare", "--input-dir", nowhere, "--output-dir", nowhere], "is not a folder"),
         (["evaluate", "--model", nowhere, "--data", nowhere], "no model"),
         (["publish", "--checkpoint", nowhere, "--store", nowhere], "cannot be read"),
@@ -80,27 +77,3 @@ def test_errors_are_one_line(
     with pytest.raises(SystemExit) as stopped:
         main(["trane"])
     assert stopped.value.code == 2
-
-
-def test_a_run_that_is_stopped_saves_what_it_has(tmp_path: Path, settings: dict[str, Any]) -> None:
-    config = written(tmp_path / "config.json", settings, max_steps=100000, num_epochs=10000)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trainer", "train", "--config", config, "--device", "cpu"],
-        # With the allocator set, the command need not start over to set it.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": ""},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    metrics = tmp_path / "run" / "metrics.csv"
-    while not (metrics.exists() and ",train," in metrics.read_text()):
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    errors = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
-    assert "snac-trainer: interrupted" in errors
-    assert "Traceback" not in errors
-    latest = torch.load(tmp_path / "run" / "checkpoint_latest.pt", weights_only=True)
-    assert latest["step"] >= 10
-    assert latest["optimizer"]["state"]
-    snac_core.load(tmp_path / "run" / "checkpoint_latest.pt", "cpu")

@@ -3,19 +3,26 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import Counter
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from torch.utils.data import Dataset
 
 from snac_core import audio
 from snac_core.errors import AudioError
 from tests.trainer.conftest import RATE, record, voice
+from trainer.augment import Augmentation
 from trainer.data import (
+    Bucketed,
     Clip,
     Segment,
+    SegmentLoader,
     Shuffled,
     TrainingSegments,
     ValidationSegments,
@@ -27,6 +34,8 @@ from trainer.data import (
     scan,
 )
 from trainer.errors import TrainerError
+from trainer.sampling import Wanted
+from trainer.unreadable import Unreadable
 
 
 def clip_of(path: Path) -> Clip:
@@ -214,3 +223,153 @@ def test_groups_are_found_in_names() -> None:
         group_of(path, "^ben")
     with pytest.raises(TrainerError, match="is not a regular expression"):
         group_of(path, "(")
+
+
+def test_a_weight_is_how_often_a_recording_counts(recordings: Path) -> None:
+    plain = scan(recordings)
+    segments = len(training(plain))
+
+    def counts(weight: float, epoch: int = 1) -> Counter[Path]:
+        # The first recording keeps its weight.
+        clips = plain[:1] + [clip._replace(weight=weight) for clip in plain[1:]]
+        found = training(clips, epoch=epoch)
+        return Counter(found.clips[owner].path for owner in found._owner)
+
+    once = counts(1.0)
+    assert sum(once.values()) == segments
+    first = once[plain[0].path]
+    twice = counts(2.0)
+    assert all(twice[clip.path] == 2 * once[clip.path] for clip in plain[1:])
+    assert twice[plain[0].path] == first
+    half = [counts(0.5, epoch) for epoch in range(8)]
+    assert {sum(one.values()) for one in half} == {first + round((segments - first) / 2)}
+    assert set().union(*half) == set(once)
+    assert half[0] != half[1]
+
+
+def same(one: list[Segment], other: list[Segment]) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(a.audio, b.audio) and torch.equal(a.own, b.own)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+LOADER_WARNINGS = [
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),
+]
+
+
+def with_loader_warnings(test: Any) -> Any:
+    for mark in LOADER_WARNINGS:
+        test = mark(test)
+    return test
+
+
+@with_loader_warnings
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("taken", [0, 3])
+def test_a_loader_goes_on_exactly(recordings: Path, workers: int, taken: int) -> None:
+    segments = training(scan(recordings), 0.1, gain_probability=0.5, gain_db=(-6.0, 6.0))  # type: ignore[arg-type]
+
+    def batches() -> SegmentLoader:
+        return loader(segments, 12, workers, Shuffled(len(segments), 7, 1))
+
+    whole = list(batches())
+    stopped = batches()
+    reading = iter(stopped)
+    head = [next(reading) for _ in range(taken)]
+    state = stopped.state_dict()
+    del reading
+    resumed = batches()
+    resumed.load_state_dict(state)
+    assert same(whole, head + list(resumed))
+    # A new pass begins at the beginning.
+    resumed.load_state_dict({})
+    assert same(whole[:2], list(islice(resumed, 2)))
+    other = loader(segments, 12, 1, Shuffled(len(segments), 7, 1))
+    with pytest.raises(TrainerError, match=f"go on with num_workers {workers} as before, not 1"):
+        other.load_state_dict(state)
+
+
+def test_ranks_share_each_batch(recordings: Path) -> None:
+    segments = training(scan(recordings), 0.2, augmentation=Augmentation(polarity_probability=0.5))  # type: ignore[arg-type]
+
+    def batches(rank: int, world: int) -> list[Segment]:
+        return list(loader(segments, 7, 0, Shuffled(len(segments), 7, 1, rank, world)))
+
+    ranks = [batches(rank, 3) for rank in range(3)]
+    joined = [
+        Segment(torch.cat([part.audio for part in parts]), torch.cat([part.own for part in parts]))
+        for parts in zip(*ranks, strict=True)
+    ]
+    assert same(batches(0, 1), joined)
+    assert [len(one[0].audio) for one in ranks] == [2, 2, 3]
+    order = Shuffled(len(segments), 7, 1, 2, 3)
+    assert loader(segments, 7, 0, order).first == 4
+    assert loader(segments, 7, 0, order).size == 7
+
+
+class Draws(Dataset[Segment]):
+    """What the global generators of the process that reads would give."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Segment:
+        numbers = torch.tensor([torch.rand(()).item(), float(np.random.random())])
+        return Segment(numbers, torch.ones(2))
+
+
+@with_loader_warnings
+def test_workers_are_seeded_by_epoch_and_rank_and_take_nothing_from_this_process() -> None:
+    def drawn(epoch: int, rank: int) -> list[float]:
+        torch.manual_seed(123)
+        found = list(loader(Draws(), 2, 1, Shuffled(4, 7, epoch, rank, 2)))
+        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.manual_seed(123)))
+        return torch.cat([batch.audio.flatten() for batch in found]).tolist()
+
+    first = drawn(1, 0)
+    assert first == drawn(1, 0)
+    assert not set(first) & set(drawn(2, 0))
+    assert not set(first) & set(drawn(1, 1))
+
+
+def test_short_recordings_make_short_batches(tmp_path: Path) -> None:
+    for number in range(8):
+        record(tmp_path / f"short{number}.wav", 0.1 + 0.002 * number, number, rate=16000)
+        record(tmp_path / f"long{number}.wav", 0.7, number)
+    clips = scan(tmp_path)
+    segments = training(clips)
+    order = Bucketed(segments.own_samples, 7, 1, multiple=128, longest=RATE // 2)
+    found = list(loader(segments, 4, 0, order))
+    lengths = sorted(batch.audio.shape[-1] for batch in found)
+    assert lengths[2:] == [RATE // 2] * 2
+    assert all(length % 128 == 0 and length < 0.12 * RATE for length in lengths[:2])
+    for batch in found:
+        assert batch.audio.shape == batch.own.shape
+        assert bool(batch.own.amax(dim=(1, 2)).all())
+        assert batch.own.mean() > 0.85
+    # A crop is the same as in a batch of full length.
+    (short,) = [clip for clip in clips if clip.path.name == "short3.wav"]
+    number = clips.index(short)
+    whole, cut = segments[number], segments[Wanted(number, 3000)]
+    assert torch.equal(whole.audio[:, :3000], cut.audio)
+
+
+@with_loader_warnings
+def test_a_damaged_recording_is_named_once_in_a_whole_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("bad", "good"):
+        record(tmp_path / f"{name}.wav", 1.0, seed=1)
+    clips = scan(tmp_path)
+    os.truncate(tmp_path / "bad.wav", 20)
+    unreadable = Unreadable(tmp_path / "unreadable.csv")
+    for epoch in (1, 2):
+        segments = training(clips, 0.5, epoch=epoch, unreadable=unreadable)  # type: ignore[arg-type]
+        order = Shuffled(len(segments), 7, epoch)
+        kept = [len(readable(batch).audio) for batch in loader(segments, 2, 1, order)]
+        assert sum(kept) == 2
+    assert list(unreadable.all()) == [str(tmp_path / "bad.wav")]
+    assert len((tmp_path / "unreadable.csv").read_text().splitlines()) == 2

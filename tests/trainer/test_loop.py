@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import math
@@ -19,36 +18,43 @@ from snac_core import checkpoint
 from snac_core.identity import token_space
 from snac_core.model_store import ModelStore
 from tests.conftest import TINY
-from tests.trainer.conftest import RATE, levels_of, record, voice
+from tests.trainer.conftest import RATE, levels_of, record, rows, voice, weights
 from trainer import config as configuration
+from trainer.batches import Batch
+from trainer.checkpointing import Writer, copied_to_cpu
+from trainer.distributed import World
 from trainer.errors import TrainerError
 from trainer.loop import Run, train
-from trainer.metrics import Metrics
 from trainer.network import reconstruct, starting_model
+from trainer.stopping import StopRequest
 
 CPU = torch.device("cpu")
 LEARNING = {"freeze_encoder": False, "freeze_vq": False}
 FROM_NOTHING = {"pretrained_model": None, "model": TINY.to_dict(), **LEARNING}
+ADVERSARIAL = {
+    "adversarial_weight": 1.0,
+    "feature_weight": 2.0,
+    "discriminator_periods": [2],
+    "discriminator_period_channels": [4, 8],
+    "discriminator_n_ffts": [256],
+    "discriminator_fft_channels": 2,
+}
 
 
 @contextmanager
 def running(settings: dict[str, Any], **changes: Any) -> Iterator[Run]:
     config = configuration.parse({**settings, **changes})
-    output = Path(config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.random_seed)
-    with closing(Metrics(output)) as metrics:
-        yield Run(config, CPU, output, metrics)
+    with Writer() as writer, closing(Run(config, World(CPU), writer, StopRequest())) as run:
+        yield run
 
 
-def rows(output: Path) -> list[dict[str, str]]:
-    with (output / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+def losses(run: Run, seconds: float) -> dict[str, float]:
+    return run.fixed.measure(run.model, seconds).terms
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["model"]
-    return found
+def first_batch(run: Run, epoch: int = 1) -> Batch:
+    return run.epochs.to_device(next(iter(run.epochs.batches(epoch))))[0]
 
 
 def test_a_run_leaves_all_its_outputs(trained: dict[str, Any], base: ModelStore) -> None:
@@ -132,11 +138,11 @@ def test_the_quantizer_is_exact_in_bf16_too(settings: dict[str, Any]) -> None:
 
 def test_validation_gives_the_same_figures_every_time(settings: dict[str, Any]) -> None:
     with running(settings) as run:
-        first = run.evaluate(0.25)
+        first = losses(run, 0.25)
         torch.rand(7)
-        assert run.evaluate(0.25) == first
+        assert losses(run, 0.25) == first
     with running(settings, eval_batch_size=4) as run:
-        assert run.evaluate(0.25) == pytest.approx(first, rel=1e-4)
+        assert losses(run, 0.25) == pytest.approx(first, rel=1e-4)
 
 
 def test_a_short_recording_is_measured_as_if_it_were_alone(
@@ -144,15 +150,15 @@ def test_a_short_recording_is_measured_as_if_it_were_alone(
 ) -> None:
     record(tmp_path / "short" / "a.wav", 0.3, seed=1)
     with running(settings, val_data=str(tmp_path / "short"), mel_weight=1.0, **LEARNING) as run:
-        alone = run.evaluate(0.3)
+        alone = losses(run, 0.3)
         for seconds in (0.5, 1.1):
-            assert run.evaluate(seconds) == pytest.approx(alone, rel=1e-4)
+            assert losses(run, seconds) == pytest.approx(alone, rel=1e-4)
 
 
 def test_baselines_are_those_of_the_untouched_base(trained: dict[str, Any], tmp_path: Path) -> None:
     report = json.loads((Path(trained["output_dir"]) / "baseline_metrics.json").read_text())
     with running(trained, output_dir=str(tmp_path)) as run:
-        assert report["stages"] == {f"{length:g}": run.evaluate(length) for length in (0.17, 0.34)}
+        assert report["stages"] == {f"{length:g}": losses(run, length) for length in (0.17, 0.34)}
 
 
 def test_the_best_is_chosen_on_the_longest_stage_whenever_it_was_reached(
@@ -168,7 +174,7 @@ def test_the_best_is_chosen_on_the_longest_stage_whenever_it_was_reached(
     assert len(val) == 3
     assert metrics["best_val_loss"] == pytest.approx(min(val[1:]))
     with running({**settings, "pretrained_model": str(best)}, output_dir=str(output / "x")) as run:
-        assert run.evaluate(0.34)["loss"] == pytest.approx(metrics["best_val_loss"], rel=1e-5)
+        assert losses(run, 0.34)["loss"] == pytest.approx(metrics["best_val_loss"], rel=1e-5)
 
 
 def test_a_model_from_nothing_learns_what_it_is_shown(
@@ -177,25 +183,25 @@ def test_a_model_from_nothing_learns_what_it_is_shown(
     record(tmp_path / "toy" / "a.wav", 0.17, seed=1)
     changes = {
         **FROM_NOTHING,
-        "train_data": str(tmp_path / "toy"),
+        "train_data": [{"path": str(tmp_path / "toy"), "weight": 60.0}],
         "val_data": str(tmp_path / "toy"),
         "batch_size": 1,
-        "num_epochs": 30,
         "max_steps": None,
-        "learning_rate": 5e-3,
+        "learning_rate": 2e-3,
         "gain_probability": 0.0,
+        "polarity_probability": 0.0,
         "mel_weight": 1.0,
         "revive_codes_every": 10,
         "grad_clip": 1.0,
     }
     with running(settings, **changes) as run:
-        before = run.evaluate(0.17)
-        for epoch in range(1, 31):
-            run.train_epoch(epoch)
-        after = run.evaluate(0.17)
+        before = losses(run, 0.17)
+        run.train_epoch()
+        after = losses(run, 0.17)
         assert run.finished
+    assert run.progress.step == 60
     for name in ("loss", "mel", "stft"):
-        assert after[name] < 0.7 * before[name], name
+        assert after[name] < 0.75 * before[name], name
 
 
 def test_a_warm_up_without_codes_ends_with_codebooks_that_are_used(
@@ -205,16 +211,17 @@ def test_a_warm_up_without_codes_ends_with_codebooks_that_are_used(
     with running(settings, **FROM_NOTHING, **changes, codebook_weight=0.0) as run:
         books = [level.codebook.weight for level in levels_of(run.model)]
         seen = []
-        for batch in islice(run._batches(1), 2):
-            before = [book.clone() for book in books]
-            seen.append(run.train_step(run._on_device(batch)))
+        before = [book.clone() for book in books]
+        for step, batch in enumerate(islice(run.epochs.batches(1), 2)):
+            seen.append(run.learner.step(run.epochs.to_device(batch)[0], step, 4))
             assert all(torch.equal(*pair) for pair in zip(before, books, strict=True))
-        assert [terms["commitment"] for terms in seen] == [0.0, 0.0]
-        run.train_epoch(1)
-        assert run.step == 4
-        after = run.train_step(run._on_device(next(iter(run._batches(2)))))
+        assert [terms and terms["commitment"] for terms in seen] == [0.0, 0.0]
+        run.train_epoch()
+        assert run.progress.step == 4
+        after = run.learner.step(first_batch(run, 2), 4, 4)
         assert not any(torch.equal(*pair) for pair in zip(before, books, strict=True))
-        assert all(value > 1 for value in run.use.perplexities())
+        assert all(value > 1 for value in run.learner.use.perplexities())
+    assert after is not None
     assert after["commitment"] > 0
 
 
@@ -293,31 +300,57 @@ def test_recordings_that_break_in_mid_run_cost_their_segments_only(
     changes = {"train_data": str(folder), "val_data": str(folder), "num_epochs": 3}
     with caplog.at_level(logging.WARNING), running(settings, **changes, max_steps=None) as run:
         (folder / "0.wav").write_bytes(b"no longer audio")
-        run.baseline()
-        assert run.skipped == 1
-        run.train_epoch(1)
-        assert (run.skipped, run.step) == (2, 2)
+        run.referee.baseline()
+        assert run.intake.skipped == 1
+        run.train_epoch()
+        assert (run.intake.skipped, run.progress.step) == (3, 2)
         for number in (1, 2):
             (folder / f"{number}.wav").unlink()
-        run.train_epoch(2)
-        assert run.skipped == 5
+        run.train_epoch()
+        assert run.intake.skipped == 9
         (folder / "3.wav").unlink()
-        run.train_epoch(3)
         with pytest.raises(TrainerError, match=r"none of the recordings in .* can be read"):
-            run.evaluate(0.17)
+            run._validate()
     assert "0.wav cannot be read" in caplog.text
-    assert "5 segments left out so far" in caplog.text
+    assert "9 segments left out so far" in caplog.text
+    assert (Path(settings["output_dir"]) / "checkpoint_latest.pt").exists()
+    named = (Path(settings["output_dir"]) / "unreadable.csv").read_text()
+    assert [named.count(f"{number}.wav,") for number in range(4)] == [1, 1, 1, 1]
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run(settings: dict[str, Any]) -> None:
-    with running(settings) as run:
-        batch = run._on_device(next(iter(run._batches(1))))
-        before = {name: value.clone() for name, value in run.model.state_dict().items()}
-        batch.audio[0, 0, 5] = math.nan
-        with pytest.raises(TrainerError, match="at step 0: a lower learning_rate"):
-            run.train_step(batch)
-        after = run.model.state_dict()
-        assert all(torch.equal(before[name], after[name]) for name in before)
+def test_steps_that_are_not_finite_move_nothing_and_end_the_run_when_they_do_not_end(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {**FROM_NOTHING, "codebook_decay": 0.5, "loss_balancer": True, "ema_decay": 0.9}
+    with running(settings, **changes, **ADVERSARIAL, max_bad_steps=3) as run:
+        good = first_batch(run)
+        bad = good._replace(audio=good.audio.clone())
+        bad.audio[0, 0, 5] = math.nan
+
+        def everything() -> list[dict[str, Any]]:
+            return [copied_to_cpu(part.state_dict()) for part in (run.model, run.learner)]
+
+        assert run.learner.step(good, 0, 9) is not None
+        before = everything()
+        for step in (1, 2):
+            assert run.learner.step(bad, step, 9) is None
+        assert run.learner.bad == run.learner.bad_in_a_row == 2
+        after = everything()
+        for state in (before[1], after[1]):
+            del state["bad"], state["bad_in_a_row"]
+            # The rate is that of the step, taken or not.
+            for name in ("optimizer", "rival_optimizer"):
+                state[name] = state[name]["state"]
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
+        assert run.learner.step(good, 3, 9) is not None
+        assert run.learner.bad_in_a_row == 0
+        for step in (4, 5):
+            assert run.learner.step(bad, step, 9) is None
+        with pytest.raises(
+            TrainerError, match=r"3 steps in a row .*step 6.*: a lower learning_rate"
+        ):
+            run.learner.step(bad, 6, 9)
+    assert "a step is left out, as it is not finite (1 so far)" in caplog.text
 
 
 def test_each_better_model_is_published(settings: dict[str, Any], tmp_path: Path) -> None:
@@ -348,3 +381,85 @@ def test_a_store_that_cannot_be_written_does_not_end_the_run(
     train(config, CPU)
     assert "not published: " in caplog.text
     assert (Path(settings["output_dir"]) / "checkpoint_epoch1.pt").exists()
+
+
+def test_a_new_token_space_is_said_with_how_much_of_the_old_one_is_left(
+    settings: dict[str, Any], base: ModelStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        best = train(configuration.parse({**settings, **LEARNING, "learning_rate": 3e-4}), CPU)
+    content = torch.load(best, weights_only=True)
+    old = base.manifest(str(base.current())).token_space
+    new = token_space(TINY, content["model"])
+    assert new != old
+    found = rows(Path(settings["output_dir"]))[-1]
+    share = float(found["code_agreement"])
+    assert 0 < share < 1
+    assert f"token space {new}, no longer {old} of the base: {100 * share:.1f}%" in caplog.text
+    assert content["metrics"]["val_code_agreement"] == share
+
+    # Counted once more, clip by clip, with the models as they are used.
+    one, other = (snac_core.load(ref, "cpu") for ref in (base.root, best))
+    with running(settings, output_dir=str(best.parent / "x")) as run:
+        segments = run.fixed.segments(0.17)
+        clips = [
+            part.audio[0, : int(part.own.sum())].numpy()
+            for part in map(segments.__getitem__, range(4))
+        ]
+    pairs = zip(one.encode(clips), other.encode(clips), strict=True)
+    levels = [pair for a, b in pairs for pair in zip(a.levels, b.levels, strict=True)]
+    same = sum(int((a == b).sum()) for a, b in levels)
+    assert same / sum(len(a) for a, _ in levels) == pytest.approx(share, abs=0.05)
+
+
+def test_what_stays_in_its_token_space_is_not_compared(
+    trained: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    table = rows(Path(trained["output_dir"]))
+    assert all(row["code_agreement"] == "" for row in table)
+    assert [row["stage"] for row in table if row["split"] == "val"] == ["1", "1", "2"]
+
+
+def test_a_run_that_gets_no_better_ends_early(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"learning_rate": 1e-30, "max_steps": 20, "eval_every_batches": 1, "sample_clips": 0}
+    with caplog.at_level(logging.INFO):
+        train(configuration.parse({**settings, **changes, "early_stop_patience": 2}), CPU)
+    output = Path(settings["output_dir"])
+    assert "ended early: 2 validations in a row were no better" in caplog.text
+    assert [row["step"] for row in rows(output)] == ["0", "1", "2", "3"]
+    assert torch.load(output / "checkpoint_epoch1.pt", weights_only=True)["step"] == 3
+    before = rows(output)
+    train(configuration.parse({**settings, **changes, "resume": "auto"}), CPU)
+    assert rows(output) == before, "what has ended early does not begin again"
+
+
+def test_the_averaged_weights_are_those_validated_and_kept(settings: dict[str, Any]) -> None:
+    best = train(configuration.parse({**settings, "ema_decay": 0.9}), CPU)
+    last = torch.load(Path(settings["output_dir"]) / "checkpoint_epoch1.pt", weights_only=True)
+    averaged = last["run"]["learner"]["average"]
+    kept = weights(best)
+    assert all(torch.equal(kept[name], averaged[f"module.{name}"]) for name in kept)
+    assert not all(torch.equal(kept[name], last["model"][name]) for name in kept)
+    on = {**settings, "pretrained_model": str(best), "output_dir": str(best.parent / "x")}
+    with running(on) as run:
+        expected = torch.load(best, weights_only=True)["metrics"]["best_val_loss"]
+        assert losses(run, 0.17)["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_tensorboard_has_clips_to_look_at_and_listen_to(trained: dict[str, Any]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(Path(trained["output_dir"]) / "logs"))
+    events.Reload()
+    tags = events.Tags()
+    for clip in range(4):
+        for kind in ("audio", "spectrogram"):
+            found = tags["audio" if kind == "audio" else "images"]
+            assert {f"{kind}/{clip}/original", f"{kind}/{clip}/reconstructed"} <= set(found)
+    steps = [sound.step for sound in events.Audio("audio/0/reconstructed")]
+    assert steps == sorted(steps)
+    assert steps[0] == 0
+    assert len(steps) == 3
+    assert {"train/loss", "val/loss", "val/stft"} <= set(tags["scalars"])

@@ -1,0 +1,72 @@
+"""The pages of docs/ that are written by the code: settings and metrics."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prometheus_client.metrics import MetricWrapperBase
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from service.metrics import Metrics
+from service.settings import SECTIONS
+
+
+def settings_page() -> str:
+    """Return docs/settings.md."""
+    lines = [
+        "# Settings",
+        "",
+        "The service reads its settings from environment variables; `snac-service --help` names",
+        "those that are options too. A variable that is empty counts as unset. This page is what",
+        "`snac-service --reference settings` prints.",
+    ]
+    for section in SECTIONS:
+        lines += ["", f"## {_title(section)}", "", "| variable | default | |", "|---|---|---|"]
+        for name in section.__annotations__:
+            field = section.model_fields[name]
+            about = field.description or ""
+            lines.append(f"| `SNAC_{name.upper()}` | {_default(field)} | {about} |")
+    return "\n".join(lines) + "\n"
+
+
+def metrics_page() -> str:
+    """Return docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "`GET /metrics` answers in Prometheus text format: what is in the table, and the usual",
+        "`process_` and `python_` metrics. With several workers every sample has a label `worker`",
+        "too. An outcome is `ok` or the last part of a problem's `type`. This page is what",
+        "`snac-service --reference metrics` prints.",
+        "",
+        "| metric | type | labels | |",
+        "|---|---|---|---|",
+    ]
+    for metric in vars(Metrics()).values():
+        if isinstance(metric, MetricWrapperBase):
+            (family,) = metric.describe()
+            name = family.name + ("_total" if family.type == "counter" else "")
+            labels = ", ".join(f"`{label}`" for label in metric._labelnames)
+            lines.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {"settings": settings_page, "metrics": metrics_page}
+
+
+def _title(section: type) -> str:
+    return (inspect.getdoc(section) or "").splitlines()[0].rstrip(".")
+
+
+def _default(field: FieldInfo) -> str:
+    value: Any = field.default
+    if value is None or value == ():
+        return ""
+    if isinstance(value, bool):
+        value = str(value).lower()
+    assert not isinstance(value, (SecretStr, Path))
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"

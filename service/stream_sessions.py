@@ -1,0 +1,252 @@
+"""What the two WebSocket calls do with what comes: tokens to audio, and audio to codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import WebSocket
+
+from service.errors import InvalidRequestError
+from service.runtime import Service
+from service.stream_messages import (
+    DecodeStart,
+    EncodeStart,
+    End,
+    PcmReader,
+    check,
+    parse_json,
+    tokens_of,
+    write_pcm,
+)
+from service.stream_socket import Session
+from service.streams import Stream
+from service.token_reader import TokenReader, token_reader
+from service.token_writer import TokenWriter, token_writer
+from snac_core.audio import Samples
+from snac_core.codec import Codec
+from snac_core.layouts import find_layout
+from snac_core.sound_source import check_sample_rate
+from snac_core.streaming import StreamingDecoder, StreamingEncoder
+
+
+class DecodeSession(Session[DecodeStart]):
+    """Tokens in, PCM out."""
+
+    kind = "decode"
+    start_type = DecodeStart
+    _start: DecodeStart
+    _codec: Codec
+    _reader: TokenReader
+    _decoder: StreamingDecoder
+
+    def __init__(self, websocket: WebSocket, service: Service, stream: Stream) -> None:
+        super().__init__(websocket, service, stream)
+        self._end: End | None = None
+        self._pulled = self._sent = 0
+
+    def prepare(self, codec: Codec, start: DecodeStart) -> dict[str, Any]:
+        """Begin to decode with ``codec``."""
+        self._codec, self._start = codec, start
+        self._reader = token_reader(start.layout, codec.config, start.base)
+        self._decoder = StreamingDecoder(codec, start.noise, start.seed, start.lookahead_frames)
+        exact, frames = self._decoder.network.delay, start.lookahead_frames
+        return {
+            **_described(codec, start.layout, start.base),
+            "format": start.format,
+            "lookahead_samples": exact
+            if frames is None
+            else min(exact, frames * codec.config.frame_samples),
+        }
+
+    async def take(self, message: str | bytes) -> None:
+        """Take in tokens, or the end."""
+        if self._end is not None:
+            raise InvalidRequestError("nothing may follow the end")
+        if isinstance(message, bytes):
+            self._reader.push_raw(message)
+        else:
+            value = parse_json(message, self.service.settings.max_json_depth)
+            if isinstance(value, dict) and value.get("type") == "end":
+                self._finish(check(End, value))
+                return
+            self._reader.push(tokens_of(value))
+        self.stream.received()
+
+    async def work(self) -> dict[str, Any]:
+        """Decode what has come until the end has."""
+        while not self._decoder.closed:
+            await self.news()
+            self._absorb()
+            while (step := self._decoder.take_step()) is not None:
+                await self.service.streams.run(self.stream, self._codec, step)
+                await self._answer(self._decoder.pull())
+                self._absorb()
+        return {
+            "num_samples": self._sent,
+            "duration": self._sent / self._codec.sample_rate,
+            "frames": self._reader.frames_taken,
+            "tokens": self._reader.tokens,
+        }
+
+    def held_seconds(self) -> float:
+        """Audio of the whole frames that have not been decoded."""
+        config = self._codec.config
+        waiting = self._reader.frames * config.frame_samples
+        return (waiting + self._decoder.ready * config.pad_multiple) / config.sampling_rate
+
+    def _absorb(self) -> None:
+        """Hand whole frames on to the decoder, and the end once there is nothing before it."""
+        if self._decoder.closed:
+            return
+        levels = self._reader.take()
+        if levels is not None:
+            self._decoder.push(levels)
+        if self._end is not None:
+            self._decoder.close(self._wanted(self._end))
+        self.weigh()
+
+    def _wanted(self, end: End) -> int | None:
+        if self._start.num_samples is None:
+            return end.num_samples
+        return max(self._start.num_samples, self._pulled)
+
+    def _finish(self, end: End) -> None:
+        if end.num_samples is not None and self._start.num_samples is not None:
+            raise InvalidRequestError("num_samples: the start has named it already")
+        if end.incomplete == "refuse":
+            self._reader.finish()
+        self._end = end
+
+    async def _answer(self, samples: Samples) -> None:
+        self._pulled += len(samples)
+        if self._start.num_samples is not None:
+            samples = samples[: self._start.num_samples - self._sent]
+        if not len(samples):
+            return
+        rate = self._codec.sample_rate
+        self.stream.held_seconds += len(samples) / rate
+        await self.send_bytes(write_pcm(samples, rate, self._start.format))
+        self.stream.sent(len(samples) / rate)
+        self._sent += len(samples)
+        self.weigh()
+
+
+class EncodeSession(Session[EncodeStart]):
+    """PCM in, codes out."""
+
+    kind = "encode"
+    start_type = EncodeStart
+    _codec: Codec
+    _pcm: PcmReader
+    _encoder: StreamingEncoder
+    _writer: TokenWriter
+    _rate: int
+
+    def __init__(self, websocket: WebSocket, service: Service, stream: Stream) -> None:
+        super().__init__(websocket, service, stream)
+        self._ended = False
+        self._waiting: list[Samples] = []
+
+    @classmethod
+    def check(cls, codec: Codec, start: EncodeStart) -> None:
+        """Check the sample rate as well; raises AudioError for an absurd one."""
+        super().check(codec, start)
+        if start.sample_rate is not None:
+            check_sample_rate(start.sample_rate)
+
+    def prepare(self, codec: Codec, start: EncodeStart) -> dict[str, Any]:
+        """Begin to encode with ``codec``."""
+        self._codec = codec
+        self._rate = codec.sample_rate if start.sample_rate is None else start.sample_rate
+        self._pcm = PcmReader(start.encoding)
+        self._encoder = StreamingEncoder(codec, self._rate)
+        self._writer = token_writer(start.layout, codec.config, start.base)
+        return {
+            **_described(codec, start.layout, start.base),
+            "encoding": start.encoding,
+            "input_sample_rate": self._rate,
+            "lookahead_samples": self._encoder.network.delay,
+        }
+
+    async def take(self, message: str | bytes) -> None:
+        """Take in PCM, or the end."""
+        if self._ended:
+            raise InvalidRequestError("nothing may follow the end")
+        if isinstance(message, str):
+            value = parse_json(message, self.service.settings.max_json_depth)
+            end = check(End, value)
+            if end.num_samples is not None:
+                raise InvalidRequestError("num_samples: a stream of audio has as many as it has")
+            if end.incomplete == "refuse":
+                self._pcm.finish()
+            self._ended = True
+            return
+        samples = self._pcm.read(message)
+        if len(samples):
+            self._waiting.append(samples)
+            self.stream.received()
+
+    async def work(self) -> dict[str, Any]:
+        """Encode what has come until the end has."""
+        while not self._encoder.closed:
+            await self.news()
+            await self._absorb()
+            while (step := self._encoder.take_step()) is not None:
+                await self.service.streams.run(self.stream, self._codec, step)
+                await self._answer(self._encoder.pull())
+                await self._absorb()
+        last = self._writer.finish()
+        if last:
+            await self._send_codes(self._writer.frames_written, last)
+        return {
+            "num_samples": self._encoder.num_samples,
+            "sample_rate": self._codec.sample_rate,
+            "duration": self._encoder.num_samples / self._codec.sample_rate,
+            "frames": self._writer.frames_written,
+        }
+
+    def held_seconds(self) -> float:
+        """Audio that has not been encoded."""
+        waiting = sum(map(len, self._waiting)) / self._rate
+        steps = self._encoder.ready * self._codec.config.pad_multiple
+        return waiting + steps / self._codec.sample_rate
+
+    async def _absorb(self) -> None:
+        """Hand samples on to the encoder, and the end once there is nothing before it."""
+        if self._encoder.closed:
+            return
+        ended, samples, self._waiting = self._ended, self._waiting, []
+        if samples:
+            # Resampling takes a moment: others' messages need not wait for it.
+            await self.service.in_thread(self._encoder.push, np.concatenate(samples))
+        if ended:
+            await self.service.in_thread(self._encoder.close)
+        self.weigh()
+
+    async def _answer(self, levels: Sequence[npt.NDArray[np.int32]]) -> None:
+        if not len(levels[0]):
+            return
+        frame = self._writer.frames_written
+        codes = self._writer.write(tuple(levels))
+        await self._send_codes(frame, codes)
+        seconds = len(levels[0]) * self._codec.config.frame_samples / self._codec.sample_rate
+        self.stream.sent(seconds / self._codec.config.codes_per_frame[0])
+
+    async def _send_codes(self, frame: int, codes: list[Any]) -> None:
+        await self.send_json({"type": "codes", "frame": frame, "codes": codes})
+
+
+def _described(codec: Codec, layout: str, base: int | None) -> dict[str, Any]:
+    """Return what "ready" says of the model's geometry and the layout."""
+    config, found = codec.config, find_layout(layout)
+    return {
+        "layout": found.versioned,
+        "base": found.default_base if base is None else base,
+        "sample_rate": codec.sample_rate,
+        "frame_samples": config.frame_samples,
+        "tokens_per_frame": sum(config.codes_per_frame),
+        "codes_per_frame": list(config.codes_per_frame),
+    }

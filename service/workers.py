@@ -1,0 +1,243 @@
+"""One process for each device, behind one port.
+
+Each worker is the whole service, with a Python interpreter, a model and an engine of its own; a
+device that fails takes down one of them, and it is started again. The kernel spreads connections
+over the workers. What concerns all of them, metrics and reloads, they tell each other over
+sockets in a folder that only this user can enter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+import httpx
+import structlog
+import torch
+
+from service import logs
+from service.errors import ReloadError
+from service.settings import Settings
+from snac_core.errors import ConfigError
+
+log = structlog.get_logger(__name__)
+
+REFUSED = (1, 2)
+"""Exit codes of a service that could not start."""
+ENGINE_DEAD = 3
+"""Exit code of a worker whose engine has ended."""
+_LONGEST_PAUSE = 30.0
+
+
+def devices(settings: Settings) -> list[str | None]:
+    """Return the device of each process to be started, one by default.
+
+    Raises
+    ------
+    ConfigError
+        If ``SNAC_DEVICES`` asks for devices that are not there.
+    """
+    text = (settings.devices or "").strip()
+    if not text:
+        return [settings.device]
+    gpus = torch.cuda.device_count()
+    if text != "all" and not text.isdecimal():
+        return [part.strip() for part in text.split(",") if part.strip()]
+    count = gpus if text == "all" else int(text)
+    if count == 0 or (gpus and count > gpus):
+        raise ConfigError(f"SNAC_DEVICES={text}: this machine has {gpus} GPUs that can be seen")
+    return [f"cuda:{index}" if gpus else "cpu" for index in range(count)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """One of several processes, and where the others are.
+
+    ``late`` is one that takes another's place: it listens only once its model is loaded.
+    """
+
+    number: int
+    count: int
+    folder: Path
+    late: bool = False
+
+    def listen(self, settings: Settings) -> list[socket.socket]:
+        """Open its share of the port, and its own socket for the others."""
+        own = socket.socket(socket.AF_UNIX)
+        self._path(self.number).unlink(missing_ok=True)
+        own.bind(str(self._path(self.number)))
+        return [shared_port(settings.host, settings.port), own]
+
+    async def ask_others(
+        self, method: str, path: str, headers: dict[str, str] | None = None
+    ) -> dict[int, httpx.Response]:
+        """Make a call to each other worker; who does not answer is left out."""
+        others = [number for number in range(self.count) if number != self.number]
+        answers = await asyncio.gather(
+            *(self._ask(number, method, path, headers or {}) for number in others)
+        )
+        return {
+            number: answer
+            for number, answer in zip(others, answers, strict=True)
+            if answer is not None
+        }
+
+    async def reload_others(self, query: str, admin_key: str | None) -> None:
+        """Have every other worker look at the model store.
+
+        Raises
+        ------
+        ReloadError
+            Naming the workers that did not take the version.
+        """
+        headers = {} if admin_key is None else {"X-Admin-Key": admin_key}
+        answers = await self.ask_others("POST", f"/v1/models/reload?{query}", headers)
+        failed = {
+            number: answer.json()["detail"]
+            for number, answer in answers.items()
+            if not answer.is_success
+        }
+        if failed:
+            raise ReloadError(f"worker {self.number} serves it, others do not: {failed}")
+
+    async def _ask(
+        self, number: int, method: str, path: str, headers: dict[str, str]
+    ) -> httpx.Response | None:
+        transport = httpx.AsyncHTTPTransport(uds=str(self._path(number)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://worker") as http:
+            try:
+                return await http.request(method, path, headers=headers, timeout=120)
+            except httpx.TransportError as error:
+                log.warning("a worker does not answer", worker=number, reason=str(error))
+                return None
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number}.sock"
+
+
+def shared_port(host: str, port: int) -> socket.socket:
+    """Return a socket bound to an address that others of this user may bind as well."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    shared = socket.socket(family, kind, protocol)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    shared.bind(address)
+    return shared
+
+
+def supervise(settings: Settings, where: Sequence[str | None]) -> int:
+    """Run a worker on each device until a signal; returns an exit code.
+
+    A worker that cannot start at first ends them all; one that dies later is started again.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    with (
+        tempfile.TemporaryDirectory(prefix="snac-") as folder,
+        shared_port(settings.host, settings.port) as reserved,
+        _threads_shared_out(where),
+    ):
+        port = reserved.getsockname()[1]
+        crew = _Crew(settings.model_copy(update={"port": port}), where, Path(folder))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, crew.stop)
+        return crew.run()
+
+
+class _Crew:
+    """The workers, and what becomes of those that end."""
+
+    def __init__(self, settings: Settings, where: Sequence[str | None], folder: Path) -> None:
+        self._settings, self._where, self._folder = settings, where, folder
+        self._processes: dict[int, BaseProcess] = {}
+        self._pauses = dict.fromkeys(range(len(where)), 0.5)
+        self._stopping = False
+
+    def run(self) -> int:
+        """Start everybody and return when everybody has ended."""
+        for number in range(len(self._where)):
+            self._start(number, late=False)
+        code = 0
+        while self._processes:
+            wait([process.sentinel for process in self._processes.values()])
+            for number, process in list(self._processes.items()):
+                if process.is_alive():
+                    continue
+                process.join()
+                del self._processes[number]
+                ended = process.exitcode or 0
+                if self._stopping:
+                    code = code or ended
+                elif ended in REFUSED and self._pauses[number] == 0.5:
+                    code = ended
+                    self.stop(signal.SIGTERM, None)
+                else:
+                    self._replace(number, ended)
+        return code
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """End every worker, as gently as one alone ends."""
+        self._stopping = True
+        for process in self._processes.values():
+            process.terminate()
+
+    def _replace(self, number: int, code: int) -> None:
+        pause = self._pauses[number]
+        log.error("a worker ended and is started again", worker=number, code=code, pause=pause)
+        time.sleep(pause)
+        self._pauses[number] = min(2 * pause, _LONGEST_PAUSE)
+        if not self._stopping:
+            self._start(number, late=True)
+
+    def _start(self, number: int, late: bool) -> None:
+        settings = self._settings.model_copy(update={"device": self._where[number]})
+        worker = Worker(number, len(self._where), self._folder, late)
+        process = multiprocessing.get_context("spawn").Process(
+            target=_work, args=(settings, worker), name=f"snac-worker-{number}"
+        )
+        process.start()
+        self._processes[number] = process
+
+
+def _work(settings: Settings, worker: Worker) -> None:
+    """Be a worker; the entry of its process."""
+    from service.cli import serve
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    sys.exit(serve(settings, worker))
+
+
+def _end_with(parent: BaseProcess) -> None:
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _threads_shared_out(where: Sequence[str | None]) -> Iterator[None]:
+    """Have each worker on the CPU compute with its share of the cores, unless told otherwise."""
+    if "cpu" in where and "OMP_NUM_THREADS" not in os.environ:
+        share = max(1, len(os.sched_getaffinity(0)) // len(where))
+        os.environ["OMP_NUM_THREADS"] = str(share)
+        try:
+            yield
+        finally:
+            del os.environ["OMP_NUM_THREADS"]
+    else:
+        yield

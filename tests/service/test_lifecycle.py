@@ -1,0 +1,136 @@
+"""From the open port to the last answer: what the probes say on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from service.errors import NotReadyError
+from service.lifecycle import Lifecycle
+from service.model_manager import warm_up
+from snac_core.codec import Codec
+from snac_core.model_store import ModelStore
+
+PROBES = ("/health/live", "/health/startup", "/health/ready")
+
+
+def test_loading_is_told_step_by_step_and_happens_once() -> None:
+    lifecycle, gate, runs = Lifecycle(), threading.Event(), []
+
+    def load() -> None:
+        runs.append(1)
+        lifecycle.step = "unpacking"
+        assert gate.wait(30)
+
+    with pytest.raises(NotReadyError, match="not started"):
+        lifecycle.check_started()
+    lifecycle.start(load)
+    lifecycle.start(load)
+    while lifecycle.step != "unpacking":
+        pass
+    with pytest.raises(NotReadyError, match=r"starting: unpacking \(\d+ s so far\)") as caught:
+        lifecycle.check_ready()
+    assert caught.value.headers == {"Retry-After": "1"}
+    gate.set()
+    lifecycle.join()
+    lifecycle.check_ready()
+    assert runs == [1]
+    lifecycle.stopping = True
+    lifecycle.check_started()
+    with pytest.raises(NotReadyError, match="stopping"):
+        lifecycle.check_ready()
+
+
+def test_warming_up_takes_every_class_of_sizes_both_ways(codec: Codec) -> None:
+    told: list[str] = []
+    ran: list[tuple[str, int]] = []
+
+    class Counting:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(codec, name)
+
+        def encode(self, waves: Any) -> Any:
+            ran.append(("encode", max(map(len, waves))))
+            return codec.encode(waves)
+
+        def decode(self, codes: Any) -> Any:
+            ran.append(("decode", max(one.num_samples for one in codes)))
+            return codec.decode(codes)
+
+    warm_up(Counting(), told.append)  # type: ignore[arg-type]
+    lengths = [length for kind, length in ran if kind == "encode"]
+    assert lengths == [length for kind, length in ran if kind == "decode"]
+    windows = [len(codec.encode_job(np.zeros(length, np.float32)).steps) for length in lengths]
+    assert windows[0] == 1 < windows[-1]
+    assert told[-1].endswith(f"{len(lengths)} of {len(lengths)}")
+
+
+def test_the_port_answers_while_a_model_is_loaded(tmp_path: Path, model_ref: str) -> None:
+    """A store on a pipe: whoever reads its pointer waits until somebody writes it."""
+    root = tmp_path / "models"
+    store = ModelStore(Path(model_ref))
+    root.mkdir()
+    (root / "versions").symlink_to(Path(model_ref) / "versions")
+    os.mkfifo(root / "current.json")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "--port", str(port)],
+        env={
+            **os.environ,
+            "SNAC_MODEL_STORE": str(root),
+            "SNAC_DEVICE": "cpu",
+            "SNAC_DRAIN_DELAY": "0",
+            "SNAC_RELOAD_INTERVAL": "600",
+        },
+        stderr=subprocess.PIPE,
+    )
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=20)
+        ) as http:
+            live, startup, ready = (http.get(probe) for probe in PROBES)
+            assert live.status_code == 200
+            assert (startup.status_code, ready.status_code) == (503, 503)
+            assert startup.json()["detail"].startswith("the service is starting")
+            assert startup.headers["Retry-After"] == "1"
+            refused = http.post("/v1/encode", content=b"x")
+            assert refused.status_code == 503
+            assert refused.json()["type"] == "urn:snac:problem:not-ready"
+            with (root / "current.json").open("w") as pipe:
+                json.dump({"version": store.current(), "previous": None}, pipe)
+            while http.get("/health/startup").status_code != 200:
+                assert process.poll() is None
+            assert [http.get(probe).status_code for probe in PROBES] == [200, 200, 200]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_an_app_without_a_model_says_why_and_asks_to_be_restarted(tmp_path: Path) -> None:
+    """As another server would run it, which does not end by itself as the command does."""
+    from starlette.testclient import TestClient
+
+    from service.app import create_app
+    from service.settings import Settings
+
+    app = create_app(Settings(model=str(tmp_path / "nothing"), device="cpu"))
+    with TestClient(app) as client:
+        app.state.service.lifecycle.join()
+        for probe in PROBES:
+            answer = client.get(probe)
+            assert answer.status_code == 503
+            assert "nothing" in answer.json()["detail"]

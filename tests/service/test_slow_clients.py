@@ -1,0 +1,246 @@
+"""Clients that take their time, over real sockets; and requests that have little of it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+PATIENCE = {
+    "header_timeout": 0.4,
+    "body_timeout": 0.4,
+    "write_timeout": 0.6,
+    "min_rate": 2000.0,
+    "max_header_bytes": 4096,
+}
+
+
+@pytest.fixture(scope="module")
+def impatient(serve: Any, model_ref: str) -> Iterator[Any]:
+    with serve(model=model_ref, device="cpu", **PATIENCE) as running:
+        yield running
+
+
+def connect(running: Any) -> socket.socket:
+    url = httpx.URL(running.url)
+    return socket.create_connection((url.host, url.port or 80), timeout=30)
+
+
+def everything(connection: socket.socket) -> bytes:
+    """Read until the server closes, cleanly or not."""
+    parts = []
+    try:
+        while part := connection.recv(65536):
+            parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+def test_a_connection_that_asks_for_nothing_is_closed(impatient: Any) -> None:
+    with connect(impatient) as connection:
+        assert everything(connection) == b""
+
+
+def test_a_head_that_never_ends_is_closed(impatient: Any) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n")
+        assert everything(connection) == b""
+
+
+def test_so_is_the_second_head_on_a_connection(impatient: Any) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /health")
+        assert everything(connection) == b""
+
+
+def test_a_head_without_measure_is_refused(impatient: Any) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nX-Long: ")
+        for _ in range(20):
+            try:
+                connection.sendall(b"x" * 1000)
+            except (BrokenPipeError, ConnectionResetError):
+                break
+            time.sleep(0.005)
+        answer = everything(connection)
+        assert not answer or answer.startswith(b"HTTP/1.1 400")
+    assert impatient.http.get("/health/live").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/encode", "/v1/decode"])
+def test_a_body_that_stops_is_408(impatient: Any, path: str) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n".encode()
+        )
+        connection.sendall(b"RIFF")
+        answer = everything(connection)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"urn:snac:problem:slow-client" in answer
+    assert b"connection: close" in answer.lower()
+
+
+def test_a_body_that_drips_is_408(impatient: Any) -> None:
+    def drip() -> Iterator[bytes]:
+        for _ in range(100):
+            yield b"x"
+            time.sleep(0.05)
+
+    with connect(impatient) as connection:
+        connection.sendall(b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n")
+        try:
+            for piece in drip():
+                connection.sendall(piece)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        answer = everything(connection)
+    assert answer == b"" or b"a second" in answer
+    assert impatient.metric('snac_requests_total{outcome="slow-client",route="/v1/encode"}') >= 1
+
+
+def test_a_body_that_keeps_up_is_taken_however_long_it_takes(
+    impatient: Any, samples_of: Any, wav_of: Any
+) -> None:
+    wav = wav_of(samples_of(0.2))
+
+    def steadily() -> Iterator[bytes]:
+        for start in range(0, len(wav), 2000):
+            yield wav[start : start + 2000]
+            time.sleep(0.1)
+
+    assert len(wav) / 2000 * 0.1 > 2 * PATIENCE["body_timeout"]
+    assert impatient.http.post("/v1/encode", content=steadily()).status_code == 200
+
+
+@pytest.fixture
+def silent_engine(impatient: Any) -> Iterator[None]:
+    """Decoding costs nothing, and is silence: only what becomes of answers is looked at."""
+    codec = impatient.service.models.codec
+    run = codec.run
+
+    def silence(steps: Any) -> None:
+        for step in steps:
+            step.job.take(step.window, np.zeros(step.window.samples, np.float32))
+
+    codec.run = silence
+    yield
+    codec.run = run
+
+
+@pytest.mark.usefixtures("silent_engine")
+def test_200_clients_that_do_not_read_are_let_go(impatient: Any) -> None:
+    codes = json.dumps({"codes": [[1] * 70, [1] * 140, [1] * 280]}).encode()
+    whole = len(impatient.http.post("/v1/decode", content=codes).content)
+    head = f"POST /v1/decode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(codes)}\r\n\r\n".encode()
+
+    def ask(_: int) -> socket.socket:
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        url = httpx.URL(impatient.url)
+        connection.settimeout(60)
+        connection.connect((url.host, url.port))
+        connection.sendall(head + codes)
+        return connection
+
+    line = 'snac_requests_total{outcome="ok",route="/v1/decode"}'
+    with ThreadPoolExecutor(20) as pool:
+        connections = list(pool.map(ask, range(200)))
+        try:
+            deadline = time.monotonic() + 120
+            while line not in impatient.http.get("/metrics").text or impatient.metric(line) < 200:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            # Nobody has read a byte, and the answers are larger than what the kernel holds.
+            assert impatient.http.get("/health/ready").status_code == 200
+            time.sleep(2 * PATIENCE["write_timeout"])
+            cut = sum(len(everything(connection)) < whole for connection in connections)
+            # The kernel may have taken all of an answer for some of them.
+            assert cut > 150
+        finally:
+            for connection in connections:
+                connection.close()
+    assert impatient.http.get("/health/ready").status_code == 200
+
+
+def test_a_slow_reader_that_keeps_up_gets_all_of_it(
+    impatient: Any, samples_of: Any, wav_of: Any
+) -> None:
+    codes = impatient.http.post("/v1/encode", content=wav_of(samples_of(6.0))).content
+    whole = impatient.http.post("/v1/decode", content=codes).content
+    with impatient.http.stream("POST", "/v1/decode", content=codes) as answer:
+        parts = []
+        for part in answer.iter_raw(65536):
+            parts.append(part)
+            time.sleep(0.05)
+    assert b"".join(parts) == whole
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "soon", "1e999", ""])
+def test_a_timeout_that_cannot_be_is_422(
+    running: Any, samples_of: Any, wav_of: Any, given: str
+) -> None:
+    answer = running.http.post(
+        "/v1/encode", content=wav_of(samples_of(0.2)), headers={"X-Request-Timeout": given}
+    )
+    assert answer.status_code == 422
+    assert "X-Request-Timeout" in answer.json()["detail"]
+
+
+def test_a_request_in_a_hurry_is_504_and_leaves_the_queue(
+    serve: Any, model_ref: str, samples_of: Any, wav_of: Any
+) -> None:
+    wav = wav_of(samples_of(1.0))
+    with serve(model=model_ref, device="cpu", request_timeout=20.0) as running:
+        codec = running.service.models.codec
+        gate, entered, run, ran = threading.Event(), threading.Event(), codec.run, []
+
+        def held(steps: Any) -> None:
+            entered.set()
+            assert gate.wait(30)
+            ran.append(len(steps))
+            run(steps)
+
+        codec.run = held
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(running.http.post, "/v1/encode", content=wav)
+            assert entered.wait(30)
+            hurried = {"X-Request-Timeout": "0.2"}
+            late = running.http.post("/v1/encode", content=wav, headers=hurried)
+            batch = running.http.post(
+                "/v1/encode/batch", files=[("files", ("a.wav", wav))] * 2, headers=hurried
+            )
+            gate.set()
+            assert first.result(30).status_code == 200
+        assert late.status_code == 504
+        assert "more than 0.2 s" in late.json()["detail"]
+        assert [item["problem"]["status"] for item in batch.json()["results"]] == [504, 504]
+        patient = {"X-Request-Timeout": "1000"}
+        assert running.http.post("/v1/encode", content=wav, headers=patient).status_code == 200
+        assert ran == [1, 1]
+        assert running.service.engine.queued_seconds == 0.0
+
+
+def test_nobody_may_ask_for_more_time_than_the_service_gives(
+    serve: Any, model_ref: str, samples_of: Any, wav_of: Any
+) -> None:
+    with serve(model=model_ref, device="cpu", request_timeout=0.2) as running:
+        codec = running.service.models.codec
+        gate, run = threading.Event(), codec.run
+        codec.run = lambda steps: (gate.wait(30), run(steps))[1]
+        answer = running.http.post(
+            "/v1/encode", content=wav_of(samples_of(0.5)), headers={"X-Request-Timeout": "60"}
+        )
+        gate.set()
+        assert answer.status_code == 504
+        assert "more than 0.2 s" in answer.json()["detail"]

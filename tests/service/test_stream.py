@@ -1,0 +1,417 @@
+"""Streams over real sockets: what comes out is what the whole clip would give, and errors say."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from snac_core.audio import encode_bytes, read
+from snac_core.codec import Codec
+from snac_core.codes import Codes
+from snac_core.layouts import from_layout, to_layout
+
+Samples = npt.NDArray[np.float32]
+LAYOUTS = ("hierarchical", "flat", "orpheus", "mini-omni")
+END = {"type": "end"}
+
+relaxed = settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@contextlib.contextmanager
+def opened(running: Any, call: str, start: dict[str, Any] | None, **how: Any) -> Iterator[Any]:
+    """Open a stream, with a start message or, as ``query``, with one in the URL."""
+    query = how.pop("query", "")
+    url = f"{running.url.replace('http', 'ws')}/v1/stream/{call}{query}"
+    with connect(url, max_size=None, **how) as stream:
+        if start is not None:
+            stream.send(json.dumps({"type": "start", **start}))
+        yield stream
+
+
+def say(stream: ClientConnection, *messages: Any) -> None:
+    for message in messages:
+        stream.send(message if isinstance(message, bytes) else json.dumps(message))
+
+
+def hear(stream: ClientConnection) -> tuple[list[bytes], list[dict[str, Any]], int | None]:
+    """Return binary messages, text messages and the close code, once the stream is closed."""
+    data: list[bytes] = []
+    said: list[dict[str, Any]] = []
+    try:
+        while True:
+            message = stream.recv(60)
+            if isinstance(message, bytes):
+                data.append(message)
+            else:
+                said.append(json.loads(message))
+    except ConnectionClosed:
+        return data, said, stream.close_code
+
+
+def decoded(
+    running: Any, start: dict[str, Any], messages: Iterable[Any], end: dict[str, Any] = END
+) -> tuple[Samples, dict[str, Any]]:
+    with (
+        opened(running, "decode", {"format": "f32le", **start}) as stream,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        sending = pool.submit(say, stream, *messages, end)
+        data, said, code = hear(stream)
+        sending.result()
+    assert [message["type"] for message in said] == ["ready", "done"], said
+    assert code == 1000
+    return np.frombuffer(b"".join(data), "<f4"), said[-1]
+
+
+def codes_of(codec: Codec, frames: int, seed: int = 0) -> Codes:
+    random = np.random.default_rng(seed)
+    levels = tuple(
+        random.integers(0, codec.config.codebook_size, frames * count).astype(np.int32)
+        for count in codec.config.codes_per_frame
+    )
+    return Codes(levels, frames * codec.config.frame_samples, codec.sample_rate)
+
+
+def cut(tokens: list[Any], sizes: Iterable[int]) -> list[Any]:
+    """Cut tokens, or each row of them, into messages of about ``sizes`` tokens."""
+    rows = tokens if isinstance(tokens[0], list) else [tokens]
+    width = len(rows[0])
+    messages, at = [], [0] * len(rows)
+    sizes = list(sizes)
+    turn = 0
+    while any(position < len(row) for position, row in zip(at, rows, strict=True)):
+        part = []
+        for index, row in enumerate(rows):
+            size = sizes[turn % len(sizes)] * max(1, len(row) // width)
+            part.append(row[at[index] : at[index] + size])
+            at[index] += size
+            turn += 1
+        messages.append(part if isinstance(tokens[0], list) else part[0])
+    return messages
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_stream_of_every_layout_equals_the_whole_clip(
+    running: Any, codec: Codec, layout: str
+) -> None:
+    codes = codes_of(codec, 9)
+    whole = codec.decode([codes], seed=7)[0]
+    tokens = to_layout(codes.levels, layout, config=codec.config)
+
+    @relaxed
+    @given(st.lists(st.integers(1, 40), min_size=1, max_size=12))
+    def check(sizes: list[int]) -> None:
+        made, done = decoded(running, {"layout": layout, "seed": 7}, cut(tokens, sizes))
+        assert made.shape == whole.shape
+        assert np.abs(made - whole).max() <= 1e-5
+        assert done["num_samples"] == len(whole)
+        assert done["frames"] == 9
+        assert done["model"] == {"version": codec.version, "token_space": codec.token_space}
+
+    check()
+
+
+def test_one_token_a_message_and_any_base(running: Any, codec: Codec) -> None:
+    codes = codes_of(codec, 5, seed=1)
+    tokens = to_layout(codes.levels, "orpheus", config=codec.config, base=10)
+    made, done = decoded(running, {"layout": "orpheus/1", "base": 10}, tokens)
+    assert np.abs(made - codec.decode([codes])[0]).max() <= 1e-5
+    assert done["tokens"] == len(tokens)
+    spelled = [{"type": "tokens", "tokens": [token]} for token in tokens]
+    again, _ = decoded(running, {"layout": "orpheus", "base": 10}, spelled)
+    assert np.array_equal(made, again)
+    one_by_one: list[Any] = []
+    for index in range(20):
+        for level, count in enumerate((1, 2, 4)):
+            if index < 5 * count:
+                part: list[list[int]] = [[], [], []]
+                part[level] = [int(codes.levels[level][index])]
+                one_by_one.append(part)
+    third, _ = decoded(running, {}, one_by_one)
+    assert np.array_equal(made, third)
+
+
+def test_int32_messages_are_the_same_tokens(running: Any, codec: Codec) -> None:
+    codes = codes_of(codec, 6, seed=2)
+    whole = codec.decode([codes])[0]
+    for layout in LAYOUTS:
+        tokens = to_layout(codes.levels, layout, config=codec.config)
+        if layout == "hierarchical":
+            split = [np.reshape(level, (6, -1)) for level in tokens]
+            turns = np.concatenate(split, axis=1)
+        else:
+            turns = np.array(tokens).T if layout == "mini-omni" else np.array(tokens)
+        data = [turn.astype("<i4").tobytes() for turn in np.array_split(turns, 4)]
+        made, _ = decoded(running, {"layout": layout}, data)
+        assert np.abs(made - whole).max() <= 1e-5, layout
+
+
+def test_int16_has_no_seams_either(running: Any, codec: Codec) -> None:
+    codes = codes_of(codec, 10, seed=3)
+    query = "?layout=flat&seed=5&noise=seeded"
+    with opened(running, "decode", None, query=query) as stream:
+        say(stream, *to_layout(codes.levels, "flat", config=codec.config), END)
+        data, said, code = hear(stream)
+    assert code == 1000
+    made = np.frombuffer(b"".join(data), "<i2").astype(int)
+    whole = encode_bytes(codec.decode([codes], seed=5)[0], codec.sample_rate, "pcm")
+    # A sample that is 1e-7 from the middle of two steps may round either way.
+    assert np.abs(made - np.frombuffer(whole, "<i2")).max() <= 1
+    assert said[0]["format"] == "s16le"
+
+
+def test_ready_names_model_and_geometry_and_audio_comes_before_the_end(
+    running: Any, codec: Codec
+) -> None:
+    codes = codes_of(codec, 8, seed=4)
+    with opened(running, "decode", {"layout": "flat"}) as stream:
+        ready = json.loads(stream.recv(60))
+        assert ready == {
+            "type": "ready",
+            "layout": "flat/1",
+            "base": None,
+            "sample_rate": 24000,
+            "frame_samples": 2048,
+            "tokens_per_frame": 7,
+            "codes_per_frame": [1, 2, 4],
+            "format": "s16le",
+            "lookahead_samples": ready["lookahead_samples"],
+            "model": {"version": codec.version, "token_space": codec.token_space},
+        }
+        say(stream, to_layout(codes.levels, "flat", config=codec.config))
+        exact = 8 * 2048 - ready["lookahead_samples"]
+        got = 0
+        while got < exact:
+            got += len(stream.recv(60)) // 2
+        assert got == exact
+        assert 4000 < ready["lookahead_samples"] <= 3 * 2048
+        say(stream, END)
+        data, said, code = hear(stream)
+    assert got + len(b"".join(data)) // 2 == 8 * 2048
+    assert (said[0]["type"], code) == ("done", 1000)
+
+
+def test_less_look_ahead_makes_audio_leave_earlier(running: Any, codec: Codec) -> None:
+    tokens = to_layout(codes_of(codec, 2, seed=9).levels, "flat", config=codec.config)
+    with opened(running, "decode", {"layout": "flat", "lookahead_frames": 0}) as stream:
+        assert json.loads(stream.recv(60))["lookahead_samples"] == 0
+        say(stream, tokens)
+        got = 0
+        while got < 2 * 2048:
+            got += len(stream.recv(60)) // 2
+        say(stream, END)
+        data, said, code = hear(stream)
+    assert (got, data, said[-1]["num_samples"], code) == (4096, [], 4096, 1000)
+
+
+def test_num_samples_cut_the_end_wherever_they_are_said(running: Any, codec: Codec) -> None:
+    codes = codes_of(codec, 4, seed=5)
+    whole = codec.decode([codes])[0][:7000]
+    tokens = [level.tolist() for level in codes.levels]
+    for start, end in (({"num_samples": 7000}, END), ({}, {**END, "num_samples": 7000})):
+        made, done = decoded(running, start, [tokens], end)
+        assert done["num_samples"] == len(made) == 7000
+        assert np.abs(made - whole).max() <= 1e-5
+
+
+def test_a_frame_that_is_not_whole_is_refused_or_dropped(running: Any, codec: Codec) -> None:
+    codes = codes_of(codec, 4, seed=6)
+    tokens = to_layout(codes.levels, "orpheus", config=codec.config)
+    short = Codes(
+        tuple(level[: 3 * count] for level, count in zip(codes.levels, (1, 2, 4), strict=True)),
+        6144,
+        24000,
+    )
+    made, done = decoded(
+        running, {"layout": "orpheus"}, [tokens[:25]], {**END, "incomplete": "drop"}
+    )
+    assert np.abs(made - codec.decode([short])[0]).max() <= 1e-5
+    assert (done["frames"], done["tokens"]) == (3, 25)
+    found, code = problem_of(running, {"layout": "orpheus"}, tokens[:25], END)
+    assert code == 1007
+    assert "4 tokens" in found["detail"]
+
+
+def test_a_stream_without_tokens_has_no_audio(running: Any) -> None:
+    made, done = decoded(running, {"layout": "mini-omni"}, [])
+    assert len(made) == done["num_samples"] == 0
+
+
+def problem_of(running: Any, start: dict[str, Any] | None, *messages: Any) -> tuple[Any, int]:
+    with opened(running, "decode", start) as stream:
+        with contextlib.suppress(ConnectionClosed):
+            say(stream, *messages)
+        _, said, code = hear(stream)
+    assert said[-1]["type"] == "problem"
+    assert code is not None
+    return said[-1]["problem"], code
+
+
+def test_a_wrong_token_is_named_where_it_stands_in_the_stream(running: Any, codec: Codec) -> None:
+    codes = codes_of(codec, 6, seed=7)
+    tokens = to_layout(codes.levels, "orpheus", config=codec.config)
+    tokens[17] = 128266 + 7
+    found, code = problem_of(running, {"layout": "orpheus"}, *tokens)
+    assert code == 1007
+    assert found["type"] == "urn:snac:problem:invalid-layout"
+    assert (found["index"], found["value"], found["status"]) == (17, 128273, 422)
+    assert found["legal"] == f"{128266 + 3 * 4096}..{128266 + 4 * 4096 - 1}"
+    assert found["instance"] == "/v1/stream/decode"
+    levels = [[1, 2], [3, 4, 5, 6], [7] * 8]
+    found, _ = problem_of(running, {}, levels, [[], [9, 4096], []])
+    assert (found["level"], found["index"], found["value"]) == (1, 5, 4096)
+    rows = to_layout(codes.levels, "mini-omni", config=codec.config)
+    rows[3][8] = 152000 + 3 * 4160 + 4097
+    found, _ = problem_of(running, {"layout": "mini-omni"}, *cut(rows, [3]))
+    assert (found["level"], found["index"]) == (3, 8)
+
+
+@pytest.mark.parametrize(
+    ("start", "messages", "name", "code"),
+    [
+        (None, [[1, 2, 3]], "invalid-request", 1007),
+        (None, [b"\1\2\3\4"], "invalid-request", 1007),
+        ({"layout": "oggle"}, [], "invalid-layout", 1007),
+        ({"layuot": "flat"}, [], "invalid-request", 1007),
+        ({"format": "mp3"}, [], "invalid-request", 1007),
+        ({"layout": "flat", "base": 3}, [], "invalid-layout", 1007),
+        ({"token_space": "another"}, [], "token-space", 1008),
+        ({"layout": "flat"}, ["seven"], "invalid-layout", 1007),
+        ({"layout": "flat"}, [[1.5]], "invalid-layout", 1007),
+        ({"layout": "flat"}, [[True]], "invalid-layout", 1007),
+        ({"layout": "flat"}, [{"type": "token", "tokens": [1]}], "invalid-request", 1007),
+        ({"layout": "flat"}, [b"\1\2\3"], "invalid-layout", 1007),
+        ({"layout": "flat"}, [{**END, "num_samples": 0}], "invalid-request", 1007),
+        ({}, [[[1], [2]]], "invalid-layout", 1007),
+        ({}, [[[1] * 2000, [], []]], "invalid-layout", 1007),
+        ({"layout": "flat"}, [[0] * 7, {**END, "num_samples": 2049}], "invalid-codes", 1007),
+    ],
+)
+def test_what_cannot_be_is_told_and_the_stream_closed(
+    running: Any, start: dict[str, Any] | None, messages: list[Any], name: str, code: int
+) -> None:
+    found, closed = problem_of(running, start, *messages)
+    assert found["type"] == f"urn:snac:problem:{name}", found
+    assert closed == code
+    assert set(found) >= {"title", "status", "detail", "instance", "request_id"}
+
+
+def test_text_that_is_not_json_is_told(running: Any) -> None:
+    with opened(running, "decode", {}) as stream:
+        stream.send("{")
+        _, said, code = hear(stream)
+    assert said[-1]["problem"]["type"] == "urn:snac:problem:malformed-body"
+    assert code == 1007
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("encoding", "rate"), [("f32le", 24000), ("s16le", 16000)])
+def test_streamed_audio_has_the_codes_of_the_whole(
+    running: Any, codec: Codec, samples_of: Any, wav_of: Any, layout: str, encoding: str, rate: int
+) -> None:
+    samples = samples_of(1.3, 3)
+    subtype = "FLOAT" if encoding == "f32le" else "PCM_16"
+    wav = wav_of(samples, rate, subtype=subtype)
+    expected = codec.encode([read(wav, 24000)])[0]
+    pcm = (
+        samples.astype("<f4").tobytes()
+        if encoding == "f32le"
+        else encode_bytes(samples, rate, "pcm")
+    )
+    start = {"layout": layout, "encoding": encoding, "sample_rate": rate}
+    sizes = np.random.default_rng(0).integers(1, 5001, len(pcm))
+    pieces: list[bytes] = []
+    at = 0
+    while at < len(pcm):
+        pieces.append(pcm[at : at + sizes[len(pieces)]])
+        at += len(pieces[-1])
+    with opened(running, "encode", start) as stream:
+        say(stream, *pieces, END)
+        _, said, code = hear(stream)
+    assert code == 1000
+    assert [said[0]["type"], said[-1]["type"]] == ["ready", "done"]
+    parts = [message["codes"] for message in said[1:-1]]
+    assert len(parts) > 3
+    whole = to_layout(expected.levels, layout, config=codec.config)
+    if isinstance(whole[0], list):
+        joined: list[Any] = [list(chain(*lanes)) for lanes in zip(*parts, strict=True)]
+    else:
+        joined = list(chain(*parts))
+    assert joined == whole
+    assert said[-1]["num_samples"] == expected.num_samples
+    assert from_layout(joined, layout, config=codec.config)[0].size == said[-1]["frames"]
+
+
+@pytest.mark.parametrize(
+    ("start", "messages", "name"),
+    [
+        ({"sample_rate": 0}, [], "invalid-request"),
+        ({"sample_rate": 10**9}, [], "unreadable-audio"),
+        ({}, [b"\0\0\0", END], "malformed-body"),
+        (
+            {"encoding": "f32le"},
+            [np.array([0.1, np.nan], "<f4").tobytes(), END],
+            "unreadable-audio",
+        ),
+        ({}, [[1, 2]], "invalid-request"),
+    ],
+)
+def test_audio_that_cannot_be_is_told(
+    running: Any, start: dict[str, Any], messages: list[Any], name: str
+) -> None:
+    with opened(running, "encode", start) as stream:
+        with contextlib.suppress(ConnectionClosed):
+            say(stream, *messages)
+        _, said, code = hear(stream)
+    assert said[-1]["problem"]["type"] == f"urn:snac:problem:{name}"
+    assert code == 1007
+
+
+@pytest.mark.parametrize("media", ["audio/wav", "audio/pcm"])
+def test_a_streamed_answer_has_the_samples_of_the_whole(
+    running: Any, codec: Codec, media: str
+) -> None:
+    codes = codes_of(codec, 20, seed=8)
+    body = {**codes.to_dict(), "num_samples": 40000, "seed": 3}
+    whole = running.http.post("/v1/decode", json=body, headers={"Accept": media})
+    with running.http.stream(
+        "POST", "/v1/decode?stream=true", json=body, headers={"Accept": media}
+    ) as answer:
+        assert answer.headers["Content-Type"] == media
+        assert answer.headers["Transfer-Encoding"] == "chunked"
+        assert answer.headers["X-Num-Samples"] == "40000"
+        assert answer.headers["X-Model-Version"] == codec.version
+        parts = list(answer.iter_raw())
+    made, expected = b"".join(parts), whole.content
+    assert len(parts) > 4
+    head = 44 if media == "audio/wav" else 0
+    assert made[:head] == expected[:head]
+    steps = np.frombuffer(made[head:], "<i2").astype(int) - np.frombuffer(expected[head:], "<i2")
+    assert np.abs(steps).max() <= 1
+
+
+def test_a_streamed_answer_refuses_what_it_cannot_stream(running: Any) -> None:
+    body = {"codes": [[0], [0, 0], [0] * 4]}
+    for media in ("audio/flac", "audio/ogg"):
+        answer: httpx.Response = running.http.post(
+            "/v1/decode?stream=true", json=body, headers={"Accept": media}
+        )
+        assert answer.status_code == 406
+    wrong = running.http.post("/v1/decode?stream=true", json={"codes": [[0], [0, 4096], [0] * 4]})
+    assert wrong.status_code == 422
+    assert (wrong.json()["level"], wrong.json()["index"]) == (1, 1)

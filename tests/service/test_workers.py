@@ -1,0 +1,162 @@
+"""Several processes behind one port."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from service.settings import Settings
+from service.workers import devices
+from snac_core.config import SnacConfig
+from snac_core.errors import ConfigError
+from snac_core.model_store import ModelStore
+
+COMMAND = [sys.executable, "-m", "service.cli", "--port", "0", "--devices", "cpu,cpu"]
+
+
+def test_devices_are_listed_counted_or_one() -> None:
+    assert devices(Settings()) == [None]
+    assert devices(Settings(device="cpu")) == ["cpu"]
+    assert devices(Settings(devices="cuda:0, cuda:1")) == ["cuda:0", "cuda:1"]
+    for wrong in ("0", "all" if devices_are_none() else "99"):
+        with pytest.raises(ConfigError, match="GPUs"):
+            devices(Settings(devices=wrong))
+
+
+def devices_are_none() -> bool:
+    import torch
+
+    return torch.cuda.device_count() == 0
+
+
+@contextlib.contextmanager
+def crew(store: Path) -> Iterator[tuple[subprocess.Popen[str], str, list[dict[str, Any]]]]:
+    """Start two workers on a store, and wait until both serve."""
+    process = subprocess.Popen(
+        COMMAND,
+        env={
+            **os.environ,
+            "SNAC_MODEL_STORE": str(store),
+            "SNAC_RELOAD_INTERVAL": "600",
+            "SNAC_DRAIN_DELAY": "0",
+            "OMP_NUM_THREADS": "1",
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    entries: list[dict[str, Any]] = []
+    assert process.stderr is not None
+    lines = process.stderr
+
+    def follow() -> None:
+        for line in lines:
+            entries.append(json.loads(line))
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+
+    def serving() -> list[dict[str, Any]]:
+        return [entry for entry in entries if entry["event"] == "serving"]
+
+    try:
+        wait_for(lambda: len(serving()) == 2 or process.poll() is not None)
+        assert process.poll() is None, entries
+        yield process, serving()[0]["url"], entries
+    finally:
+        process.terminate()
+        process.wait()
+        thread.join()
+        lines.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 400
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within 400 s"
+        time.sleep(0.05)
+
+
+def test_two_workers_are_one_service(
+    store: ModelStore,
+    tiny_config: SnacConfig,
+    variant: Any,
+    samples_of: Any,
+    wav_of: Any,
+) -> None:
+    wav = wav_of(samples_of(0.3))
+
+    def posts(count: int) -> list[httpx.Response]:
+        # Each on a connection of its own: the kernel spreads connections.
+        return [httpx.post(f"{url}/v1/encode", content=wav, timeout=60) for _ in range(count)]
+
+    def served_by_worker() -> dict[str, float]:
+        found = {}
+        for line in httpx.get(f"{url}/metrics", timeout=60).text.splitlines():
+            if line.startswith('snac_requests_total{outcome="ok",route="/v1/encode"'):
+                name, _, value = line.rpartition(" ")
+                found[name.partition('worker="')[2][0]] = float(value)
+        return found
+
+    with crew(store.root) as (process, url, entries):
+        assert {entry["url"] for entry in entries if entry["event"] == "serving"} == {url}
+        sent = 0
+        while len(served_by_worker()) < 2:
+            answers = posts(4)
+            sent += 4
+            assert len({answer.text for answer in answers}) == 1
+            assert sent < 400
+        assert sum(served_by_worker().values()) == sent
+
+        version = store.publish(tiny_config, variant(1))
+        assert httpx.post(f"{url}/v1/models/reload", timeout=60).json()["version"] == version
+        assert {answer.headers["X-Model-Version"] for answer in posts(12)} == {version}
+        assert httpx.post(f"{url}/v1/models/rollback", timeout=60).is_success
+        assert {answer.headers["X-Model-Version"] for answer in posts(12)} == {store.current()}
+
+        workers = [
+            child
+            for child in psutil.Process(process.pid).children()
+            if "spawn_main" in " ".join(child.cmdline())
+        ]
+        assert len(workers) == 2
+        workers[0].send_signal(signal.SIGKILL)
+        wait_for(lambda: sum(entry["event"] == "serving" for entry in list(entries)) == 3)
+        assert all(answer.status_code == 200 for answer in posts(8))
+
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(400) == 0
+
+
+def test_workers_that_cannot_start_end_the_service(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [*COMMAND, "--model", str(tmp_path / "nothing")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    assert ended.returncode == 1
+    assert "snac-service: no model" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_workers_do_not_outlive_the_process_that_started_them(store: ModelStore) -> None:
+    with crew(store.root) as (process, _, _):
+        workers = psutil.Process(process.pid).children()
+        process.kill()
+        process.wait()
+        _, alive = psutil.wait_procs(workers, timeout=400)
+        assert not alive

@@ -1,0 +1,147 @@
+"""Changes to training segments that make more of a small corpus.
+
+The changed segment is both what the codec hears and what it is to give back: it learns to
+code noisy or once compressed speech as it is, not to clean it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from snac_core.audio import OPUS_SAMPLE_RATES
+from trainer.errors import TrainerError
+
+Samples = npt.NDArray[np.float32]
+
+CODECS = {"opus": ("OGG", "OPUS"), "vorbis": ("OGG", "VORBIS"), "mp3": ("MP3", "MPEG_LAYER_III")}
+"""Names of lossy codecs, and what libsndfile calls their container and coding."""
+
+MP3_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+
+BLOCK_SAMPLES = 2**15
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What happens to a segment, each with a probability of its own, in this order.
+
+    Parameters
+    ----------
+    noise_probability, noise_snr_db
+        White noise is added, at a level so many dB below the segment's.
+    codec_probability, codecs, codec_quality
+        The segment is coded and decoded by one of ``codecs`` (``opus``, ``vorbis``, ``mp3``)
+        at a quality drawn from the range: 0 is the smallest file, 1 the largest.
+    gain_probability, gain_db
+        The level changes by so many dB; never so much that it would clip, as that would
+        teach distortion that is in no recording.
+    polarity_probability
+        The sign of all samples changes, which nobody hears and a codec should not mind.
+    """
+
+    noise_probability: float = 0.0
+    noise_snr_db: tuple[float, float] = (10.0, 40.0)
+    codec_probability: float = 0.0
+    codecs: tuple[str, ...] = ("opus", "vorbis", "mp3")
+    codec_quality: tuple[float, float] = (0.0, 0.7)
+    gain_probability: float = 0.0
+    gain_db: tuple[float, float] = (0.0, 0.0)
+    polarity_probability: float = 0.0
+
+    def check(self, sample_rate: int) -> None:
+        """Raise TrainerError for a codec that is unknown or has no such sample rate (Hz)."""
+        if not self.codec_probability:
+            return
+        rates = {"opus": OPUS_SAMPLE_RATES, "mp3": MP3_SAMPLE_RATES, "vorbis": (sample_rate,)}
+        if not self.codecs:
+            raise TrainerError(f"codecs must be some of {', '.join(CODECS)}, not none")
+        for codec in self.codecs:
+            if codec not in CODECS:
+                raise TrainerError(f"codecs must be of {', '.join(CODECS)}, not {codec!r}")
+            if sample_rate not in rates[codec]:
+                raise TrainerError(
+                    f"{codec} cannot hold {sample_rate} Hz, only {list(rates[codec])}: leave it "
+                    f"out of the codecs"
+                )
+
+    def __call__(self, samples: Samples, sample_rate: int, random: np.random.Generator) -> Samples:
+        """Return the segment changed, as ``random`` decides; its length stays.
+
+        Parameters
+        ----------
+        samples
+            float32, one-dimensional, without padding.
+        sample_rate
+            Hz.
+        random
+            Each kind of change draws from a stream of its own, so that turning one on leaves
+            the others as they were.
+        """
+        noise, coding, loudness, sign = random.spawn(4)
+        if noise.random() < self.noise_probability:
+            samples = add_noise(samples, noise.uniform(*self.noise_snr_db), noise)
+        if coding.random() < self.codec_probability:
+            codec = self.codecs[coding.integers(len(self.codecs))]
+            quality = coding.uniform(*self.codec_quality)
+            samples = through_codec(samples, sample_rate, codec, quality)
+        if loudness.random() < self.gain_probability:
+            gain = 10.0 ** (loudness.uniform(*self.gain_db) / 20.0)
+            peak = float(np.abs(samples).max(initial=0.0))
+            samples = samples * np.float32(min(gain, 1.0 / max(peak, 1e-9)))
+        if sign.random() < self.polarity_probability:
+            samples = -samples
+        return samples
+
+
+def add_noise(samples: Samples, snr_db: float, random: np.random.Generator) -> Samples:
+    """Return samples with white noise, their power ``snr_db`` above the noise's; never clipped."""
+    power = float(np.square(samples, dtype=np.float64).mean()) if len(samples) else 0.0
+    level = (power / 10.0 ** (snr_db / 10.0)) ** 0.5
+    noisy: Samples = samples + (level * random.standard_normal(len(samples))).astype(np.float32)
+    noisy /= np.float32(max(1.0, float(np.abs(noisy).max(initial=0.0))))
+    return noisy
+
+
+def through_codec(samples: Samples, sample_rate: int, codec: str, quality: float) -> Samples:
+    """Return what a lossy codec makes of samples.
+
+    Parameters
+    ----------
+    samples
+        float32, one-dimensional.
+    sample_rate
+        Hz; one that the codec has.
+    codec
+        A key of ``CODECS``.
+    quality
+        0 for the smallest file, 1 for the largest.
+
+    Returns
+    -------
+    numpy.ndarray
+        As many samples; zeros where the decoder gives fewer.
+    """
+    container, coding = CODECS[codec]
+    memory = io.BytesIO()
+    with soundfile.SoundFile(
+        memory,
+        "w",
+        sample_rate,
+        1,
+        coding,
+        format=container,
+        # At 1.0 exactly, LAME is asked for a bit rate that it does not have.
+        compression_level=min(1.0 - quality, 0.99),
+    ) as file:
+        for start in range(0, len(samples), BLOCK_SAMPLES):
+            file.write(samples[start : start + BLOCK_SAMPLES])
+    memory.seek(0)
+    decoded = soundfile.read(memory, dtype=np.float32)[0][: len(samples)]
+    result = np.zeros_like(samples)
+    result[: len(decoded)] = decoded
+    return result

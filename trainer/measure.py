@@ -1,0 +1,88 @@
+"""What a recording is: its length, format and level, read to the end."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyloudnorm
+
+from snac_core.errors import AudioError
+from snac_core.sound_source import SoundSource
+
+LOUDNESS_SECONDS = 600
+"""Loudness is that of so much from a recording's start, so that memory has a bound."""
+
+MIN_LOUDNESS_RATE = 8000
+"""Hz; the weighting's filters make no sense much below."""
+
+
+class Measured(NamedTuple):
+    """A recording's figures; without a fault, all but the loudness are there."""
+
+    frames: int = 0
+    """Samples per channel."""
+    sample_rate: int = 0
+    """Hz."""
+    channels: int = 0
+    peak: float = 0.0
+    """Largest magnitude of the channels' average; 1 is full scale."""
+    loudness: float | None = None
+    """Integrated loudness of the channels' average, LUFS (ITU-R BS.1770-4).
+
+    None where there is none: for less than a block of 0.4 s, for silence, and for sample
+    rates below `MIN_LOUDNESS_RATE`.
+    """
+    fault: str | None = None
+    """Why it cannot be read."""
+    lasting: bool = True
+    """Whether the fault lies in the file, rather than in reaching it."""
+
+
+def measure(path: bytes) -> Measured:
+    """Return what the recording at ``path`` is, or what is wrong with it."""
+    try:
+        return _measure(Path(os.fsdecode(path)))
+    except AudioError as error:
+        return Measured(fault=str(error))
+    except OSError as error:
+        return Measured(fault=error.strerror or str(error), lasting=False)
+
+
+def measure_all(paths: list[bytes]) -> list[Measured]:
+    """Return `measure` of each path."""
+    return [measure(path) for path in paths]
+
+
+def _measure(path: Path) -> Measured:
+    frames, peak = 0, 0.0
+    kept: list[npt.NDArray[np.float32]] = []
+    with SoundSource(path) as source:
+        rate, channels = source.sample_rate, source.channels
+        for block in source.mono_blocks():
+            if frames < LOUDNESS_SECONDS * rate:
+                kept.append(block[: LOUDNESS_SECONDS * rate - frames])
+            frames += len(block)
+            peak = max(peak, float(block.max()), -float(block.min()))
+    return Measured(frames, rate, channels, peak, _loudness(np.concatenate(kept), rate))
+
+
+def _loudness(samples: npt.NDArray[np.float32], sample_rate: int) -> float | None:
+    if sample_rate < MIN_LOUDNESS_RATE:
+        return None
+    meter = _meter(sample_rate)
+    if len(samples) < meter.block_size * sample_rate:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        loudness = float(meter.integrated_loudness(samples))
+    return loudness if math.isfinite(loudness) else None
+
+
+@functools.lru_cache
+def _meter(sample_rate: int) -> pyloudnorm.Meter:
+    return pyloudnorm.Meter(sample_rate)

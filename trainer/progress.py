@@ -1,0 +1,87 @@
+"""Where a run is: what a checkpoint holds of it beside weights, and how fast it goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclasses.dataclass
+class Progress:
+    """What has been done so far.
+
+    Parameters
+    ----------
+    step
+        Steps taken.
+    epoch, batch
+        The epoch, counted from 1, and how many of its batches have been used.
+    reading
+        What each process's loader goes on from within the epoch.
+    best, no_better
+        The lowest loss on the fixed set, and how many validations in a row were above it.
+    validated_at
+        The step of the last validation.
+    ended_early
+        Whether there is no use in another step.
+    done
+        Whether all has been done that follows the last step.
+    baseline
+        Loss of the untouched base on the fixed set; NaN before that is measured.
+    base_space, base_codes
+        Its token space, and its codes of the fixed set while the quantizer trains.
+    known
+        Losses of published versions on the fixed set.
+    """
+
+    step: int = 0
+    epoch: int = 1
+    batch: int = 0
+    reading: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    best: float = math.inf
+    no_better: int = 0
+    validated_at: int = -1
+    ended_early: bool = False
+    done: bool = False
+    baseline: float = math.nan
+    base_space: str = ""
+    base_codes: list[Tensor] = dataclasses.field(default_factory=list)
+    known: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a mapping of all that."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        """Take on what `state_dict` returned."""
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, values[field.name])
+
+
+class Meter:
+    """How fast steps are taken, saving and validating left out."""
+
+    def __init__(self) -> None:
+        self._heard = self._taken = 0.0
+        self._steps, self._all = 0, 0.0
+
+    def add(self, heard: float, taken: float) -> None:
+        """Count one step: seconds of audio, and seconds that it took."""
+        self._heard += heard
+        self._taken += taken
+        self._steps += 1
+        self._all += taken
+
+    def read(self) -> float:
+        """Return audio-seconds per second since this was last called."""
+        speed = self._heard / max(self._taken, 1e-9)
+        self._heard = self._taken = 0.0
+        return speed
+
+    def left(self, steps: int) -> float:
+        """Return how many seconds so many more steps will take, if they are as those before."""
+        return self._all / max(1, self._steps) * steps

@@ -1,0 +1,258 @@
+"""Recordings on disk: which there are, how long they are, and any part of them by seeking."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+from tqdm import tqdm
+
+from snac_core.errors import AudioError
+from trainer.errors import TrainerError
+
+log = logging.getLogger(__name__)
+
+Samples = npt.NDArray[np.float32]
+
+SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
+)
+
+UNKNOWN_FRAMES = 2**63 - 1
+"""What libsndfile says of a recording whose header does not tell its length."""
+
+CONTEXT_SECONDS = 0.02
+"""Read on both sides of what is resampled; longer than the resampler's filter."""
+
+
+class Clip(NamedTuple):
+    """A recording on disk, or a stretch of a larger file that is a recording."""
+
+    path: Path
+    frames: int
+    """Samples at the recording's own rate."""
+    sample_rate: int
+    """Hz."""
+    weight: float = 1.0
+    """How often it counts in an epoch."""
+    offset: int = 0
+    """Byte of the file at which it begins."""
+    size: int = 0
+    """Its bytes; 0 when it is the whole file."""
+
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return self.frames / self.sample_rate
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        return f"{self.path} at byte {self.offset}" if self.size else str(self.path)
+
+
+def is_audio(name: str) -> bool:
+    """Return whether a file's name ends as those of recordings do."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
+
+
+def audio_files(folder: str | Path) -> list[Path]:
+    """Return the audio files under ``folder``, sorted, by suffix.
+
+    Raises
+    ------
+    TrainerError
+        When the folder does not exist or holds none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise TrainerError(f"{folder} is not a folder")
+    files = sorted(path for path in folder.rglob("*") if is_audio(path.name))
+    if not files:
+        raise TrainerError(
+            f"no audio under {folder}; known suffixes: {', '.join(sorted(SUFFIXES))}"
+        )
+    return files
+
+
+def scan(folder: str | Path) -> list[Clip]:
+    """Return the readable recordings under ``folder``; the others are logged and counted.
+
+    Raises
+    ------
+    TrainerError
+        When none is readable.
+    """
+    clips = []
+    files = audio_files(folder)
+    for path in tqdm(files, f"reading {folder}", unit="file", delay=2):
+        try:
+            clips.append(clip_of(path))
+        except AudioError as error:
+            log.warning("skipping %s: %s", path, error)
+    if len(clips) < len(files):
+        log.warning("skipped %d of %d files under %s", len(files) - len(clips), len(files), folder)
+    if not clips:
+        raise TrainerError(f"none of the {len(files)} audio files under {folder} can be read")
+    return clips
+
+
+def clip_of(path: Path, offset: int = 0, size: int = 0) -> Clip:
+    """Return a recording as its header describes it.
+
+    Raises
+    ------
+    AudioError
+        When there is no header that can be read, or it does not promise any samples.
+    """
+    place = Clip(path, 0, 1, offset=offset, size=size)
+    try:
+        with opened(place) as source:
+            info = soundfile.info(source)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(error.error_string) from error
+    except OSError as error:
+        raise AudioError(str(error.strerror)) from error
+    if not 0 < info.frames < UNKNOWN_FRAMES:
+        raise AudioError("its header does not say how long it is" if info.frames else "it is empty")
+    return place._replace(frames=info.frames, sample_rate=info.samplerate)
+
+
+def group_of(path: Path, group_by: str) -> str:
+    """Return the group, such as the speaker, that a recording belongs to.
+
+    Parameters
+    ----------
+    path
+        The recording.
+    group_by
+        ``"folder"``, or a regular expression whose first group (or whole match) in the file
+        name is what to return.
+
+    Raises
+    ------
+    TrainerError
+        When the name does not match, or ``group_by`` is no regular expression.
+    """
+    if group_by == "folder":
+        return path.parent.name
+    try:
+        match = re.search(group_by, path.name)
+    except re.error as error:
+        raise TrainerError(f"{group_by!r} is not a regular expression: {error}") from error
+    if match is None or (match.re.groups and match[1] is None):
+        raise TrainerError(f"the file name {path.name!r} does not match {group_by!r}")
+    return match[1] if match.re.groups else match[0]
+
+
+def read_part(
+    clip: Clip, start: float, seconds: float, sample_rate: int, held: bytes | None = None
+) -> Samples:
+    """Read ``seconds`` from ``start`` on by seeking; mono, resampled.
+
+    It is the same slice that the whole recording, resampled, would give.
+
+    Parameters
+    ----------
+    clip
+        The recording.
+    start, seconds
+        In seconds. The start is rounded down to where both sample rates have a sample.
+    sample_rate
+        Hz of the result.
+    held
+        The recording's bytes, where they are in memory already.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, at most ``round(seconds * sample_rate)`` samples; fewer where the recording
+        ends before.
+
+    Raises
+    ------
+    AudioError
+        When the file cannot be read, or there is nothing where its header promised samples,
+        or samples are not finite.
+    """
+    length = round(seconds * sample_rate)
+    per_second = math.gcd(clip.sample_rate, sample_rate)
+    step_in, step_out = clip.sample_rate // per_second, sample_rate // per_second
+    first = int(start * per_second)
+    context = math.ceil(CONTEXT_SECONDS * per_second) if step_in != step_out else 0
+    before = min(first, context)
+    steps = before + math.ceil(length / step_out) + context
+    samples = _read(clip, (first - before) * step_in, steps * step_in, held)
+    if step_in != step_out:
+        samples = soxr.resample(samples, clip.sample_rate, sample_rate)
+    return samples[before * step_out :][:length]
+
+
+@contextmanager
+def opened(clip: Clip, held: bytes | None = None) -> Iterator[bytes | BinaryIO]:
+    """Give what libsndfile opens to read ``clip``: a path, or a file that is just its bytes."""
+    if held is not None:
+        yield io.BytesIO(held)
+    elif clip.size:
+        with clip.path.open("rb", buffering=0) as file:
+            yield io.BufferedReader(_Stretch(file, clip.offset, clip.size))
+    else:
+        yield os.fsencode(clip.path)
+
+
+class _Stretch(io.RawIOBase):
+    """Some bytes of a file as a file of their own."""
+
+    def __init__(self, file: io.RawIOBase | BinaryIO, offset: int, size: int) -> None:
+        super().__init__()
+        self._file, self._offset, self._size, self._at = file, offset, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        self._file.seek(self._offset + self._at)
+        data = self._file.read(max(0, min(len(buffer), self._size - self._at))) or b""
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _read(clip: Clip, first: int, count: int, held: bytes | None) -> Samples:
+    """Return up to ``count`` samples from ``first`` on, channels averaged."""
+    try:
+        with opened(clip, held) as source, soundfile.SoundFile(source) as file:
+            file.seek(first)
+            frames = file.read(count, np.float32, always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"{clip.name} cannot be read from sample {first} on: {error.error_string}"
+        ) from error
+    except OSError as error:
+        raise AudioError(f"{clip.name} cannot be read: {error.strerror}") from error
+    if not len(frames):
+        raise AudioError(f"{clip.name} ends before sample {first} of {clip.frames}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        samples: Samples = frames.mean(axis=1)
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{clip.name} has samples that are not finite after sample {first}")
+    return samples
