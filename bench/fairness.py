@@ -89,7 +89,7 @@ def long_file(http: httpx.Client, path: Path) -> Iterator[None]:
             str(path),
             "-X",
             "POST",
-            f"{http.base_url}v1/encode",
+            f"{str(http.base_url).rstrip('/')}/v1/encode",
             "-o",
             os.devnull,
         ]

@@ -127,8 +127,8 @@ def _project_on_components(level: VectorQuantize, points: Tensor, random: torch.
     into[:kept] = components.T / scale
     back = 1e-5 * torch.randn(len(mean), kept + 1, generator=random)
     back[:, :kept] += components * scale
-    level.in_proj.weight = into[..., None]  # type: ignore[assignment]
-    level.out_proj.weight = back[..., None]  # type: ignore[assignment]
+    level.in_proj.weight = into[..., None]
+    level.out_proj.weight = back[..., None]
     assert level.in_proj.bias is not None
     assert level.out_proj.bias is not None
     level.in_proj.bias.copy_(torch.cat([-(mean @ components) / scale, constant[None]]))
@@ -147,7 +147,7 @@ def _clusters(points: Tensor, count: int, random: torch.Generator) -> Tensor:
     directions = F.normalize(points)
     for _ in range(ROUNDS):
         book = F.normalize(centres).T
-        nearest = torch.cat([(part @ book).argmax(dim=1) for part in directions.split(8192)])
+        nearest = torch.cat([(part @ book).argmax(dim=1) for part in torch.split(directions, 8192)])
         sizes = torch.bincount(nearest, minlength=count)[:, None]
         sums = torch.zeros_like(centres).index_add_(0, nearest, points)
         elsewhere = points[torch.randint(len(points), (count,), generator=random)]

@@ -85,6 +85,6 @@ def _units(model: SNAC) -> Iterator[ResidualUnit]:
 
 
 def _gain(layer: nn.Module) -> Tensor:
-    gain = layer.parametrizations.weight.original0  # type: ignore[union-attr, operator]
+    gain = layer.parametrizations.weight.original0  # type: ignore[union-attr]
     assert isinstance(gain, Tensor)
     return gain

@@ -64,7 +64,7 @@ def test_errors_are_one_line(
         (["train", "--config", config, "--nproc", "0"], "--nproc must be 1 or more, not 0"),
         (["train", "--config", config, "--ddp", "--device", "cpu"], "try --nproc 2"),
         (["train", "--config", config, "--resume", nowhere], "no checkpoint"),
-        (["prepare", "--input-dir", nowhere, "--output-dir", nowhere], "is not a folder"),
+        (["prepare", "--input-dir", nowhere, "--output-dir", nowhere], "holds no recordings"),
         (["evaluate", "--model", nowhere, "--data", nowhere], "no model"),
         (["publish", "--checkpoint", nowhere, "--store", nowhere], "cannot be read"),
     ):
