@@ -157,13 +157,29 @@ def joined_world(device: str | None) -> Iterator[World]:
     chosen = device_called(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=chosen)
-    else:
-        dist.init_process_group("gloo")
+    _join("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", chosen)
     try:
         yield World(chosen, rank, size)
     finally:
         dist.destroy_process_group()
+
+
+def _join(backend: str, device: torch.device) -> None:
+    """Make this process one of those that torchrun started."""
+    store, rank, size = next(dist.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # On one machine the store outlives the processes, and processes that are started again
+        # would find the addresses of those that died. (On several, machines count for themselves
+        # how often they have started, so that there is no name that all of them know.)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt-{attempt}", store)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=rank,
+        world_size=size,
+        device_id=device if device.type == "cuda" else None,
+    )
 
 
 def device_called(name: str | None) -> torch.device:
