@@ -166,13 +166,13 @@ def joined_world(device: str | None) -> Iterator[World]:
 
 def _join(backend: str, device: torch.device) -> None:
     """Make this process one of those that torchrun started."""
-    store, rank, size = next(dist.rendezvous("env://"))
+    store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         # On one machine the store outlives the processes, and processes that are started again
         # would find the addresses of those that died. (On several, machines count for themselves
         # how often they have started, so that there is no name that all of them know.)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt-{attempt}", store)
+        store = dist.PrefixStore(f"attempt-{attempt}", store)  # type: ignore[attr-defined]
     dist.init_process_group(
         backend,
         store=store,
