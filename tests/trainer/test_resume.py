@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -119,12 +120,12 @@ def test_other_settings_are_no_continuation(
         train(configuration.parse({**trained, **changes, "resume": str(best)}), CPU)
 
 
-def test_a_finished_run_has_nothing_to_go_on_with(trained: dict[str, Any]) -> None:
-    output = Path(trained["output_dir"])
+def test_a_finished_run_has_nothing_to_go_on_with(trained: dict[str, Any], tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(trained["output_dir"], output)
     before = curve(output)
-    assert (
-        train(configuration.parse({**trained, "resume": "auto"}), CPU) == output / "best_model.pt"
-    )
+    on = {**trained, "output_dir": str(output), "resume": "auto"}
+    assert train(configuration.parse(on), CPU) == output / "best_model.pt"
     assert curve(output) == before
 
 
