@@ -6,93 +6,15 @@ import dataclasses
 import difflib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from snac_core.config import SnacConfig
+from trainer.config_entries import Source as Source
+from trainer.config_entries import Stage as Stage
+from trainer.config_rules import check
 from trainer.errors import TrainerError
-
-_RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
-    (
-        "above 0",
-        lambda value: value > 0,
-        (
-            *("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "max_steps"),
-            *("save_every", "save_every_batches", "save_every_minutes", "eval_every_batches"),
-            *("n_ffts", "mel_n_ffts", "mel_bins", "segment_length", "val_segments"),
-            "shuffle_buffer",
-            *("accumulate", "keep_checkpoints", "early_stop_patience", "max_bad_steps"),
-            *("log_every",),
-            *("discriminator_learning_rate", "discriminator_periods"),
-            *("discriminator_period_channels", "discriminator_fft_channels"),
-        ),
-    ),
-    (
-        "0 or more",
-        lambda value: value >= 0,
-        (
-            *("weight_decay", "num_workers", "warmup_steps", "grad_clip", "random_seed"),
-            *("l1_weight", "stft_weight", "mel_weight", "commitment_weight", "codebook_weight"),
-            *("revive_codes_every", "quantizer_warmup_steps", "sample_clips"),
-            *("guided_steps", "guide_weight"),
-            *("adversarial_weight", "feature_weight", "discriminator_warmup_steps"),
-        ),
-    ),
-    (
-        "from 0 to 1",
-        lambda value: 0 <= value <= 1,
-        (
-            *("lr_min_ratio", "gain_probability", "polarity_probability", "noise_probability"),
-            *("codec_probability", "codec_quality"),
-        ),
-    ),
-    (
-        "at least 0 and below 1",
-        lambda value: 0 <= value < 1,
-        ("betas", "discriminator_betas", "codebook_decay", "ema_decay"),
-    ),
-    # The narrowest band, a tenth of the bins, is halved three times and must leave some.
-    ("at least 256", lambda value: value >= 256, ("discriminator_n_ffts",)),
-)
-"""What numbers may be."""
-
-_CHOICES = {"precision": ("fp32", "bf16"), "stft_window": ("rectangular", "hann")}
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One curriculum stage.
-
-    Parameters
-    ----------
-    epochs
-        First and last epoch, counted from 1; a single number means just that epoch.
-    length
-        Seconds in a training segment.
-    batch_multiplier
-        Times ``batch_size`` gives the stage's batch.
-    """
-
-    epochs: tuple[int, int]
-    length: float
-    batch_multiplier: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """One of several places that training data comes from.
-
-    Parameters
-    ----------
-    path
-        Folder of audio or of shards, or a pattern of shards.
-    weight
-        How many times an epoch takes each of its recordings; a fraction takes some of them.
-    """
-
-    path: str
-    weight: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,65 +221,7 @@ class TrainConfig:
     curriculum: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
-        for wanted, fits, names in _RULES:
-            for name, value in self._numbers(names):
-                if not fits(value):
-                    raise TrainerError(f"{name} must be {wanted}, not {value!r}")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise TrainerError(
-                    f"{name} must be {' or '.join(map(repr, choices))}, not {getattr(self, name)!r}"
-                )
-        if (self.pretrained_model is None) == (self.model is None):
-            raise TrainerError(
-                "give either pretrained_model (fine-tune it) or model (train that shape from "
-                "random weights), one of the two"
-            )
-        if self.quantizer_warmup_steps and self.model is None:
-            raise TrainerError(
-                "quantizer_warmup_steps would end by replacing the codebooks of the "
-                "pretrained_model; it is for a model from random weights"
-            )
-        if self.guided_steps and (self.model is None or self.quantizer_warmup_steps):
-            raise TrainerError(
-                "guided_steps begins by replacing the codebooks; it is for a model from random "
-                "weights, without quantizer_warmup_steps"
-            )
-        if self.guided_steps and (self.loss_balancer or self.freeze_encoder):
-            raise TrainerError("guided_steps goes with neither loss_balancer nor freeze_encoder")
-        if not self.l1_weight + self.stft_weight + self.mel_weight:
-            raise TrainerError("one of l1_weight, stft_weight and mel_weight must be above 0")
-        for name in ("gain_db", "noise_snr_db", "codec_quality"):
-            lowest, highest = getattr(self, name)
-            if lowest > highest:
-                raise TrainerError(f"{name} must be [lowest, highest], not {[lowest, highest]}")
-        if len(self.mel_bins) != len(self.mel_n_ffts):
-            raise TrainerError(
-                f"mel_bins {list(self.mel_bins)} needs one number for each of "
-                f"mel_n_ffts {list(self.mel_n_ffts)}"
-            )
-        if self.freeze_vq and not self.freeze_encoder:
-            raise TrainerError(
-                "freeze_vq without freeze_encoder would train an encoder against codebooks that "
-                "cannot follow; freeze both, freeze_encoder alone, or none"
-            )
-        for before, after in zip(self.curriculum, self.curriculum[1:], strict=False):
-            if after.epochs[0] <= before.epochs[1]:
-                raise TrainerError(
-                    f"the curriculum's stages must follow each other: {list(after.epochs)} comes "
-                    f"after {list(before.epochs)}"
-                )
-
-    def _numbers(self, names: Sequence[str]) -> Iterator[tuple[str, float]]:
-        """Yield each number that these keys hold, none where one is None."""
-        for name in names:
-            value = getattr(self, name)
-            if isinstance(value, tuple):
-                if not value:
-                    raise TrainerError(f"{name} must not be empty")
-                yield from ((name, item) for item in value)
-            elif value is not None:
-                yield name, value
+        check(self)
 
     @property
     def quantizer_trains(self) -> bool:
