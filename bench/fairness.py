@@ -132,7 +132,8 @@ def machine() -> str:
     ]
     name = names[0] if names else platform.processor() or platform.machine()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {len(os.sched_getaffinity(0))} cores{gpu}"
+    count = len(os.sched_getaffinity(0))
+    return f"{name}, {count} core{'s' if count > 1 else ''}{gpu}"
 
 
 def main() -> int:

@@ -38,6 +38,7 @@ from service.client import ProblemError, SnacClient
 from snac_core.audio import encode_bytes
 from snac_core.checkpoint import Checkpoint, read
 from snac_core.config import SnacConfig
+from snac_core.errors import StoreError
 from snac_core.layouts import to_layout
 from snac_core.model_store import ModelStore
 
@@ -171,16 +172,20 @@ class Load:
         """Post a clip and go away before the answer."""
         url = httpx.URL(self.url)
         head = f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(wav)}\r\n\r\n"
-        with socket.create_connection((url.host, url.port or 80)) as leaving:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((url.host, url.port or 80)) as leaving,
+        ):
             leaving.sendall(head.encode() + wav)
-        self.tally.sent["left early"] += 1
+            self.tally.sent["left early"] += 1
 
 
 class Faults:
     """Versions, whole and corrupt, and a publisher that is killed."""
 
-    def __init__(self, store: ModelStore, checkpoint: Checkpoint) -> None:
-        self.store, self.checkpoint = store, checkpoint
+    def __init__(self, store: ModelStore, model: str) -> None:
+        self.store, self.model = store, model
+        self.checkpoint: Checkpoint = read(model)
         self.done: Counter[str] = Counter()
 
     def commit(self, turn: int) -> None:
@@ -195,12 +200,16 @@ class Faults:
         self.done["version published"] += 1
 
     def roll_back(self, turn: int) -> None:
-        """Return to the version before."""
-        self.store.roll_back()
-        self.done["rolled back"] += 1
+        """Return to the version before, unless that is one of the corrupt ones."""
+        try:
+            self.store.roll_back()
+        except StoreError:
+            self.done["roll back to a corrupt version refused"] += 1
+        else:
+            self.done["rolled back"] += 1
 
     def corrupt(self, turn: int) -> None:
-        """Publish a version with one byte flipped, and then a good one again."""
+        """Publish a version with one byte flipped."""
         weights = self._another_decoder(turn)
         version = self.store.publish(self.checkpoint.config, weights, make_current=False)
         path = self.store.path(version) / "model.safetensors"
@@ -221,9 +230,8 @@ class Faults:
             "while True: ModelStore(Path(sys.argv[1])).publish("
             "c.config, c.weights, make_current=False)\n"
         )
-        current = self.store.path(self.store.current() or "")
         process = subprocess.Popen(
-            [sys.executable, "-c", script, str(self.store.root), str(current)],
+            [sys.executable, "-c", script, str(self.store.root), self.model],
             stdout=subprocess.PIPE,
         )
         assert process.stdout is not None
@@ -285,7 +293,8 @@ def machine() -> str:
     ]
     name = names[0] if names else platform.processor() or platform.machine()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {len(os.sched_getaffinity(0))} cores{gpu}"
+    count = len(os.sched_getaffinity(0))
+    return f"{name}, {count} core{'s' if count > 1 else ''}{gpu}"
 
 
 def main() -> int:
@@ -303,7 +312,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         store = ModelStore(Path(folder))
         store.publish(checkpoint.config, checkpoint.weights)
-        faults = Faults(store, checkpoint)
+        faults = Faults(store, options.model)
         with service(store) as (url, process):
             started = time.monotonic()
             seconds = 60 * options.minutes
@@ -364,6 +373,8 @@ def report(
     print(f"| versions that answered | {len(tally.versions)} |")
     growth = 100 * (last / first - 1)
     print(f"| memory | {first:.0f} MiB early, {last:.0f} MiB late ({growth:+.1f} %) |")
+    tenths = [f"{part[-1]:.0f}" for part in np.array_split(memory, 10) if len(part)]
+    print(f"| memory at each tenth of the time, MiB | {', '.join(tenths)} |")
     print(f"| lost | {sum(tally.failed.values())} {dict(tally.failed) or ''} |")
 
 

@@ -5,6 +5,9 @@ it is cut into. The engine takes what is waiting the moment it is free, one step
 in turn, so a short clip is answered between two windows of an hour-long file. Steps of one
 batch belong to one codec and are of one kind. The answer to a job does not depend on what
 shares its batches; that is `Codec.run`'s promise.
+
+A window of a long file takes a CPU longer than a whole clip does. So clips are let by in the
+middle of one, between two of its layers, for as long as the window itself has had.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import dataclasses
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 
 import structlog
@@ -49,8 +52,17 @@ class _Work:
     timing: Timing = dataclasses.field(default_factory=Timing)
     started: bool = False
 
+    @property
+    def long(self) -> bool:
+        """Whether it is cut into windows."""
+        return len(self.job.windows) > 1
+
 
 _Batch = list[tuple[_Work, Step]]
+
+
+class _BrokenError(BaseException):
+    """The engine failed while it let clips by, and not the file that it held up for them."""
 
 
 class Engine:
@@ -86,6 +98,7 @@ class Engine:
         self._running: _Batch = []
         self._queued_seconds = 0.0
         self._drain_rate: float | None = None
+        self._began = self._lent = 0.0
         self._closing = False
         self._death: BaseException | None = None
         self._wake = threading.Condition()
@@ -192,7 +205,7 @@ class Engine:
             while not self._closing:
                 self._drop_abandoned()
                 if self._queue:
-                    self._running = self._pick()
+                    self._running = self._pick(self._queue)
                     return self._running
                 self._wake.wait()
             return []
@@ -200,16 +213,20 @@ class Engine:
     def _drop_abandoned(self) -> None:
         abandoned = [work for work in self._queue if work.done.cancelled()]
         for work in abandoned:
-            self._queued_seconds -= sum(step.seconds for step in work.waiting)
             self._queue.remove(work)
+            self._forget(work.waiting)
 
-    def _pick(self) -> _Batch:
+    def _forget(self, steps: Iterable[Step]) -> None:
+        """Take ``steps`` off the count, which is nothing once nothing is there."""
+        self._queued_seconds -= sum(step.seconds for step in steps)
+        if not self._queue and not self._running:
+            self._queued_seconds = 0.0  # rounding does not add up
+
+    def _pick(self, waiting: list[_Work]) -> _Batch:
         """Take a step of each job that can join the first one's batch, then another of each."""
-        head = self._queue[0]
+        head = waiting[0]
         peers = [
-            work
-            for work in self._queue
-            if work.codec is head.codec and work.job.kind == head.job.kind
+            work for work in waiting if work.codec is head.codec and work.job.kind == head.job.kind
         ]
         batch: _Batch = []
         longest = 0.0
@@ -238,8 +255,8 @@ class Engine:
                 work.started = True
                 work.timing.queue = started - work.queued_at
                 self._metrics.queue_seconds.observe(work.timing.queue)
-        self._attempt(batch)
-        elapsed = time.perf_counter() - started
+        lent = self._attempt_open_to_others(batch)
+        elapsed = time.perf_counter() - started - lent
         seconds = sum(step.seconds for _, step in batch)
         for work in {work for work, _ in batch}:
             work.timing.inference += elapsed
@@ -248,7 +265,34 @@ class Engine:
         self._metrics.audio_seconds.labels(kind=kind).inc(seconds)
         self._metrics.batch_audio_seconds.labels(kind=kind).observe(seconds)
         self._metrics.batch_items.labels(kind=kind).observe(len(batch))
-        self._finish(batch, seconds, seconds / elapsed)
+        self._finish(batch, seconds / elapsed)
+
+    def _attempt_open_to_others(self, batch: _Batch) -> float:
+        """Run ``batch``, letting clips by if it is of long files; return the seconds they took."""
+        if not any(work.long for work, _ in batch):
+            self._attempt(batch)
+            return 0.0
+        self._began, self._lent = time.perf_counter(), 0.0
+        with batch[0][0].codec.interrupting(self._let_clips_by):
+            self._attempt(batch)
+        return self._lent
+
+    def _let_clips_by(self) -> None:
+        started = time.perf_counter()
+        if 2 * self._lent > started - self._began:
+            return
+        with self._wake:
+            self._drop_abandoned()
+            clips = [work for work in self._queue if not work.long]
+            if not clips:
+                return
+            batch = self._pick(clips)
+            self._running = self._running + batch
+        try:
+            self._work_on(batch)
+        except Exception as error:
+            raise _BrokenError from error
+        self._lent += time.perf_counter() - started
 
     def _attempt(self, batch: _Batch) -> None:
         """Run ``batch``; on failure its halves or its single steps, down to the one at fault."""
@@ -280,17 +324,16 @@ class Engine:
         for part in parts:
             self._attempt(part)
 
-    def _finish(self, batch: _Batch, seconds: float, rate: float) -> None:
+    def _finish(self, batch: _Batch, rate: float) -> None:
         with self._wake:
-            self._running = []
-            self._queued_seconds -= seconds
+            ran = set(batch)
+            self._running = [one for one in self._running if one not in ran]
             # Behind whoever came while this batch ran.
             self._queue += [work for work in dict.fromkeys(w for w, _ in batch) if work.waiting]
+            self._forget(step for _, step in batch)
             self._drain_rate = (
                 rate if self._drain_rate is None else 0.8 * self._drain_rate + 0.2 * rate
             )
-            if not self._queue:
-                self._queued_seconds = 0.0  # rounding does not add up
         for work, _ in batch:
             work.left -= 1
             if work.left == 0:
@@ -298,7 +341,7 @@ class Engine:
 
     def _fail(self, work: _Work, error: Exception) -> None:
         with self._wake:
-            self._queued_seconds -= sum(step.seconds for step in work.waiting)
+            self._forget(work.waiting)
             work.waiting.clear()
         _resolve(work.done, error)
 

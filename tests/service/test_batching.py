@@ -137,6 +137,96 @@ def test_a_short_clip_overtakes_a_long_file(watched: Watched, samples_of: Sample
     assert order.index({False}) == 1
 
 
+def test_a_clip_is_let_by_in_the_middle_of_a_window(codec: Codec, samples_of: SamplesOf) -> None:
+    """Each window of a long file finds a clip waiting, which is answered before the window is."""
+    engine = Engine(30.0, max_queue_seconds=100.0, metrics=Metrics(), turn_seconds=0.0)
+    engine.start()
+    long_job = codec.encode_job(samples_of(20.0))
+    clips: list[tuple[Any, Future[Timing]]] = []
+    answered: list[bool] = []
+
+    class Posting(Watched):
+        def run(self, steps: Sequence[Step]) -> None:
+            if steps[0].job is long_job:
+                job = codec.encode_job(samples_of(0.5, len(clips)))
+                clips.append((job, submit(engine, self, job)))
+                self._codec.run(steps)
+                answered.append(clips[-1][1].done())
+            else:
+                self._codec.run(steps)
+
+    timing = submit(engine, Posting(codec), long_job).result(60)
+    assert len(clips) == len(long_job.windows) > 2
+    assert answered == [True] * len(clips)
+    assert long_job.result() == codec.encode([samples_of(20.0)])[0]
+    for seed, (job, _) in enumerate(clips):
+        assert job.result() == codec.encode([samples_of(0.5, seed)])[0]
+    assert timing.inference > 0
+    engine.close()
+
+
+def test_a_dead_device_in_the_middle_of_a_window_ends_the_engine(
+    engine: Engine, watched: Watched, samples_of: SamplesOf
+) -> None:
+    long_job = watched.encode_job(samples_of(20.0))
+    dead = torch.AcceleratorError("device-side assert triggered")
+    watched.fail = lambda steps: None if steps[0].job is long_job else dead
+    watched.gate.clear()
+    long = submit(engine, watched, long_job)
+    assert watched.entered.wait(30)
+    short = submit(engine, watched, watched.encode_job(samples_of(0.5)))
+    watched.gate.set()
+    for one in (long, short):
+        with pytest.raises(EngineDeadError):
+            one.result(30)
+    assert engine.died
+
+
+def test_what_was_given_up_leaves_no_residue_in_the_count(
+    engine: Engine, watched: Watched, samples_of: SamplesOf
+) -> None:
+    watched.gate.clear()
+    first = submit(engine, watched, watched.encode_job(samples_of(0.1)))
+    assert watched.entered.wait(30)
+    for length in (0.3, 0.7, 20.0, 1.1):
+        assert submit(engine, watched, watched.encode_job(samples_of(length))).cancel()
+    watched.gate.set()
+    first.result(30)
+    wait_for(lambda: engine.queued_seconds == 0.0)
+
+
+def test_clips_without_end_do_not_starve_a_long_file(
+    engine: Engine, codec: Codec, samples_of: SamplesOf
+) -> None:
+    long = submit(engine, codec, codec.encode_job(samples_of(20.0)))
+    clip = samples_of(0.5)
+
+    def another(done: Future[Timing]) -> None:
+        if not long.done():
+            submit(engine, codec, codec.encode_job(clip)).add_done_callback(another)
+
+    for _ in range(4):
+        submit(engine, codec, codec.encode_job(clip)).add_done_callback(another)
+    long.result(60)
+
+
+def test_a_clip_that_fails_in_the_middle_of_a_window_fails_alone(
+    engine: Engine, watched: Watched, samples_of: SamplesOf
+) -> None:
+    long_job = watched.encode_job(samples_of(20.0))
+    bad = watched.encode_job(samples_of(0.5))
+    watched.fail = lambda steps: ModelError("poison") if steps[0].job is bad else None
+    watched.gate.clear()
+    long = submit(engine, watched, long_job)
+    assert watched.entered.wait(30)
+    short = submit(engine, watched, bad)
+    watched.gate.set()
+    with pytest.raises(ModelError, match="poison"):
+        short.result(30)
+    long.result(60)
+    assert long_job.result() == watched.encode([samples_of(20.0)])[0]
+
+
 def test_the_padded_batch_stays_within_its_budget(watched: Watched, samples_of: SamplesOf) -> None:
     engine = Engine(batch_seconds=4.0, max_queue_seconds=100.0, metrics=Metrics())
     jobs = [watched.encode_job(samples_of(0.5 + 0.25 * (i % 5), i)) for i in range(20)]
