@@ -1,1 +1,7 @@
-"""Curriculum fine-tuning of SNAC on one's own speech."""
+"""Curriculum fine-tuning of SNAC on one's own speech.
+
+A folder imports only from those before it, and `cli` from all of them:
+`config`, with what goes with it; `data` and `objective`; `preparation`, which needs only
+`data`; `process` (ranks, signals, checkpoints) and `model`; `run`, which is the training;
+`pages` (HTML and figures); `evaluation` and `tokens`, which measure what came of it.
+"""

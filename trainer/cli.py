@@ -23,7 +23,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from snac_core.allocator import restart_keeping_freed_memory
 from snac_core.errors import SnacError
 from trainer import config as configuration
-from trainer.distributed import (
+from trainer.errors import TrainerError
+from trainer.preparation.prepare import prepare
+from trainer.process.distributed import (
     device_called,
     is_worker,
     joined_world,
@@ -31,11 +33,9 @@ from trainer.distributed import (
     process_count,
     tell_launcher,
 )
-from trainer.errors import TrainerError
-from trainer.loop import train
-from trainer.planning import plan
-from trainer.prepare import prepare
-from trainer.publish import publish
+from trainer.run.loop import train
+from trainer.run.planning import plan
+from trainer.run.publish import publish
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,8 +113,8 @@ def _for_each_process(options: argparse.Namespace, overrides: Sequence[str]) -> 
 
 def _evaluate(options: argparse.Namespace) -> None:
     with _extra("evaluate"):
-        from trainer import compared, report
-        from trainer.evaluate import evaluate, to_markdown
+        from trainer.evaluation import compared, report
+        from trainer.evaluation.evaluate import evaluate, to_markdown
 
     run: Path | None = options.run_dir
     evaluation = evaluate(
@@ -136,7 +136,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _tokens_report(options: argparse.Namespace) -> None:
     with _extra("tokens-report"):
-        from trainer import tokens_report
+        from trainer.tokens import report as tokens_report
 
     statistics = tokens_report.measure(options.corpus, options.codebook_size, options.top)
     print(tokens_report.to_markdown(statistics))

@@ -22,7 +22,7 @@ from snac_core.model_store import ModelStore
 from snac_core.quantizer import VectorQuantize
 from tests.conftest import TINY, random_model
 from trainer import config as configuration
-from trainer.loop import train
+from trainer.run.loop import train
 
 RATE = TINY.sampling_rate
 

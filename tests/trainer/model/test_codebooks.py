@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import torch
+
+from snac_core.extent import Extent
+from snac_core.model import SNAC
+from snac_core.quantizer import Level
+from tests.conftest import TINY, random_model
+from tests.trainer.conftest import RATE, levels_of, voice
+from trainer.model.codebooks import REMEMBERED, CodebookUse, draw_from_encoder
+
+SIZE, DIM = TINY.codebook_size, TINY.codebook_dim
+
+
+def batch(seed: int, seconds: float = 12288 / RATE) -> torch.Tensor:
+    return torch.from_numpy(voice(seconds, seed))[None, None]
+
+
+def test_unused_entries_become_recent_latents_and_used_ones_stay() -> None:
+    model = random_model(TINY)
+    quantizer = model.quantizer
+    books = [level.codebook.weight for level in levels_of(model)]
+    before = [book.detach().clone() for book in books]
+    use = CodebookUse(quantizer, seed=1)
+    with torch.no_grad():
+        levels = quantizer(model.encoder(batch(1), Extent(12288)))[1]
+    use.observe(levels)
+    replaced = use.revive()
+    for book, old, level, count in zip(books, before, levels, replaced, strict=True):
+        used = torch.zeros(SIZE, dtype=torch.bool)
+        used[level.codes.flatten()] = True
+        assert count == int((~used).sum())
+        assert torch.equal(book[used], old[used])
+        latents = {tuple(latent) for latent in level.projected[0].t().tolist()}
+        assert {tuple(entry) for entry in book[~used].tolist()} <= latents
+
+
+def test_entries_follow_the_latents_that_chose_them() -> None:
+    model = random_model(TINY)
+    books = [level.codebook.weight for level in levels_of(model)]
+    before = [book.detach().clone() for book in books]
+    latents = torch.randn(2, DIM, 3)
+    codes = torch.tensor([[7, 7, 9], [7, 9, 11]])
+    CodebookUse(model.quantizer, seed=0).follow([Level(codes, latents, latents)] * 3, decay=0.8)
+    points = latents.transpose(1, 2)
+    means = {
+        7: (points[0, 0] + points[0, 1] + points[1, 0]) / 3,
+        9: (points[0, 2] + points[1, 1]) / 2,
+        11: points[1, 2],
+    }
+    for book, old in zip(books, before, strict=True):
+        for code, mean in means.items():
+            torch.testing.assert_close(book.detach()[code], 0.8 * old[code] + 0.2 * mean)
+            old[code] = book.detach()[code]
+        assert torch.equal(book.detach(), old)
+
+
+def test_the_same_seed_revives_the_same() -> None:
+    books = []
+    for _ in range(2):
+        model = random_model(TINY)
+        use = CodebookUse(model.quantizer, seed=3)
+        with torch.no_grad():
+            use.observe(model.quantizer(model.encoder(batch(1), Extent(12288)))[1])
+        use.revive()
+        books.append(levels_of(model)[0].codebook.weight.detach())
+    assert torch.equal(*books)
+
+
+def test_counting_starts_over_after_a_revival() -> None:
+    model = random_model(TINY)
+    use = CodebookUse(model.quantizer, seed=0)
+    steps = [1, 2, 4]
+
+    def levels(code: int) -> list[Level]:
+        return [
+            Level(torch.full((1, n), code), torch.zeros(1, DIM, n), torch.zeros(1, DIM, n))
+            for n in steps
+        ]
+
+    use.observe(levels(5))
+    assert use.perplexities() == [1.0, 1.0, 1.0]
+    assert use.revive() == [SIZE - 1] * 3
+    use.observe(levels(6))
+    use.observe(levels(7))
+    assert use.revive() == [SIZE - 2] * 3
+
+
+def test_perplexity_is_the_number_of_entries_in_even_use() -> None:
+    use = CodebookUse(random_model(TINY).quantizer, seed=0)
+    codes = torch.arange(64)[None]
+    level = Level(codes, torch.zeros(1, DIM, 64), torch.zeros(1, DIM, 64))
+    use.observe([level] * 3)
+    assert [round(value, 6) for value in use.perplexities()] == [64.0] * 3
+
+
+def test_what_is_remembered_is_bounded_and_recent() -> None:
+    model = random_model(TINY)
+    use = CodebookUse(model.quantizer, seed=0)
+    length = REMEMBERED // 4
+    for number in range(12):
+        latents = torch.full((1, DIM, length), float(number))
+        use.observe([Level(torch.zeros(1, length, dtype=torch.int64), latents, latents)] * 3)
+    use.revive(everything=True)
+    book = levels_of(model)[0].codebook.weight.detach()
+    assert set(book.flatten().tolist()) == {8.0, 9.0, 10.0, 11.0}
+
+
+def test_a_new_model_starts_with_codebooks_that_its_latents_use() -> None:
+    audio = [batch(seed, 3.0 * 12288 / RATE) for seed in range(4)]
+
+    def spread(model: SNAC) -> list[float]:
+        use = CodebookUse(model.quantizer, seed=0)
+        with torch.no_grad():
+            for one in audio:
+                use.observe(model.quantizer(model.encoder(one, Extent(one.shape[-1])))[1])
+        return use.perplexities()
+
+    model = random_model(TINY)
+    for level in levels_of(model):
+        # Codebooks far from what the encoder makes: few entries are ever the nearest.
+        torch.nn.init.constant_(level.codebook.weight, 1.0)
+        level.codebook.weight.data += 0.01 * torch.rand_like(level.codebook.weight)
+    before = spread(model)
+    draw_from_encoder(model, audio, CodebookUse(model.quantizer, seed=0))
+    after = spread(model)
+    assert all(new > 4 * old for new, old in zip(after, before, strict=True))

@@ -1,0 +1,1 @@
+"""Recordings on disk, and the segments that training and validation cut from them."""

@@ -1,0 +1,1 @@
+"""How well models reconstruct recordings: ``snac-trainer evaluate``."""

@@ -1,0 +1,220 @@
+"""How well models reconstruct recordings, in figures and to listen to."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from snac_core import durable
+from snac_core.codec import Codec, Samples
+from snac_core.errors import AudioError
+from trainer import curriculum
+from trainer.config import TrainConfig
+from trainer.data.recordings import read_part
+from trainer.errors import TrainerError
+from trainer.evaluation import selection
+from trainer.evaluation.compared import ROLES, Models
+from trainer.evaluation.fixed_loss import default_config, fixed_losses
+from trainer.evaluation.kept_samples import KeptSamples
+from trainer.evaluation.per_file import PerFile
+from trainer.evaluation.selection import ALL, SampleChoice, Taken, Unreadable
+from trainer.evaluation.speech_quality import MEASURES
+from trainer.evaluation.tally import Row, Tally
+from trainer.model.code_use import Counts
+
+log = logging.getLogger(__name__)
+
+LONGEST_SECONDS = 30.0
+"""Of a recording, so much from its start on is reconstructed and measured."""
+
+CHUNK_SECONDS = 64.0
+"""Recordings that are held, and given to the models, at once on a GPU; a CPU takes one."""
+
+SAMPLES = 9
+RESULTS, PER_FILE = "evaluation_results.json", "per_file.parquet"
+
+
+class Evaluation(NamedTuple):
+    """What came of it."""
+
+    results: dict[str, Any]
+    """JSON-ready; docs/evaluation.md says what is in it."""
+    counts: dict[str, list[Counts]]
+    """How often each model chose each entry of each level."""
+
+
+def evaluate(
+    models: Models,
+    folders: Sequence[Path],
+    *,
+    config: TrainConfig | None = None,
+    group_by: str | None = None,
+    max_seconds_per_group: float = math.inf,
+    output_dir: Path | None = None,
+    samples: int = SAMPLES,
+) -> Evaluation:
+    """Reconstruct the recordings under ``folders`` and measure how close they come.
+
+    Of each recording, its first 30 s; and the loss on the crops that training would validate
+    on. Holds a minute or two of audio at a time. Files that cannot be read are logged, listed
+    in the results and left out.
+
+    Parameters
+    ----------
+    models
+        What `trainer.evaluation.compared.load` returns.
+    folders
+        Searched in depth.
+    config
+        Says what the loss is and which crops it is taken on; None for the seed's.
+    group_by
+        Finds a recording's group as `trainer.data.recordings.group_of` does; None makes one group.
+    max_seconds_per_group
+        Take no further recording of a group that has so much. The crops stay the same.
+    output_dir
+        Where ``evaluation_results.json``, ``per_file.parquet`` and ``samples/`` go; None
+        writes nothing.
+    samples
+        How many recordings to keep in ``samples/``.
+
+    Raises
+    ------
+    TrainerError
+        When there is nothing to measure, or a file name matches no group.
+    """
+    config = config or default_config()
+    codec = next(iter(models.values())).codec
+    found, unreadable = selection.find(folders, group_by)
+    networks = {role: one.network for role, one in models.items()}
+    losses = fixed_losses(networks, [one.clip for one in found], config, codec.device)
+    terms = next((list(next(iter(by_role.values()))) for by_role in losses.values()), [])
+    tally = Tally(models, terms)
+    for one in found:
+        if one.clip.path in losses:
+            tally.add_losses(one.group, losses[one.clip.path])
+
+    taken = selection.limited(found, max_seconds_per_group, LONGEST_SECONDS)
+    choice = SampleChoice(taken, samples)
+    kept, table = None, None
+    with contextlib.ExitStack() as stack:
+        if output_dir is not None:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            kept = KeptSamples(output_dir, codec.sample_rate)
+            table = PerFile(output_dir / PER_FILE, ("path", "group"), tally.columns)
+            stack.enter_context(table)
+        progress = stack.enter_context(tqdm(total=len(taken), desc="evaluating", unit="file"))
+        for chunk in _chunks(taken, codec, choice, unreadable):
+            for one, reference, made, row in _reconstructed(models, chunk, tally):
+                path = one.clip.path
+                for role, values in losses.get(path, {}).items():
+                    row |= {f"{role}_{name}": value for name, value in values.items()}
+                if table is not None:
+                    table.add({"path": str(path), "group": one.group, **row})
+                if kept is not None and choice.wants(one):
+                    figures = {name: _finite(value) for name, value in row.items()}
+                    kept.keep(path, one.group, reference, made)["figures"] = figures
+                progress.update()
+    if not tally.files:
+        where = ", ".join(map(str, folders))
+        raise TrainerError(f"none of the {len(taken)} recordings under {where} can be read")
+    results = {
+        "data": [str(folder) for folder in folders],
+        "group_by": group_by,
+        **tally.to_dict(),
+        "loss_crops": {
+            "count": len(losses),
+            "seconds": curriculum.longest(config).length,
+            "seed": config.random_seed,
+        },
+        "samples": [] if kept is None else kept.kept,
+        "skipped": len(unreadable),
+        "unreadable": [one._asdict() for one in unreadable],
+    }
+    if output_dir is not None:
+        text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+        durable.replace(output_dir / RESULTS, text.encode())
+    return Evaluation(results, {role: use.counts for role, use in tally.use.items()})
+
+
+def to_markdown(results: dict[str, Any]) -> str:
+    """Return the table of an evaluation: rows for each group, and for all."""
+    tally = {measure.name: measure for measure in MEASURES}
+    figures = ["loss"] * ("loss" in results["terms"]) + results["measures"]
+    roles = [role for role in ROLES if role in results]
+    several = ["model"] * (len(roles) > 1)
+    titles = ["group", *several, "recordings", "seconds"]
+    titles += [tally[name].label if name in tally else name for name in figures]
+    lines = [titles]
+    for name, row in {**results["groups"], ALL: results[ALL]}.items():
+        for role in roles:
+            values = [row[role][figure] for figure in figures]
+            digits = [tally[figure].digits if figure in tally else 4 for figure in figures]
+            lines.append(
+                [name, *([role] if several else []), str(row["recordings"])]
+                + [f"{row['seconds']:.0f}"]
+                + ["-" if v is None else f"{v:.{d}f}" for v, d in zip(values, digits, strict=True)]
+            )
+    head, *rows = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([head, "|---" * len(titles) + "|", *rows])
+
+
+Read = tuple[Taken, Samples]
+
+
+def _chunks(
+    taken: Sequence[Taken], codec: Codec, choice: SampleChoice, unreadable: list[Unreadable]
+) -> Iterator[list[Read]]:
+    """Yield recordings as they are read, as many at a time as the device gains from."""
+    enough = 0.0 if codec.device.type == "cpu" else CHUNK_SECONDS
+    chunk: list[Read] = []
+    seconds = 0.0
+    for one in taken:
+        try:
+            samples = read_part(one.clip, 0.0, LONGEST_SECONDS, codec.sample_rate)
+        except AudioError as error:
+            log.warning("skipping %s: %s", one.clip.path, error)
+            unreadable.append(Unreadable(str(one.clip.path), str(error)))
+            choice.missed(one)
+            continue
+        chunk.append((one, samples))
+        seconds += len(samples) / codec.sample_rate
+        if seconds >= enough:
+            yield chunk
+            chunk, seconds = [], 0.0
+    if chunk:
+        yield chunk
+
+
+def _reconstructed(
+    models: Models, chunk: list[Read], tally: Tally
+) -> Iterator[tuple[Taken, Samples, dict[str, Samples], Row]]:
+    """Yield each recording with its reconstructions, by role, and its figures."""
+    waves = [samples for _, samples in chunk]
+    codes = {role: one.codec.encode(waves) for role, one in models.items()}
+    made = {role: one.codec.decode(codes[role]) for role, one in models.items()}
+    again = {role: one.codec.encode(made[role]) for role, one in models.items()}
+    for index, (one, reference) in enumerate(chunk):
+        results = {role: audio[index] for role, audio in made.items()}
+        yield (
+            one,
+            reference,
+            results,
+            tally.add(
+                one.group,
+                reference,
+                results,
+                {role: each[index] for role, each in codes.items()},
+                {role: each[index] for role, each in again.items()},
+            ),
+        )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,132 @@
+"""The network in training: where its weights come from, and how a pass through it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from snac_core import checkpoint
+from snac_core.config import SnacConfig
+from snac_core.extent import Extent, Noise
+from snac_core.model import SNAC, Reconstruction
+from snac_core.quantizer import Level, ResidualVectorQuantize, VectorQuantize
+from snac_core.weights import build
+from trainer.config import TrainConfig
+from trainer.model.guide import Guide
+
+
+def starting_model(config: TrainConfig) -> tuple[SNAC, str | None]:
+    """Return the model to train, what is frozen frozen, and the version that it starts from.
+
+    The version is None for random weights.
+
+    Raises
+    ------
+    SnacError
+        When there is no such model, or it cannot be read.
+    """
+    version = None
+    if config.pretrained_model is not None:
+        base = checkpoint.read(config.pretrained_model)
+        model, version = build(base.config, base.weights), base.version
+    else:
+        assert config.model is not None
+        model = SNAC(config.model)
+        with torch.no_grad():
+            # A first output near zero: a saturated tanh has no slope to learn from.
+            last = model.decoder.model[-2]
+            last.parametrizations.weight.original0.mul_(0.05)  # type: ignore[union-attr, operator]
+    return frozen(model, config), version
+
+
+def resumed_model(content: Mapping[str, Any], config: TrainConfig) -> tuple[SNAC, str | None]:
+    """Return what `starting_model` does, from a checkpoint of the run.
+
+    The base itself need no longer be where the run found it.
+    """
+    model = build(SnacConfig.from_dict(content["config"]), content["model"])
+    return frozen(model, config), content["base"]
+
+
+def frozen(model: SNAC, config: TrainConfig) -> SNAC:
+    """Return ``model`` with gradients for what is to learn by them alone."""
+    model.encoder.requires_grad_(not config.freeze_encoder)
+    model.quantizer.requires_grad_(config.quantizer_trains)
+    if not config.codebook_weight:
+        # The straight-through gradient passes the entries by; only `CodebookUse` moves them.
+        for level in model.quantizer.quantizers:
+            cast(VectorQuantize, level).codebook.requires_grad_(False)
+    return model
+
+
+class Network(nn.Module):
+    """`reconstruct` as a module, which is what can be divided over processes."""
+
+    def __init__(self, model: SNAC, config: TrainConfig, guide: Guide | None = None) -> None:
+        super().__init__()
+        self.model, self.config, self.guide = model, config, guide
+
+    def forward(
+        self, audio: Tensor, noise: Noise | str, quantize: bool, guided: bool = False
+    ) -> tuple[Reconstruction, Tensor | None]:
+        """Pass ``audio``, Tensor[B x 1 x T], through the model.
+
+        Returns
+        -------
+        What came out, and, where there is a guide, how far the encoder's latent is from its
+        features. If ``guided``, the decoder was fed those, quantized.
+        """
+        if self.guide is None:
+            return reconstruct(self.model, audio, self.config, quantize, noise), None
+        features = self.guide(audio)
+        extent = Extent(audio.shape[-1], noise=noise)
+        device, half = audio.device.type, self.config.precision == "bf16"
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            latent = self.model.encoder(audio, extent).float()
+        fed, levels = self.model.quantizer(features if guided else latent)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            made = self.model.decoder(fed, extent)
+        return Reconstruction(made, levels), self.guide.distance(latent, features)
+
+
+def reconstruct(
+    model: SNAC,
+    audio: Tensor,
+    config: TrainConfig,
+    quantize: bool = True,
+    noise: Noise | str = "random",
+) -> Reconstruction:
+    """Pass ``audio``, Tensor[B x 1 x T], through ``model``, with ``noise`` in the decoder.
+
+    In bf16, if so configured, only where something learns: a frozen encoder makes the codes
+    that it will make in service. The quantizer is always in fp32, as bf16 would choose other
+    entries. What is frozen takes part in no gradient. Without ``quantize``, the decoder gets
+    the latent through the projections of each level alone, and there are no levels to report.
+    """
+    extent = Extent(audio.shape[-1], noise=noise)
+    device, half = audio.device.type, config.precision == "bf16"
+    with torch.autocast(device, torch.bfloat16, enabled=half and not config.freeze_encoder):
+        latent = model.encoder(audio, extent).float()
+    levels: list[Level] = []
+    if quantize:
+        latent, levels = model.quantizer(latent)
+    else:
+        latent = projected(model.quantizer, latent)
+    with torch.autocast(device, torch.bfloat16, enabled=half):
+        made = model.decoder(latent, extent)
+    return Reconstruction(made, levels)
+
+
+def projected(quantizer: ResidualVectorQuantize, latent: Tensor) -> Tensor:
+    """Return ``latent`` as it would be if every level had an entry for every projection."""
+    total, residual = torch.zeros_like(latent), latent
+    for module in quantizer.quantizers:
+        level = cast(VectorQuantize, module)
+        pooled = F.avg_pool1d(residual, level.stride, level.stride)
+        part = level.out_proj(level.in_proj(pooled)).repeat_interleave(level.stride, dim=-1)
+        total, residual = total + part, residual - part
+    return total

@@ -1,0 +1,1 @@
+"""From recordings, wherever they lie, to a dataset: ``snac-trainer prepare``."""

@@ -1,0 +1,211 @@
+"""Putting recordings where training looks for them: as links, copies, FLAC, or in shards."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from tqdm import tqdm
+
+from snac_core import durable
+from trainer.data.shard_files import Entry, write_shards
+from trainer.errors import TrainerError
+from trainer.preparation.flac import make_flac, to_flac
+from trainer.preparation.ledger import PAGE, Ledger, Made, Wanted
+from trainer.preparation.workers import Workers
+
+log = logging.getLogger(__name__)
+
+SIDES = ("train", "val")
+
+LINK, COPY, FLAC, SHARDS, FLAC_SHARDS = "link", "copy", "flac", "shards", "flac shards"
+"""How a recording is put into its side's folder."""
+
+
+def check_strangers(output: Path, ledger: Ledger) -> None:
+    """Raise TrainerError when a side's folder holds what `prepare` did not put there."""
+    for side in SIDES:
+        folder = output / side
+        if not folder.is_dir():
+            continue
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith(durable.TEMPORARY) or ledger.made(side, _text(name)):
+                    continue
+                raise TrainerError(
+                    f"{folder / name} was not put there by prepare, and preparing would remove "
+                    f"what is in its folder: choose an --output-dir without "
+                    f"{' and '.join(SIDES)} of its own"
+                )
+
+
+def give_names(ledger: Ledger, flac: bool) -> None:
+    """Give each recording its file name; those that are taken become unlike the others."""
+    with ledger.together():
+        for wanted in ledger.recordings():
+            reached = os.fsdecode(wanted.reached)
+            stem, suffix = map(_text, os.path.splitext(os.path.basename(reached)))  # noqa: PTH119, PTH122
+            suffix = ".flac" if flac else suffix
+            name = f"{stem}{suffix}"
+            if ledger.try_name(name, wanted.source):
+                continue
+            taken, mark, length = name, hashlib.sha256(wanted.source).hexdigest(), 8
+            while not ledger.try_name(name := f"{stem}-{mark[:length]}{suffix}", wanted.source):
+                length += 8
+            log.warning("%s is taken: %s becomes %s", taken, reached, name)
+
+
+def place(output: Path, ledger: Ledger, how: str, workers: Workers) -> None:
+    """Make ``train/`` and ``val/`` what the ledger says; what is right already stays.
+
+    Raises
+    ------
+    AudioError, OSError
+        When a recording has changed since it was measured, or a file cannot be written.
+    """
+    _remove(output, ledger, ledger.all_made(unwanted=True))
+    with tqdm(total=ledger.count(), desc="preparing", unit="file") as progress:
+        rows = ledger.by_name()
+        while page := list(islice(rows, PAGE)):
+            _place_page(output, ledger, how, workers, page)
+            progress.update(len(page))
+
+
+def place_shards(
+    output: Path, ledger: Ledger, workers: Workers, size: tuple[int, float], how: str
+) -> None:
+    """Write the shards of both sides, and name in the ledger where each recording is.
+
+    They are written beside what is there and take its place when all are.
+
+    Raises
+    ------
+    AudioError, OSError
+        As for `place`.
+    """
+    unfinished = output / f"{durable.TEMPORARY}shards"
+    durable.remove(unfinished)
+    for side in SIDES:
+        folder = unfinished / side
+        folder.mkdir(parents=True)
+        rows, again = ledger.shuffled(side), ledger.shuffled(side)
+        bar = tqdm(rows, f"writing {side} shards", ledger.count(side), unit="file")
+        places = write_shards(_entries(bar, how, workers), folder, *size)
+        ledger.name((name, row.source) for name, row in zip(places, again, strict=True))
+    _remove(output, ledger, ledger.all_made())
+    files = [path for side in SIDES for path in sorted((unfinished / side).iterdir())]
+    ledger.make(Made(path.parent.name, path.name, b"", *_state(path), how) for path in files)
+    for path in files:
+        path.replace(output / path.parent.name / path.name)
+    durable.remove(unfinished)
+
+
+def shards_are_there(output: Path, ledger: Ledger, how: str) -> bool:
+    """Return whether the shards that were made last are what and where they were."""
+    found = False
+    for made in ledger.all_made():
+        path = output / made.side / made.name
+        found = path.exists() and made.how == how and _state(path) == (made.size, made.modified)
+        if not found:
+            break
+    return found
+
+
+def digest(ledger: Ledger, how: str, size: tuple[int, float]) -> str:
+    """Return a text that differs when shards of other recordings, or otherwise, are wanted."""
+    text = hashlib.sha256(f"{how} {size}".encode())
+    for side in SIDES:
+        for row in ledger.shuffled(side):
+            text.update(repr((side, row.source, row.size, row.modified, row.group)).encode())
+    return text.hexdigest()
+
+
+def clear_unfinished(output: Path) -> None:
+    """Remove what a run that was killed was writing."""
+    for folder in (output, *(output / side for side in SIDES)):
+        if folder.is_dir():
+            for path in folder.glob(f"{durable.TEMPORARY}*"):
+                durable.remove(path)
+
+
+def _place_page(
+    output: Path, ledger: Ledger, how: str, workers: Workers, page: list[Wanted]
+) -> None:
+    files: list[tuple[Wanted, Path]] = []
+    for row in page:
+        made = Made(row.side, row.name or "", row.source, row.size, row.modified, how)
+        place = f"{output}/{row.side}/{made.name}"
+        there = os.path.lexists(place)
+        if there and ledger.made(made.side, made.name) == made:
+            continue
+        target = Path(place)
+        if there:
+            target.unlink()
+        files.append((row, target))
+    # Before the files, so that the next run knows what this one made even if it is killed.
+    ledger.make(
+        Made(row.side, row.name or "", row.source, row.size, row.modified, how) for row, _ in files
+    )
+    if how == FLAC:
+        for _ in workers.map(make_flac, ((row.source, target) for row, target in files)):
+            pass
+        return
+    for row, target in files:
+        source = Path(os.fsdecode(row.source))
+        if how == COPY:
+            unfinished = durable.temporary(target)
+            shutil.copyfile(source, unfinished)
+            unfinished.replace(target)
+        else:
+            target.symlink_to(source)
+
+
+def _entries(rows: Iterator[Wanted], how: str, workers: Workers) -> Iterator[Entry]:
+    """Yield what goes into shards, converted by the workers where it is to be."""
+    convert = to_flac if how == FLAC_SHARDS else _contents
+    ahead: list[Wanted] = []
+
+    def sources() -> Iterator[bytes]:
+        for row in rows:
+            ahead.append(row)
+            yield row.source
+
+    for data in workers.map(convert, sources()):
+        row = ahead.pop(0)
+        suffix = Path(os.fsdecode(row.reached)).suffix
+        known = {
+            "source": row.source.decode("utf-8", "backslashreplace"),
+            "group": row.group,
+            "duration": row.seconds,
+            "sample_rate": row.sample_rate,
+            "channels": row.channels,
+            "peak": row.peak,
+            "loudness": row.loudness,
+        }
+        yield Entry(".flac" if how == FLAC_SHARDS else suffix, data, known)
+
+
+def _contents(source: bytes) -> bytes:
+    return Path(os.fsdecode(source)).read_bytes()
+
+
+def _remove(output: Path, ledger: Ledger, files: Iterator[Made]) -> None:
+    while page := list(islice(files, PAGE)):
+        for made in page:
+            (output / made.side / made.name).unlink(missing_ok=True)
+        ledger.forget(page)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+def _text(name: str) -> str:
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

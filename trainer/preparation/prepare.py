@@ -1,0 +1,241 @@
+"""From recordings, wherever they lie, to ``train/`` and ``val/``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from trainer.errors import TrainerError
+from trainer.preparation import placing
+from trainer.preparation.inputs import find, nothing_found
+from trainer.preparation.ledger import Ledger
+from trainer.preparation.manifest import (
+    MANIFEST,
+    UNREADABLE,
+    digest_of,
+    write_manifest,
+    write_unreadable,
+)
+from trainer.preparation.measure import measure_all
+from trainer.preparation.placing import SIDES
+from trainer.preparation.workers import Workers, available
+
+log = logging.getLogger(__name__)
+
+LEDGER = ".prepare.sqlite"
+TASK = 32
+"""Recordings that a process measures at a time."""
+FEW = 256
+"""Recordings that this process measures by itself."""
+MOST_NAMED = 20
+
+
+class Split(NamedTuple):
+    """What went where, in recordings."""
+
+    train: int
+    val: int
+
+
+def prepare(
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    train_ratio: float = 0.95,
+    seed: int = 42,
+    group_by: str | None = None,
+    val_groups: Sequence[str] = (),
+    copy: bool = False,
+    flac: bool = False,
+    shards: bool = False,
+    shard_recordings: int = 10_000,
+    shard_bytes: float = 1e9,
+    jobs: int | None = None,
+) -> Split:
+    """Divide recordings into ``output/train`` and ``output/val``.
+
+    ``output/manifest.parquet`` lists them (`trainer.preparation.manifest.SCHEMA`), and
+    ``output/unreadable.csv`` those that cannot be read, with the reason. Each is read to its
+    end for that, once: ``output/.prepare.sqlite`` remembers it, and a second run reads only
+    what is new or has changed, changes only what is not yet as it should be, and removes
+    what is no longer wanted. What this function did not put there is an error and stays.
+    Memory does not grow with the number of recordings.
+
+    Groups are ordered by a hash of the seed and their name, and the first go to ``val`` until
+    it has its share: the ratio holds to within a group, whereas a group that went by its own
+    hash alone would leave it to chance, and recordings that are added later move few of the
+    others, as they would not stay put in a shuffled list. A recording without a group goes by
+    its path within its input, so that the split is the same on every machine.
+
+    Parameters
+    ----------
+    inputs
+        Folders, searched in depth, and manifests of recordings; see `trainer.preparation.inputs`.
+    output
+        Folder to write to. It may lie within an input; what was prepared in it is not input.
+    train_ratio
+        Share of the recordings to train on, between 0 and 1.
+    seed
+        Decides the split.
+    group_by
+        Finds a recording's group, such as its speaker: a manifest's column, or else as
+        `trainer.data.recordings.group_of` does. A group is never on both sides. None makes each
+        recording a group.
+    val_groups
+        Groups that must go to ``val``; the ratio then does not apply.
+    copy, flac, shards
+        Copy files instead of linking to them; convert them to mono FLAC at 24 kHz; or write
+        WebDataset shards instead of files, with ``flac`` of the converted.
+    shard_recordings, shard_bytes
+        A shard is ended when it has so much.
+    jobs
+        Processes that read; by default one for each processor at hand.
+
+    Raises
+    ------
+    TrainerError
+        When there is nothing to read, a recording has no group, a side is empty, ``output``
+        holds files that were not prepared, or another run is at work there. An ``output``
+        that was not there before is then not there either.
+    OSError
+        When a file cannot be written.
+    """
+    if not 0.0 < train_ratio < 1.0:
+        raise TrainerError(f"train_ratio must be between 0 and 1, not {train_ratio}")
+    if copy and (flac or shards):
+        raise TrainerError("copy goes with neither flac nor shards, which are no links either")
+    if val_groups and group_by is None:
+        raise TrainerError("val_groups needs group_by, which says what a recording's group is")
+    how = {
+        (False, False): placing.COPY if copy else placing.LINK,
+        (True, False): placing.FLAC,
+        (False, True): placing.SHARDS,
+        (True, True): placing.FLAC_SHARDS,
+    }[flac, shards]
+    new = not (output / LEDGER).exists()
+    if new and (output / MANIFEST).exists():
+        raise TrainerError(f"{output / MANIFEST} was not made by prepare: choose another folder")
+    there = output.exists()
+    output.mkdir(parents=True, exist_ok=True)
+    with closing(Ledger(output / LEDGER)) as ledger, Workers(jobs or available()) as workers:
+        try:
+            placing.check_strangers(output, ledger)
+            sides = [output.resolve() / side for side in SIDES]
+            if not ledger.want(find(inputs, sides, seed, group_by)):
+                raise nothing_found(inputs)
+            _measure(ledger, workers)
+            _choose(ledger, train_ratio, val_groups)
+        except TrainerError:
+            if new:
+                ledger.remove()
+            if not there:
+                output.rmdir()
+            raise
+        placing.clear_unfinished(output)
+        for side in SIDES:
+            (output / side).mkdir(exist_ok=True)
+        _report(output, ledger)
+        if shards:
+            size = (shard_recordings, shard_bytes)
+            _place_shards(output, ledger, workers, size, how, group_by is not None)
+        else:
+            placing.give_names(ledger, flac)
+            placing.place(output, ledger, how, workers)
+            write_manifest(output / MANIFEST, ledger.by_name(), group_by is not None)
+        return Split(ledger.count("train"), ledger.count("val"))
+
+
+def _measure(ledger: Ledger, workers: Workers) -> None:
+    """Read what the ledger does not know yet."""
+    count = ledger.count_unmeasured()
+    if count < FEW:
+        # Starting processes would take longer.
+        workers = Workers(1)
+    rows = ledger.unmeasured()
+    waiting: deque[list[tuple[bytes, int, int]]] = deque()
+
+    def tasks() -> Iterator[list[bytes]]:
+        while page := list(islice(rows, TASK)):
+            waiting.append(page)
+            yield [source for source, _, _ in page]
+
+    with tqdm(total=count, desc="measuring", unit="file") as progress:
+        for results in workers.map(measure_all, tasks()):
+            page = waiting.popleft()
+            ledger.measured(zip(page, results, strict=True))
+            progress.update(len(page))
+
+
+def _choose(ledger: Ledger, train_ratio: float, val_groups: Sequence[str]) -> None:
+    """Put the groups to validate on to their side: the named ones, or drawn ones."""
+    total = ledger.count()
+    if not total:
+        reached, fault = next(ledger.faults())
+        raise TrainerError(
+            f"none of the recordings can be read: {os.fsdecode(reached)}, for one: {fault}"
+        )
+    count, chosen = 0, []
+    if val_groups:
+        left = dict.fromkeys(val_groups)
+        some: list[str] = []
+        for group, _ in ledger.groups():
+            count += 1
+            if group in left:
+                del left[group]
+            elif len(some) < MOST_NAMED:
+                some.append(group)
+        if left:
+            raise TrainerError(f"no recordings of {sorted(left)}; groups are {sorted(some)}")
+        chosen = list(val_groups)
+    else:
+        wanted = round(total * (1 - train_ratio)) or 1
+        for group, recordings in ledger.groups():
+            count += 1
+            if wanted > 0:
+                chosen.append(group)
+            wanted -= recordings
+    if not chosen or len(chosen) == count:
+        raise TrainerError(
+            f"{count} groups of recordings cannot be split {train_ratio:g} : "
+            f"{1 - train_ratio:g} with something on both sides"
+        )
+    ledger.validate_on(chosen)
+
+
+def _report(output: Path, ledger: Ledger) -> None:
+    """Write the list of what cannot be read, and log it."""
+    count = write_unreadable(output / UNREADABLE, ledger.faults())
+    for reached, fault in islice(ledger.faults(), MOST_NAMED):
+        log.warning("skipping %s: %s", os.fsdecode(reached), fault)
+    if count:
+        log.warning(
+            "skipped %d of %d files: all are in %s",
+            count,
+            count + ledger.count(),
+            output / UNREADABLE,
+        )
+
+
+def _place_shards(
+    output: Path,
+    ledger: Ledger,
+    workers: Workers,
+    size: tuple[int, float],
+    how: str,
+    grouped: bool,
+) -> None:
+    """Write shards and their manifest, unless those that are there hold the same."""
+    digest = placing.digest(ledger, how, size)
+    known = digest_of(output / MANIFEST) == digest
+    if known and placing.shards_are_there(output, ledger, how):
+        return
+    placing.place_shards(output, ledger, workers, size, how)
+    write_manifest(output / MANIFEST, ledger.by_name(), grouped, digest)

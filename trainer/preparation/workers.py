@@ -1,0 +1,85 @@
+"""Processes that work on recordings while one process writes down what they find."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import TypeVar
+
+from trainer.errors import TrainerError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+AHEAD = 3
+"""Tasks under way or waiting for each process; more would only take memory."""
+
+
+def available() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+class Workers:
+    """A pool of processes, started when first used; a context manager.
+
+    Parameters
+    ----------
+    count
+        Processes; with one, the work is done in this process.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(self, work: Callable[[Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """Yield the result of each task in turn, with a few tasks taken ahead.
+
+        Raises
+        ------
+        TrainerError
+            When a process dies, as a decoder may on what is no audio.
+        """
+        if self.count <= 1:
+            yield from map(work, tasks)
+            return
+        if self._pool is None:
+            # Not forked from this process, which has threads of its own.
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload(
+                ["trainer.preparation.measure", "trainer.preparation.flac"]
+            )
+            self._pool = ProcessPoolExecutor(self.count, context)
+        waiting: deque[tuple[Task, Future[Result]]] = deque()
+        for task in tasks:
+            waiting.append((task, self._pool.submit(work, task)))
+            if len(waiting) >= AHEAD * self.count:
+                yield self._result(*waiting.popleft())
+        while waiting:
+            yield self._result(*waiting.popleft())
+
+    def _result(self, task: Task, future: Future[Result]) -> Result:
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise TrainerError(
+                f"a process that read recordings died, at or soon after {str(task)[:500]}"
+            ) from error

@@ -1,0 +1,1 @@
+"""What a run is to its machine: ranks, signals, checkpoints, and the figures it leaves."""

@@ -1,0 +1,1 @@
+"""A training run: what it would do, its loop, its judgement, and what it publishes."""

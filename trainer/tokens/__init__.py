@@ -1,0 +1,1 @@
+"""What a tokenized corpus looks like: ``snac-trainer tokens-report``."""
