@@ -1,0 +1,149 @@
+"""A codec that never heard a dialect, fine-tuned on it: how much lower is the validation loss?
+
+python bench/new_dialect.py --general DIR --dialect DIR --output OUT
+
+Trains a base by the starter's recipe on the general speech alone, fine-tunes it twice on the
+dialect with the four-stage curriculum of `trainer/configs/new_dialect.json` (the decoder alone,
+so that the tokens stay what they were; and everything), and evaluates both against the base on
+speakers that neither has heard. Prints a Markdown table; reports are under OUT/reports. A run
+that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from machine import describe
+
+CONFIGS = Path(__file__).parents[1] / "trainer" / "configs"
+RUNS = {"decoder": "true", "full": "false"}
+"""Which parts are trained, and whether the encoder and the quantizer are frozen."""
+
+MEASURES = {
+    "loss": "loss, whole files",
+    "log_mel": "log-mel L1",
+    "stoi": "STOI",
+    "pesq": "PESQ",
+}
+
+
+def trainer(command: str, *arguments: str) -> None:
+    """Run a command of the trainer; show it first."""
+    words = [command, *arguments]
+    print("+ snac-trainer", *words, file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "trainer", *words], check=True)
+
+
+def prepare(sources: list[Path], output: Path, group_by: str, val_groups: str) -> None:
+    """Split ``sources`` into train and val by speaker."""
+    inputs = [str(source) for source in sources]
+    trainer(
+        *("prepare", "--input-dir", *inputs, "--output-dir", str(output)),
+        *("--group-by", group_by, "--val-groups", val_groups),
+    )
+
+
+def train(config: str, data: Path, output: Path, device: str, **values: str) -> None:
+    """Train by ``config``; go on where an earlier call was stopped, nothing if it had ended."""
+    values |= {
+        "train_data": str(data / "train"),
+        "val_data": str(data / "val"),
+        "output_dir": str(output),
+    }
+    settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    where = ("--device", device, "--resume", "auto")
+    trainer("train", "--config", str(CONFIGS / config), *where, *settings)
+
+
+def rows(output: Path, run: str) -> list[list[str]]:
+    """Return the table's rows for one fine-tuning: all speakers, then each."""
+    results = json.loads((output / "reports" / run / "evaluation_results.json").read_text())
+    baseline = json.loads((output / run / "baseline_metrics.json").read_text())["val_loss"]
+    curve = (output / run / "metrics.csv").read_text().splitlines()
+    split, loss = (curve[0].split(",").index(name) for name in ("split", "loss"))
+    best = min(float(row.split(",")[loss]) for row in curve[1:] if row.split(",")[split] == "val")
+    lower = 100 * (1 - best / baseline)
+    found = [[run, "all", f"{baseline:.4f}", f"{best:.4f}", f"{lower:.1f} %", *pairs(results)]]
+    for group, figures in results["groups"].items():
+        found.append([run, group, "", "", "", *pairs(figures)])
+    return found
+
+
+def pairs(figures: dict[str, Any]) -> list[str]:
+    """Return each measure of the base and of the fine-tuned model."""
+    base, tuned = figures["base"], figures["model"]
+    return [
+        f"{base[name]:.3f} -> {tuned[name]:.3f}" if name in base else "not measured"
+        for name in MEASURES
+    ]
+
+
+def main() -> int:
+    """Make the experiment, and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--general", type=Path, required=True, help="speech for the base")
+    parser.add_argument("--general-speaker", default="^[a-z]+", help="finds a file's speaker")
+    parser.add_argument("--general-val", default="nathalie", help="speakers to validate on")
+    parser.add_argument("--dialect", type=Path, required=True, help="speech to fine-tune on")
+    parser.add_argument("--dialect-speaker", default=r"speaker\d\d")
+    parser.add_argument("--dialect-val", default="speaker25,speaker26,speaker27")
+    parser.add_argument("--dialect-files", default="*", help="which of its files: a glob pattern")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--device", default="cpu", help="a GPU's number, or cpu")
+    options = parser.parse_args()
+    output: Path = options.output
+    heard = chosen(options)
+
+    prepare([options.general], output / "general", options.general_speaker, options.general_val)
+    prepare([heard], output / "dialect", options.dialect_speaker, options.dialect_val)
+    train("starter.json", output / "general", output / "base", options.device)
+    base = output / "base" / "best_model.pt"
+    for run, frozen in RUNS.items():
+        train(
+            *("new_dialect.json", output / "dialect", output / run, options.device),
+            pretrained_model=str(base),
+            freeze_encoder=frozen,
+            freeze_vq=frozen,
+        )
+        trainer(
+            *("evaluate", "--base", str(base), "--model", str(output / run / "best_model.pt")),
+            *("--data", str(output / "dialect" / "val"), "--run", str(output / run)),
+            *("--group-by", options.dialect_speaker, "--device", options.device),
+            *("--output-dir", str(output / "reports" / run)),
+        )
+
+    print(f"Machine: {describe()}.\n")
+    print(
+        "| trained | speakers | base val loss | best | lower | loss, whole files | log-mel |",
+        end="",
+    )
+    print(" STOI | PESQ |\n|---|---|---|---|---|---|---|---|---|")
+    for run in RUNS:
+        for row in rows(output, run):
+            print(f"| {' | '.join(row)} |")
+    return 0
+
+
+def chosen(options: argparse.Namespace) -> Path:
+    """Write a manifest of the dialect's files: those asked for, and all of who validates."""
+    held_out = options.dialect_val.split(",")
+    paths = [
+        path.resolve()
+        for path in sorted(options.dialect.iterdir())
+        if path.match(options.dialect_files)
+        or any(name in held_out for name in re.findall(options.dialect_speaker, path.name))
+    ]
+    options.output.mkdir(parents=True, exist_ok=True)
+    manifest: Path = options.output / "dialect.csv"
+    manifest.write_text("\n".join(["path", *map(str, paths)]) + "\n", encoding="utf-8")
+    return manifest
+
+
+if __name__ == "__main__":
+    sys.exit(main())
