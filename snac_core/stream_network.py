@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 import weakref
@@ -11,6 +12,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from snac_core.attention import HEAD_DIM
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.delay import DelayedNetwork, Tick
@@ -27,8 +29,14 @@ def lookahead(config: SnacConfig, direction: Direction = "decode") -> int:
     Derived from the layers. A sample of audio leaves once the codes reach this much further
     than it; so does a code once the audio does, and codes leave in whole coarse frames.
     """
-    with torch.device("meta"):
-        model = SNAC(config)
+    # How wide the layers are makes no difference, so they are as narrow as attention may be.
+    encoder_dim = max(1, HEAD_DIM // 2 ** len(config.encoder_rates))
+    decoder_dim = max(HEAD_DIM, 2 ** len(config.decoder_rates))
+    narrow = dataclasses.replace(
+        config, encoder_dim=encoder_dim, decoder_dim=decoder_dim, latent_dim=None
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = SNAC(narrow)
     return _delayed(model, direction).delay
 
 
