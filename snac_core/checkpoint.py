@@ -37,6 +37,7 @@ from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError, ModelError, StoreError
 from snac_core.golden import check_golden
 from snac_core.identity import content_hash, token_space
+from snac_core.kernels import Compile
 from snac_core.manifest import CONFIG, MANIFEST, WEIGHTS, Manifest
 from snac_core.model import SNAC
 from snac_core.model_store import VERSION_ID, ModelStore
@@ -72,7 +73,10 @@ class Checkpoint:
 
 
 def load(
-    ref: str | Path, device: str | torch.device | None = None, precision: Precision | None = None
+    ref: str | Path,
+    device: str | torch.device | None = None,
+    precision: Precision | None = None,
+    compile: Compile = "auto",
 ) -> Codec:
     """Find, check and load the model that ``ref`` names.
 
@@ -85,6 +89,9 @@ def load(
         Such as ``"cpu"`` or ``"cuda:1"``; None means a GPU if there is one.
     precision
         Of decoding, ``"fp32"`` or ``"bf16"``; None means fp32. Encoding is always fp32.
+    compile
+        Whether a CPU uses the compiled kernels: ``"auto"``, ``"on"`` or ``"off"``; see `Codec`.
+        Building them takes some seconds, once on a machine.
 
     Raises
     ------
@@ -101,6 +108,7 @@ def load(
         token_space=checkpoint.token_space,
         device=_device(device),
         precision=precision or "fp32",
+        compile=compile,
     )
     if checkpoint.manifest is not None:
         check_golden(codec, checkpoint.manifest.golden)

@@ -19,7 +19,9 @@ from snac_core.codes import Codes
 from snac_core.errors import CodesError
 from snac_core.interruption import Pauses
 from snac_core.jobs import DecodeJob, EncodeJob, Job, Kind, NoiseMode, Samples, Step
+from snac_core.kernels import Compile, kernels
 from snac_core.model import SNAC
+from snac_core.rows import RowNetwork
 from snac_core.windows import plan
 
 __all__ = [
@@ -59,6 +61,10 @@ class Codec:
         Audio kept of each window of a long clip; bounds memory.
     batch_seconds
         Audio computed at once by `encode` and `decode`. None picks for the device.
+    compile
+        Whether a CPU computes with `snac_core.kernels`: ``auto`` does where they can be had, and
+        warns where they cannot; ``on`` raises KernelsError there; ``off`` runs the layers as
+        they are written, several times slower.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Codec:
         precision: Precision = "fp32",
         window_seconds: float = WINDOW_SECONDS,
         batch_seconds: float | None = None,
+        compile: Compile = "auto",
     ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be 'fp32' or 'bf16', not {precision!r}")
@@ -84,11 +91,22 @@ class Codec:
         on_cpu = self.device.type == "cpu"
         self._batch_seconds = batch_seconds or (0.0 if on_cpu else CUDA_BATCH_SECONDS)
         self._pauses = Pauses(self._model) if on_cpu else None
+        self._rows = _row_network(self._model, self._pauses, compile)
 
     @property
     def model(self) -> SNAC:
         """The network, folded and on the device."""
         return self._model
+
+    @property
+    def encoder(self) -> SNAC | RowNetwork:
+        """What encodes on this device; its codes are those of the model."""
+        return self._rows or self._model
+
+    @property
+    def decoder(self) -> SNAC | RowNetwork:
+        """What decodes on this device, in this precision."""
+        return self._model if self.precision == "bf16" else self.encoder
 
     @property
     def sample_rate(self) -> int:
@@ -206,6 +224,11 @@ class Codec:
             batch.append(step)
         if batch:
             yield batch
+
+
+def _row_network(model: SNAC, pauses: Pauses | None, wanted: Compile) -> RowNetwork | None:
+    found = kernels(wanted) if pauses else None
+    return RowNetwork(model, found, pauses.pause) if found and pauses else None
 
 
 def check_noise(noise: str, seed: int) -> None:

@@ -30,7 +30,7 @@ class Pauses:
         for module in model.modules():
             if isinstance(module, (EncoderBlock, DecoderBlock)):
                 for part in module.block:
-                    part.register_forward_pre_hook(self._pause)
+                    part.register_forward_pre_hook(self.pause)
 
     @contextlib.contextmanager
     def calling(self, callback: Callable[[], None]) -> Iterator[None]:
@@ -44,7 +44,8 @@ class Pauses:
         finally:
             self._local.callback = None
 
-    def _pause(self, *_: object) -> None:
+    def pause(self, *_: object) -> None:
+        """Call the callback, if there is one: for what computes the model's layers elsewhere."""
         callback: Callable[[], None] | None = getattr(self._local, "callback", None)
         if callback is not None:
             self._local.callback = None

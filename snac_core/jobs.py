@@ -118,7 +118,7 @@ class EncodeJob(Job):
             part = step.job.wave[step.window.start : step.window.stop]
             row[0, : len(part)] = part
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            codes = codec.model.encode(
+            codes = codec.encoder.encode(
                 torch.from_numpy(audio).to(codec.device), _extent(codec, steps, longest)
             )
         levels = [level.cpu().numpy() for level in codes]
@@ -175,7 +175,7 @@ class DecodeJob(Job):
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
             torch.autocast(codec.device.type, torch.bfloat16, enabled=half),
         ):
-            audio = codec.model.decode(
+            audio = codec.decoder.decode(
                 [torch.from_numpy(level).to(codec.device) for level in codes], extent
             )
         return list(audio[:, 0].float().cpu().numpy())

@@ -42,7 +42,7 @@ def random_model(config: SnacConfig, seed: int = 0) -> SNAC:
     return SNAC(config)
 
 
-def random_codec(config: SnacConfig, seed: int = 0, **options: float) -> Codec:
+def random_codec(config: SnacConfig, seed: int = 0, **options: object) -> Codec:
     """Return a codec around `random_model`."""
     model = random_model(config, seed)
     space = token_space(config, model.state_dict())

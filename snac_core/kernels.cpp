@@ -1,0 +1,130 @@
+// The parts of the network that no library call does in one go, for x-86 CPUs.
+//
+// Everything here is in rows: position t of a signal of C channels is x[t * C .. t * C + C).
+// A tile of rows goes through all steps of a part while it is in a core's cache, so that main
+// memory sees each signal once. The formulas are those of snac_core/layers.py; all sizes and
+// weights are arguments, so that this is compiled once for every model.
+//
+// The scratch space of each function is its caller's: so many floats for each thread.
+
+#include <ATen/cpu/vec/vec.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+using V = at::vec::Vectorized<float>;
+
+// The matrix product of the library that torch brings along.
+extern "C" void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*,
+                       const float*, const int*, const float*, const int*, const float*, float*,
+                       const int*);
+
+namespace {
+
+// out[m x n] += a[m x k] b[k x n], all of them row by row.
+void add_product(int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* out) {
+  const int rows = m, columns = n, inner = k;
+  const float one = 1;
+  sgemm_("N", "N", &columns, &rows, &inner, &one, b, &columns, a, &inner, &one, out, &columns);
+}
+
+V load(const float* from, int count) {
+  return count == V::size() ? V::loadu(from) : V::loadu(from, count);
+}
+
+void store(V value, float* to, int count) {
+  count == V::size() ? value.store(to) : value.store(to, count);
+}
+
+// Call step(c, how many) for all channels, a vector at a time.
+template <class Step>
+void for_channels(int64_t channels, Step step) {
+  int64_t c = 0;
+  for (; c + V::size() <= channels; c += V::size()) step(c, V::size());
+  if (c < channels) step(c, static_cast<int>(channels - c));
+}
+
+// sin(x)^2, which has the period pi and no sign: so x less its nearest multiple of pi, then a
+// polynomial, to within 3 units in the last place of the sine. What is out of the range in which
+// two floats stand for pi well enough is left to the library.
+V sine_squared(V x) {
+  constexpr float most = 1e4f, pi_high = 3.14159274f, pi_low = -8.74227766e-8f;
+  if (__builtin_expect((x.abs() > V(most)).zero_mask() != (1 << V::size()) - 1, 0)) {
+    const V sine = x.sin();
+    return sine * sine;
+  }
+  const V turns = (x * V(0.318309886f)).round();
+  V r = at::vec::fmadd(turns, V(-pi_high), x);
+  r = at::vec::fmadd(turns, V(-pi_low), r);
+  const V square = r * r;
+  V p = at::vec::fmadd(square, V(2.6083159809786594e-06f), V(-1.981069071916863322e-04f));
+  p = at::vec::fmadd(square, p, V(8.33307858556509017944e-03f));
+  p = at::vec::fmadd(square, p, V(-1.66666597127914428711e-01f));
+  const V sine = at::vec::fmadd(r * square, p, r);
+  return sine * sine;
+}
+
+V snake(V x, V alpha, V inverse) { return x + inverse * sine_squared(alpha * x); }
+
+// Snake of the rows from `first` to `last` of x, zero where x has none.
+void snake_rows(const float* x, int64_t length, int64_t channels, const float* alpha,
+                const float* inverse, int64_t first, int64_t last, float* out) {
+  for (int64_t t = first; t < last; t++, out += channels) {
+    if (t < 0 || t >= length) {
+      std::memset(out, 0, channels * sizeof(float));
+      continue;
+    }
+    const float* row = x + t * channels;
+    for_channels(channels, [&](int64_t c, int n) {
+      store(snake(load(row + c, n), load(alpha + c, n), load(inverse + c, n)), out + c, n);
+    });
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Snake1d of the rows from `first` to `last`, zero where x has none. alpha and inverse, its
+// reciprocal: [C].
+void snac_snake(const float* x, float* out, int64_t length, int64_t channels, int64_t first,
+                int64_t last, const float* alpha, const float* inverse, int64_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t t = first; t < last; t++)
+    snake_rows(x, length, channels, alpha, inverse, t, t + 1, out + (t - first) * channels);
+}
+
+// A depth-wise ResidualUnit: x + (snake, 7 taps, snake, 1x1). taps: [7][C]; mix: [C in][C out].
+// Scratch: (2 rows + 6 dilation) C.
+void snac_unit(const float* x, float* out, int64_t length, int64_t channels, int64_t dilation,
+               const float* alpha1, const float* inverse1, const float* taps, const float* bias1,
+               const float* alpha2, const float* inverse2, const float* mix, const float* bias2,
+               int64_t rows, float* scratch, int64_t threads) {
+  const int64_t C = channels, halo = 3 * dilation, tiles = (length + rows - 1) / rows;
+  const int64_t own = (2 * rows + 2 * halo) * C, share = (tiles + threads - 1) / threads;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t thread = 0; thread < threads; thread++) {
+    float* const wide = scratch + thread * own;
+    float* const mixed = wide + (rows + 2 * halo) * C;
+    for (int64_t tile = thread * share; tile < std::min(tiles, (thread + 1) * share); tile++) {
+      const int64_t first = tile * rows, last = std::min(length, first + rows);
+      snake_rows(x, length, C, alpha1, inverse1, first - halo, last + halo, wide);
+      for (int64_t t = first; t < last; t++) {
+        const float *from = wide + (t - first) * C, *row = x + t * C;
+        for_channels(C, [&](int64_t c, int n) {
+          V sum = load(bias1 + c, n);
+          for (int tap = 0; tap < 7; tap++)
+            sum = at::vec::fmadd(load(from + tap * dilation * C + c, n), load(taps + tap * C + c, n),
+                                 sum);
+          const V active = snake(sum, load(alpha2 + c, n), load(inverse2 + c, n));
+          store(active, mixed + (t - first) * C + c, n);
+          store(load(row + c, n) + load(bias2 + c, n), out + t * C + c, n);
+        });
+      }
+      add_product(last - first, C, C, mixed, mix, out + first * C);
+    }
+  }
+}
+
+}  // extern "C"

@@ -1,0 +1,231 @@
+"""The compiled part of the way a CPU computes the network: built once on a machine, then loaded.
+
+The source, ``kernels.cpp``, takes all sizes and weights as arguments. So one build serves every
+model, and a model that is swapped for another. It is kept in the user's cache
+(``XDG_CACHE_HOME``), under a name made of everything that decides it, and needs a C++ compiler
+only the first time: ``python -m snac_core.kernels`` does that ahead of time, and shows where.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from snac_core.errors import ModelError
+
+Compile: TypeAlias = Literal["auto", "on", "off"]
+
+_SOURCE = Path(__file__).with_name("kernels.cpp")
+_FLAGS = {
+    "AVX2": ("-mavx2", "-mfma", "-mf16c"),
+    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mf16c"),
+}
+_COMPILERS = ("c++", "g++", "clang++")
+# Floats of a signal that a core works on at once: half a megabyte, beside as much again.
+_TILE = 2**17
+
+_log = logging.getLogger(__name__)
+
+
+class KernelsError(ModelError):
+    """The compiled part can be neither found nor built on this machine."""
+
+
+class Snake(NamedTuple):
+    """The weights of an activation: ``alpha`` and its reciprocal, Tensor[C] each."""
+
+    alpha: Tensor
+    inverse: Tensor
+
+
+class UnitWeights(NamedTuple):
+    """The weights of a depth-wise residual unit."""
+
+    dilation: int
+    first: Snake
+    taps: Tensor
+    """Tensor[7 x C]."""
+    bias: Tensor
+    second: Snake
+    mix: Tensor
+    """Tensor[C in x C out] of the point-wise convolution."""
+    mix_bias: Tensor
+
+
+class Space:
+    """Memory for the signals of one window, used over and over.
+
+    A fresh tensor of megabytes costs more in page faults than what is computed into it. Two
+    buffers take turns: what `take` returns stays as it is until the call after the next.
+    """
+
+    def __init__(self) -> None:
+        self._signals, self._scratch = [torch.empty(0), torch.empty(0)], torch.empty(0)
+
+    def take(self, length: int, channels: int) -> Tensor:
+        """Return Tensor[length x channels] of anything."""
+        buffer = self._signals.pop(0)
+        if buffer.numel() < length * channels:
+            buffer = torch.empty(length * channels)
+        self._signals.append(buffer)
+        return buffer[: length * channels].view(length, channels)
+
+    def scratch(self, size: int) -> Tensor:
+        """Return Tensor[size] of anything, which the next call may return again."""
+        if self._scratch.numel() < size:
+            self._scratch = torch.empty(size)
+        return self._scratch
+
+
+class Kernels:
+    """The functions of ``kernels.cpp`` on tensors of rows, Tensor[T x C] of float32.
+
+    They use as many threads as torch does in the thread that calls them.
+    """
+
+    def __init__(self, library: Path) -> None:
+        # It finds the matrix product, the sine and the threads among what torch has loaded.
+        self._library = ctypes.CDLL(str(library))
+        for name in ("snac_snake", "snac_unit"):
+            getattr(self._library, name).restype = None
+
+    def snake(
+        self, x: Tensor, snake: Snake, space: Space, before: int = 0, after: int = 0
+    ) -> Tensor:
+        """Return the activation of ``x`` with rows of zeros ``before`` and ``after`` it."""
+        length, channels = x.shape
+        out = space.take(before + length + after, channels)
+        where = (length, channels, -before, length + after)
+        self._call("snac_snake", x, out, *where, *snake, torch.get_num_threads())
+        return out
+
+    def unit(self, x: Tensor, weights: UnitWeights, space: Space) -> Tensor:
+        """Return a depth-wise residual unit of ``x``."""
+        (length, channels), threads = x.shape, torch.get_num_threads()
+        rows = min(max(_TILE // channels, 64), math.ceil(length / threads))
+        own = (2 * rows + 6 * weights.dilation) * channels
+        out, scratch = space.take(length, channels), space.scratch(threads * own)
+        sizes = (length, channels, weights.dilation)
+        first = (*weights.first, weights.taps, weights.bias)
+        second = (*weights.second, weights.mix, weights.mix_bias)
+        self._call("snac_unit", x, out, *sizes, *first, *second, rows, scratch, threads)
+        return out
+
+    def _call(self, name: str, *arguments: Tensor | int) -> None:
+        getattr(self._library, name)(*(_argument(value) for value in arguments))
+
+
+def _argument(value: Tensor | int) -> ctypes.c_void_p | ctypes.c_int64:
+    if isinstance(value, int):
+        return ctypes.c_int64(value)
+    if value.dtype != torch.float32 or not value.is_contiguous() or value.device.type != "cpu":
+        raise ValueError(
+            f"kernels take contiguous float32 on the CPU, not {value.dtype} of "
+            f"{tuple(value.shape)} with strides {value.stride()} on {value.device}"
+        )
+    return ctypes.c_void_p(value.data_ptr())
+
+
+def kernels(wanted: Compile = "auto") -> Kernels | None:
+    """Return the kernels, built if need be; None where they are ``off`` or cannot be had.
+
+    Raises
+    ------
+    KernelsError
+        When they are ``on`` and cannot be had; ``auto`` logs the reason as a warning, once.
+    """
+    if wanted not in ("auto", "on", "off"):
+        raise ValueError(f"compile must be 'auto', 'on' or 'off', not {wanted!r}")
+    if wanted == "off":
+        return None
+    found = _found()
+    if isinstance(found, Kernels):
+        return found
+    if wanted == "on":
+        raise KernelsError(found)
+    return None
+
+
+@functools.cache
+def _found() -> Kernels | str:
+    try:
+        return Kernels(library())
+    except (KernelsError, OSError) as error:
+        reason = f"no compiled kernels: {error}"
+        _log.warning("%s; the CPU computes the same, more slowly", reason)
+        return reason
+
+
+def library() -> Path:
+    """Return the shared library for this CPU, after building it if this machine has none yet.
+
+    Raises
+    ------
+    KernelsError
+        If this CPU is not one it is written for, or there is no compiler, or that fails.
+    """
+    kind = torch.backends.cpu.get_cpu_capability()
+    if sys.platform != "linux" or platform.machine() != "x86_64" or kind not in _FLAGS:
+        raise KernelsError(
+            f"they are for Linux on x86-64 with AVX2 or AVX-512, not for {sys.platform} on "
+            f"{platform.machine()} with {kind}"
+        )
+    key = hashlib.sha256(_SOURCE.read_bytes())
+    key.update(" ".join((torch.__version__, kind, *_FLAGS[kind])).encode())
+    name = f"kernels-{kind.lower()}-{key.hexdigest()[:16]}.so"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snac_tokenizer"
+    if (cache / name).exists():
+        return cache / name
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise KernelsError(f"{cache / name} is not there, nor any of {', '.join(_COMPILERS)}")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return _built(compiler, kind, cache / name)
+    except PermissionError:
+        # A home that cannot be written to: built anew in each process.
+        return _built(compiler, kind, Path(_own_folder().name) / name)
+
+
+@functools.cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="snac-kernels-")
+
+
+def _built(compiler: str, kind: str, target: Path) -> Path:
+    torch_folder = Path(torch.__file__).parent
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        unlinked, linked = Path(folder) / "kernels.o", Path(folder) / target.name
+        defines = ("-DCPU_CAPABILITY=" + kind, "-DCPU_CAPABILITY_" + kind)
+        include = ("-I", str(torch_folder / "include"))
+        options = ("-O3", "-std=c++20", "-fPIC", "-fopenmp", *_FLAGS[kind], *defines, *include)
+        _run(compiler, *options, "-c", str(_SOURCE), "-o", str(unlinked))
+        # Without -fopenmp: torch has its own copy of that library, and two would compete.
+        libraries = ("-L", str(torch_folder / "lib"), "-ltorch_cpu")
+        _run(compiler, "-shared", str(unlinked), "-o", str(linked), *libraries)
+        linked.replace(target)
+    return target
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise KernelsError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{library()}\n")
