@@ -15,6 +15,7 @@ import asyncio
 import dataclasses
 import datetime
 import gc
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,7 @@ from service.settings import Settings
 from snac_core.codec import Codec
 from snac_core.errors import SnacError, StoreError, TokenSpaceError
 from snac_core.model_store import ModelStore
+from snac_core.streaming import StreamingDecoder, StreamingEncoder
 
 log = structlog.get_logger(__name__)
 
@@ -251,7 +253,9 @@ class ModelManager:
             if isinstance(error, ReloadError):
                 raise
             self._note_failure(store, version, error)
-            raise ReloadError(f"{version} is not served: {error}") from error
+            raise ReloadError(
+                f"{version} is not served: {self._failures[version].reason}"
+            ) from error
         self._metrics.reloads.labels(outcome="succeeded").inc()
         return self._serve(codec)
 
@@ -294,12 +298,14 @@ class ModelManager:
         if version == _POINTER and version in self._failures:
             return  # the same damage, seen again
         self._metrics.reloads.labels(outcome="failed").inc()
-        self._failures[version] = Failure(str(error), _now(), _fingerprint(store, version))
         log.error("version not served", version=version, reason=str(error))
+        # Where the store is on this machine is nothing to those who ask for the list of models.
+        reason = str(error).replace(f"{store.root}{os.sep}", "")
+        self._failures[version] = Failure(reason, _now(), _fingerprint(store, version))
 
 
 def warm_up(codec: Codec, tell: Callable[[str], None]) -> None:
-    """Make the first request as quick as the later ones: each class of sizes, both ways.
+    """Make the first request as quick as the later ones: each class of sizes, and streams.
 
     Kernels are chosen and memory is laid out by shape: for a word, a sentence, whole windows
     and, where batches are padded to one length, several at once.
@@ -310,6 +316,11 @@ def warm_up(codec: Codec, tell: Callable[[str], None]) -> None:
         tell(f"warming up {codec.version}, {number} of {len(classes)}")
         silence = [np.zeros(round(s * codec.sample_rate), np.float32) for s in lengths]
         codec.decode(codec.encode(silence))
+    tell(f"warming up {codec.version}, streams")
+    samples = 4 * codec.config.pad_multiple
+    (codes,) = codec.encode([np.zeros(samples, np.float32)])
+    StreamingDecoder(codec).feed(codes.levels)
+    StreamingEncoder(codec).feed(np.zeros(samples, np.float32))
 
 
 def _fingerprint(store: ModelStore, version: str) -> _Fingerprint:

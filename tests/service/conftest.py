@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import logging
+import os
 import socket
 import threading
 import time
@@ -43,8 +44,10 @@ structlog.configure(
     wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
 )
 
-# The tiny model gains nothing from more threads, and tests rarely have the machine alone.
+# The tiny model gains nothing from more threads, and tests rarely have the machine alone. So in
+# the processes that tests start.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 Samples = npt.NDArray[np.float32]
 RATE = 24000

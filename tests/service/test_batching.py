@@ -43,7 +43,7 @@ class Watched:
 
     def run(self, steps: Sequence[Step]) -> None:
         self.entered.set()
-        assert self.gate.wait(30)
+        assert self.gate.wait(300)
         self.runs.append(list(steps))
         error = self.fail(steps)
         if error is not None:
@@ -75,13 +75,13 @@ def test_jobs_of_one_kind_share_batches_and_kinds_do_not_mix(
     codes = watched.encode(clips)
     watched.gate.clear()
     first = submit(engine, watched, watched.encode_job(clips[0]))
-    assert watched.entered.wait(30)
+    assert watched.entered.wait(300)
     jobs = [watched.encode_job(clip) for clip in clips]
     jobs += [watched.decode_job(one) for one in codes]
     waiting = [first, *(submit(engine, watched, job) for job in jobs)]
     watched.gate.set()
     for one in waiting:
-        one.result(30)
+        one.result(300)
     assert [len(steps) for steps in watched.runs] == [1, 6, 6]
     assert [{step.kind for step in steps} for steps in watched.runs] == [
         {"encode"},
@@ -100,7 +100,7 @@ def test_two_codecs_never_share_a_batch(
     old, new = Watched(codec), Watched(codec)
     old.gate.clear()
     blocker = submit(engine, old, old.encode_job(samples_of(0.3)))
-    assert old.entered.wait(30)
+    assert old.entered.wait(300)
     jobs: dict[int, list[Any]] = {id(watched): [] for watched in (old, new)}
     waiting = [blocker]
     for _ in range(3):
@@ -110,7 +110,7 @@ def test_two_codecs_never_share_a_batch(
             waiting.append(submit(engine, watched, job))
     old.gate.set()
     for one in waiting:
-        one.result(30)
+        one.result(300)
     for watched in (old, new):
         ran = [step for steps in watched.runs for step in steps]
         assert {id(step.job) for step in ran} >= {id(job) for job in jobs[id(watched)]}
@@ -124,13 +124,13 @@ def test_a_short_clip_overtakes_a_long_file(watched: Watched, samples_of: Sample
     assert len(long_job.steps) > 4
     watched.gate.clear()
     long = submit(engine, watched, long_job)
-    assert watched.entered.wait(30)
+    assert watched.entered.wait(300)
     short = submit(engine, watched, watched.encode_job(samples_of(1.0)))
     long_was_done: list[bool] = []
     short.add_done_callback(lambda _: long_was_done.append(long.done()))
     watched.gate.set()
-    short.result(30)
-    long.result(60)
+    short.result(300)
+    long.result(300)
     engine.close()
     assert long_was_done == [False]
     order = [{step.job is long_job for step in steps} for steps in watched.runs]
@@ -155,7 +155,7 @@ def test_a_clip_is_let_by_in_the_middle_of_a_window(codec: Codec, samples_of: Sa
             else:
                 self._codec.run(steps)
 
-    timing = submit(engine, Posting(codec), long_job).result(60)
+    timing = submit(engine, Posting(codec), long_job).result(300)
     assert len(clips) == len(long_job.windows) > 2
     assert answered == [True] * len(clips)
     assert long_job.result() == codec.encode([samples_of(20.0)])[0]
@@ -173,12 +173,12 @@ def test_a_dead_device_in_the_middle_of_a_window_ends_the_engine(
     watched.fail = lambda steps: None if steps[0].job is long_job else dead
     watched.gate.clear()
     long = submit(engine, watched, long_job)
-    assert watched.entered.wait(30)
+    assert watched.entered.wait(300)
     short = submit(engine, watched, watched.encode_job(samples_of(0.5)))
     watched.gate.set()
     for one in (long, short):
         with pytest.raises(EngineDeadError):
-            one.result(30)
+            one.result(300)
     assert engine.died
 
 
@@ -187,11 +187,11 @@ def test_what_was_given_up_leaves_no_residue_in_the_count(
 ) -> None:
     watched.gate.clear()
     first = submit(engine, watched, watched.encode_job(samples_of(0.1)))
-    assert watched.entered.wait(30)
+    assert watched.entered.wait(300)
     for length in (0.3, 0.7, 20.0, 1.1):
         assert submit(engine, watched, watched.encode_job(samples_of(length))).cancel()
     watched.gate.set()
-    first.result(30)
+    first.result(300)
     wait_for(lambda: engine.queued_seconds == 0.0)
 
 
@@ -207,7 +207,7 @@ def test_clips_without_end_do_not_starve_a_long_file(
 
     for _ in range(4):
         submit(engine, codec, codec.encode_job(clip)).add_done_callback(another)
-    long.result(60)
+    long.result(300)
 
 
 def test_a_clip_that_fails_in_the_middle_of_a_window_fails_alone(
@@ -218,12 +218,12 @@ def test_a_clip_that_fails_in_the_middle_of_a_window_fails_alone(
     watched.fail = lambda steps: ModelError("poison") if steps[0].job is bad else None
     watched.gate.clear()
     long = submit(engine, watched, long_job)
-    assert watched.entered.wait(30)
+    assert watched.entered.wait(300)
     short = submit(engine, watched, bad)
     watched.gate.set()
     with pytest.raises(ModelError, match="poison"):
-        short.result(30)
-    long.result(60)
+        short.result(300)
+    long.result(300)
     assert long_job.result() == watched.encode([samples_of(20.0)])[0]
 
 
@@ -233,7 +233,7 @@ def test_the_padded_batch_stays_within_its_budget(watched: Watched, samples_of: 
     waiting = [submit(engine, watched, job) for job in jobs]
     engine.start()
     for one in waiting:
-        one.result(30)
+        one.result(300)
     engine.close()
     assert len(watched.runs) < 20
     for steps in watched.runs:
@@ -243,7 +243,7 @@ def test_the_padded_batch_stays_within_its_budget(watched: Watched, samples_of: 
 def test_a_full_queue_says_when_to_come_back(
     engine: Engine, watched: Watched, samples_of: SamplesOf
 ) -> None:
-    submit(engine, watched, watched.encode_job(samples_of(1.0))).result(30)
+    submit(engine, watched, watched.encode_job(samples_of(1.0))).result(300)
     engine.max_queue_seconds = 5.0
     watched.gate.clear()
     big = submit(engine, watched, watched.encode_job(samples_of(8.0)))
@@ -251,8 +251,8 @@ def test_a_full_queue_says_when_to_come_back(
         submit(engine, watched, watched.encode_job(samples_of(1.0)))
     assert int(caught.value.headers["Retry-After"]) >= 1
     watched.gate.set()
-    big.result(30)
-    submit(engine, watched, watched.encode_job(samples_of(1.0))).result(30)
+    big.result(300)
+    submit(engine, watched, watched.encode_job(samples_of(1.0))).result(300)
     assert engine.queued_seconds == 0.0
 
 
@@ -261,7 +261,7 @@ def test_one_poisoned_item_fails_alone(
 ) -> None:
     watched.gate.clear()
     blocker = submit(engine, watched, watched.encode_job(samples_of(0.2)))
-    assert watched.entered.wait(30)
+    assert watched.entered.wait(300)
     jobs = [watched.encode_job(samples_of(0.5, seed)) for seed in range(5)]
     bad = jobs[2]
     watched.fail = lambda steps: (
@@ -269,11 +269,11 @@ def test_one_poisoned_item_fails_alone(
     )
     waiting = [submit(engine, watched, job) for job in jobs]
     watched.gate.set()
-    blocker.result(30)
+    blocker.result(300)
     with pytest.raises(ModelError, match="poison"):
-        waiting[2].result(30)
+        waiting[2].result(300)
     for index in (0, 1, 3, 4):
-        waiting[index].result(30)
+        waiting[index].result(300)
         assert jobs[index].result() == watched.encode([samples_of(0.5, index)])[0]
     assert engine.alive
     assert engine.queued_seconds == 0.0
@@ -284,18 +284,18 @@ def test_too_little_memory_halves_the_batch(
 ) -> None:
     watched.gate.clear()
     blocker = submit(engine, watched, watched.encode_job(samples_of(0.2)))
-    assert watched.entered.wait(30)
+    assert watched.entered.wait(300)
     watched.fail = lambda steps: torch.OutOfMemoryError("full") if len(steps) > 2 else None
     jobs = [watched.encode_job(samples_of(0.5, seed)) for seed in range(8)]
     waiting = [submit(engine, watched, job) for job in jobs]
     watched.gate.set()
     for one in [blocker, *waiting]:
-        one.result(30)
+        one.result(300)
     assert [len(steps) for steps in watched.runs] == [1, 8, 4, 2, 2, 4, 2, 2]
 
     watched.fail = lambda steps: torch.OutOfMemoryError("full")
     with pytest.raises(torch.OutOfMemoryError):
-        submit(engine, watched, watched.encode_job(samples_of(0.5))).result(30)
+        submit(engine, watched, watched.encode_job(samples_of(0.5))).result(300)
     assert engine.alive
 
 
@@ -304,13 +304,13 @@ def test_abandoned_jobs_cost_nothing(
 ) -> None:
     watched.gate.clear()
     blocker = submit(engine, watched, watched.encode_job(samples_of(0.2)))
-    assert watched.entered.wait(30)
+    assert watched.entered.wait(300)
     abandoned = submit(engine, watched, watched.encode_job(samples_of(0.5)))
     kept = submit(engine, watched, watched.encode_job(samples_of(0.5)))
     assert abandoned.cancel()
     watched.gate.set()
-    blocker.result(30)
-    kept.result(30)
+    blocker.result(300)
+    kept.result(300)
     assert [len(steps) for steps in watched.runs] == [1, 1]
     assert engine.queued_seconds == 0.0
 
@@ -324,7 +324,7 @@ def test_a_dead_device_kills_the_engine_and_every_waiter_hears_of_it(
     watched.gate.set()
     for one in waiting:
         with pytest.raises(EngineDeadError):
-            one.result(30)
+            one.result(300)
     assert not engine.alive
     with pytest.raises(EngineDeadError):
         submit(engine, watched, watched.encode_job(samples_of(0.2)))
@@ -335,7 +335,7 @@ def test_closing_answers_those_who_wait(watched: Watched, samples_of: SamplesOf)
     waiting = submit(engine, watched, watched.encode_job(samples_of(0.2)))
     engine.close()
     with pytest.raises(NotReadyError):
-        waiting.result(30)
+        waiting.result(300)
     with pytest.raises(NotReadyError):
         submit(engine, watched, watched.encode_job(samples_of(0.2)))
 
@@ -347,7 +347,7 @@ def test_closing_answers_those_who_wait(watched: Watched, samples_of: SamplesOf)
 def held(serve: Any, model_ref: str) -> Iterator[tuple[Any, Watched]]:
     """A server with a small queue whose engine can be held back."""
     with serve(
-        model=model_ref, device="cpu", max_queue_seconds=8.0, request_timeout=20.0
+        model=model_ref, device="cpu", max_queue_seconds=8.0, request_timeout=300.0
     ) as running:
         watched = Watched(running.service.models.codec)
         running.service.models._codec = watched
@@ -363,10 +363,10 @@ def test_overload_is_429_with_retry_after(
     wav = wav_of(samples_of(6.0))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(running.http.post, "/v1/encode", content=wav)
-        assert watched.entered.wait(30)
+        assert watched.entered.wait(300)
         refused = running.http.post("/v1/encode", content=wav)
         watched.gate.set()
-        assert first.result(30).status_code == 200
+        assert first.result(300).status_code == 200
     assert refused.status_code == 429
     assert int(refused.headers["Retry-After"]) >= 1
     assert refused.json()["retry_after"] == int(refused.headers["Retry-After"])
@@ -382,18 +382,18 @@ def test_the_client_comes_back_after_429(
     wav = wav_of(samples_of(6.0))
     with ThreadPoolExecutor(2) as pool, SnacClient(running.url) as client:
         first = pool.submit(running.http.post, "/v1/encode", content=wav)
-        assert watched.entered.wait(30)
+        assert watched.entered.wait(300)
         patient = pool.submit(client.encode, wav)
         line = 'snac_requests_total{outcome="overloaded",route="/v1/encode"}'
         wait_for(lambda: line in running.http.get("/metrics").text)
         watched.gate.set()
-        assert patient.result(30).codes == Codes.from_dict(first.result(30).json())
+        assert patient.result(300).codes == Codes.from_dict(first.result(300).json())
     with SnacClient(running.url, retries=0) as client:
         watched.gate.clear()
         watched.entered.clear()
         with ThreadPoolExecutor(1) as pool:
             pool.submit(running.http.post, "/v1/encode", content=wav)
-            assert watched.entered.wait(30)
+            assert watched.entered.wait(300)
             with pytest.raises(ProblemError, match="429 The queue is full"):
                 client.encode(wav)
             watched.gate.set()
@@ -408,7 +408,7 @@ def test_a_client_that_leaves_is_dropped_from_the_queue(
     host, port = running.url.removeprefix("http://").split(":")
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(running.http.post, "/v1/encode", content=body)
-        assert watched.entered.wait(30)
+        assert watched.entered.wait(300)
         with socket.create_connection((host, int(port))) as leaving:
             head = f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             leaving.sendall(head.encode() + body)
@@ -416,7 +416,7 @@ def test_a_client_that_leaves_is_dropped_from_the_queue(
         line = 'snac_requests_total{outcome="disconnected",route="/v1/encode"}'
         wait_for(lambda: line in running.http.get("/metrics").text)
         watched.gate.set()
-        assert first.result(30).status_code == 200
+        assert first.result(300).status_code == 200
     assert running.http.post("/v1/encode", content=body).status_code == 200
     assert [len(steps) for steps in watched.runs] == [1, 1]
 
@@ -445,12 +445,12 @@ def test_requests_cut_off_by_a_stop_are_told_so(
             watched.gate.clear()
 
             def post() -> httpx.Response:
-                answer = httpx.post(f"{running.url}/v1/encode", content=wav, timeout=30)
+                answer = httpx.post(f"{running.url}/v1/encode", content=wav, timeout=300)
                 watched.gate.set()
                 return answer
 
             cut_off = pool.submit(post)
-            assert watched.entered.wait(30)
+            assert watched.entered.wait(300)
         answer = cut_off.result()
     assert answer.status_code == 503
     assert answer.json()["type"] == "urn:snac:problem:not-ready"
@@ -489,4 +489,4 @@ def wait_for(condition: Callable[[], bool]) -> None:
         while not condition():
             await asyncio.sleep(0.01)
 
-    asyncio.run(asyncio.wait_for(poll(), 30))
+    asyncio.run(asyncio.wait_for(poll(), 300))

@@ -164,7 +164,7 @@ def test_an_engine_that_fails_at_random_harms_only_those_it_fails(
             else:
                 assert "injected" not in answer.text or answer.status_code == 503
         assert running.http.get("/health/ready").status_code == 200
-        assert running.service.engine.queued_seconds == 0.0
+        wait_for(lambda: running.service.engine.queued_seconds == 0.0)
         assert running.http.post("/v1/encode", content=bodies[0]).status_code == 200
 
 

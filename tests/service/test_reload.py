@@ -69,9 +69,9 @@ def states(running: Any) -> dict[str, Any]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 120 s"
+        assert time.monotonic() < deadline, "it did not happen within 300 s"
         time.sleep(0.02)
 
 
@@ -129,7 +129,9 @@ def test_a_damaged_pointer_is_named_once_and_heals(
     first = current(watching)
     pointer = store.root / "current.json"
     whole = pointer.read_bytes()
-    pointer.write_bytes(b"{")
+    damaged = store.root / "damaged"
+    damaged.write_bytes(b"{")
+    damaged.replace(pointer)
     wait_for(lambda: "current.json" in states(watching))
     time.sleep(0.3)
     assert watching.metric('snac_reload_total{outcome="failed"}') == 1
@@ -178,14 +180,14 @@ def test_a_request_finishes_on_the_model_it_started_on(
 
     def held(steps: Any) -> None:
         entered.set()
-        assert gate.wait(30)
+        assert gate.wait(300)
         run(steps)
 
     old.run = held
     wav = wav_of(samples_of(0.3))
     with ThreadPoolExecutor(2) as pool:
         early = pool.submit(watching.http.post, "/v1/encode", content=wav)
-        assert entered.wait(30)
+        assert entered.wait(300)
         second = publish(5)
         wait_for(lambda: current(watching) == second)
         late = pool.submit(watching.http.post, "/v1/encode", content=wav)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as connect_pinging
 
 from snac_core.audio import encode_bytes, read
 from snac_core.codec import Codec
@@ -24,6 +26,9 @@ from snac_core.codes import Codes
 from snac_core.layouts import from_layout, to_layout
 
 Samples = npt.NDArray[np.float32]
+# An answer to a ping may wait behind what the service does not read yet.
+connect = functools.partial(connect_pinging, ping_interval=None)
+
 LAYOUTS = ("hierarchical", "flat", "orpheus", "mini-omni")
 END = {"type": "end"}
 
@@ -54,7 +59,7 @@ def hear(stream: ClientConnection) -> tuple[list[bytes], list[dict[str, Any]], i
     said: list[dict[str, Any]] = []
     try:
         while True:
-            message = stream.recv(60)
+            message = stream.recv(300)
             if isinstance(message, bytes):
                 data.append(message)
             else:
@@ -180,7 +185,7 @@ def test_ready_names_model_and_geometry_and_audio_comes_before_the_end(
 ) -> None:
     codes = codes_of(codec, 8, seed=4)
     with opened(running, "decode", {"layout": "flat"}) as stream:
-        ready = json.loads(stream.recv(60))
+        ready = json.loads(stream.recv(300))
         assert ready == {
             "type": "ready",
             "layout": "flat/1",
@@ -197,7 +202,7 @@ def test_ready_names_model_and_geometry_and_audio_comes_before_the_end(
         exact = 8 * 2048 - ready["lookahead_samples"]
         got = 0
         while got < exact:
-            got += len(stream.recv(60)) // 2
+            got += len(stream.recv(300)) // 2
         assert got == exact
         assert 4000 < ready["lookahead_samples"] <= 3 * 2048
         say(stream, END)
@@ -209,11 +214,11 @@ def test_ready_names_model_and_geometry_and_audio_comes_before_the_end(
 def test_less_look_ahead_makes_audio_leave_earlier(running: Any, codec: Codec) -> None:
     tokens = to_layout(codes_of(codec, 2, seed=9).levels, "flat", config=codec.config)
     with opened(running, "decode", {"layout": "flat", "lookahead_frames": 0}) as stream:
-        assert json.loads(stream.recv(60))["lookahead_samples"] == 0
+        assert json.loads(stream.recv(300))["lookahead_samples"] == 0
         say(stream, tokens)
         got = 0
         while got < 2 * 2048:
-            got += len(stream.recv(60)) // 2
+            got += len(stream.recv(300)) // 2
         say(stream, END)
         data, said, code = hear(stream)
     assert (got, data, said[-1]["num_samples"], code) == (4096, [], 4096, 1000)

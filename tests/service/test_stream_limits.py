@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -21,12 +22,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
+from websockets.sync.client import connect as connect_pinging
 from websockets.typing import Origin, Subprotocol
 
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.model_store import ModelStore
+
+# An answer to a ping may wait behind what the service does not read yet.
+connect = functools.partial(connect_pinging, ping_interval=None)
 
 KEY = "a key of the house"
 CODED_KEY = Subprotocol("snac.key." + base64.urlsafe_b64encode(KEY.encode()).decode().rstrip("="))
@@ -44,7 +49,7 @@ def hear(stream: ClientConnection) -> tuple[bytes, list[dict[str, Any]], int | N
     data, said = b"", []
     try:
         while True:
-            message = stream.recv(60)
+            message = stream.recv(300)
             if isinstance(message, bytes):
                 data += message
             else:
@@ -65,9 +70,9 @@ def audio_of(codec: Codec, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.floa
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 60 s"
+        assert time.monotonic() < deadline, "it did not happen within 300 s"
         time.sleep(0.01)
 
 
@@ -83,7 +88,7 @@ class Gate:
     def __enter__(self) -> Gate:
         def run(steps: Any) -> None:
             self.sizes.append(len(steps))
-            assert self.free.wait(60)
+            assert self.free.wait(300)
             self._run(steps)
 
         self.codec.run = run  # type: ignore[method-assign]
@@ -102,7 +107,9 @@ def outcome(running: Any, name: str, kind: str = "decode") -> float:
     return float(running.metric(f'snac_streams_total{{kind="{kind}",outcome="{name}"}}'))
 
 
-def test_steps_of_many_streams_are_one_batch(running: Any, codec: Codec) -> None:
+def test_steps_of_many_streams_are_one_batch(running: Any, codec: Codec, wav_of: Any) -> None:
+    engine = running.service.engine
+    blocker = wav_of(np.zeros(2048, np.float32))
     clips = [tokens_of(codec, 5 + index, index) for index in range(6)]
 
     def one(tokens: npt.NDArray[np.int32]) -> bytes:
@@ -113,13 +120,17 @@ def test_steps_of_many_streams_are_one_batch(running: Any, codec: Codec) -> None
             assert (said[-1]["type"], code) == ("done", 1000)
             return data
 
-    with Gate(running.service.models.codec) as gate, ThreadPoolExecutor(6) as pool:
+    with Gate(running.service.models.codec) as gate, ThreadPoolExecutor(7) as pool:
         gate.free.clear()
+        blocked = pool.submit(running.http.post, "/v1/encode", content=blocker)
+        wait_for(lambda: gate.sizes == [1])
         answers = [pool.submit(one, clip) for clip in clips]
-        wait_for(lambda: running.service.engine.queued_seconds > 5.5 * FRAME_SECONDS)
+        # Each stream has one step in the queue, behind what the engine is held at.
+        wait_for(lambda: engine.queued_seconds > 6.5 * FRAME_SECONDS)
         gate.free.set()
         made = [np.frombuffer(answer.result(), "<f4") for answer in answers]
-    assert max(gate.sizes) >= 5
+        assert blocked.result().is_success
+    assert gate.sizes[:2] == [1, 6]
     for audio, clip in zip(made, clips, strict=True):
         assert np.abs(audio - audio_of(codec, clip)).max() <= 1e-5
 
@@ -134,8 +145,8 @@ def test_a_stream_stays_with_the_model_it_began_on(
         tokens = tokens_of(old, 10)
         with connect(ws(running)) as stream:
             stream.send(tokens[:6].tobytes())
-            ready = json.loads(stream.recv(60))
-            first = stream.recv(60)
+            ready = json.loads(stream.recv(300))
+            first = stream.recv(300)
             assert isinstance(first, bytes)
             new = store.publish(tiny_config, variant(1))
             wait_for(lambda: running.service.models.codec.version == new)
@@ -147,7 +158,7 @@ def test_a_stream_stays_with_the_model_it_began_on(
         made = np.frombuffer(first + data, "<f4")
         assert np.abs(made - audio_of(old, tokens)).max() <= 1e-5
         with connect(ws(running)) as stream:
-            assert json.loads(stream.recv(60))["model"]["version"] == new
+            assert json.loads(stream.recv(300))["model"]["version"] == new
             stream.send(tokens.tobytes())
             stream.send(END)
             data, _, _ = hear(stream)
@@ -166,7 +177,6 @@ def strict(serve: Any, model_ref: str) -> Iterator[Any]:
         max_streams=2,
         stream_buffer_seconds=1.0,
         stream_message_bytes=4096,
-        stream_idle_timeout=2.0,
         max_queue_seconds=1.5 * FRAME_SECONDS,
         api_key=KEY,
     ) as running:
@@ -201,16 +211,19 @@ def test_one_stream_too_many_is_refused_before_it_is_opened(strict: Any) -> None
         assert answer.status_code == 429
     wait_for(lambda: open_streams(strict) == 0)
     with allowed(strict) as stream:
-        assert json.loads(stream.recv(60))["type"] == "ready"
+        assert json.loads(stream.recv(300))["type"] == "ready"
 
 
-def test_a_stream_on_which_nothing_moves_is_ended(strict: Any) -> None:
-    with allowed(strict) as stream:
+def test_a_stream_on_which_nothing_moves_is_ended(serve: Any, model_ref: str) -> None:
+    with (
+        serve(model=model_ref, device="cpu", stream_idle_timeout=0.5) as running,
+        connect(ws(running)) as stream,
+    ):
         _, said, code = hear(stream)
-    assert [message["type"] for message in said] == ["ready", "problem"]
-    assert said[-1]["problem"]["type"] == "urn:snac:problem:idle"
-    assert code == 1008
-    assert outcome(strict, "idle") >= 1
+        assert [message["type"] for message in said] == ["ready", "problem"]
+        assert said[-1]["problem"]["type"] == "urn:snac:problem:idle"
+        assert code == 1008
+        wait_for(lambda: has(running, "idle"))
 
 
 def test_a_stream_may_not_be_open_for_ever(serve: Any, model_ref: str) -> None:
@@ -226,7 +239,7 @@ def test_a_stream_may_not_be_open_for_ever(serve: Any, model_ref: str) -> None:
 @pytest.mark.parametrize(("size", "told"), [(5000, True), (100_000, False)])
 def test_a_message_may_not_be_too_large(strict: Any, size: int, told: bool) -> None:
     with allowed(strict) as stream:
-        assert json.loads(stream.recv(60))["type"] == "ready"
+        assert json.loads(stream.recv(300))["type"] == "ready"
         with contextlib.suppress(ConnectionClosed):
             stream.send(bytes(size))
         _, said, code = hear(stream)
@@ -354,19 +367,19 @@ def test_keys_are_asked_for(strict: Any) -> None:
         assert headers["WWW-Authenticate"] == "ApiKey"
     with connect(ws(strict), subprotocols=[Subprotocol("snac"), CODED_KEY]) as stream:
         assert stream.subprotocol == "snac"
-        assert json.loads(stream.recv(60))["type"] == "ready"
+        assert json.loads(stream.recv(300))["type"] == "ready"
 
 
 def test_pages_of_other_sites_may_not_stream(running: Any, serve: Any, model_ref: str) -> None:
     status, problem, _ = refusal(running, origin="https://evil.test")
     assert (status, problem["type"]) == (403, "urn:snac:problem:forbidden")
     with connect(ws(running), origin=running.url) as stream:
-        assert json.loads(stream.recv(60))["type"] == "ready"
+        assert json.loads(stream.recv(300))["type"] == "ready"
     with (
         serve(model=model_ref, device="cpu", cors_origins=("https://app.test",)) as admitting,
         connect(ws(admitting), origin=Origin("https://app.test")) as stream,
     ):
-        assert json.loads(stream.recv(60))["type"] == "ready"
+        assert json.loads(stream.recv(300))["type"] == "ready"
 
 
 def test_an_impossible_url_is_refused_before_it_is_opened(running: Any) -> None:
@@ -396,7 +409,7 @@ def test_sigterm_lets_streams_end_then_ends_them_and_no_key_is_logged(
             "SNAC_DEVICE": "cpu",
             "OMP_NUM_THREADS": "1",
             "SNAC_DRAIN_DELAY": "0",
-            "SNAC_DRAIN_TIMEOUT": "3",
+            "SNAC_DRAIN_TIMEOUT": "6",
         },
         stderr=subprocess.PIPE,
         text=True,
@@ -414,8 +427,8 @@ def test_sigterm_lets_streams_end_then_ends_them_and_no_key_is_logged(
             connect(url + path, subprotocols=[Subprotocol("snac"), CODED_KEY]) as short,
             connect(url + path, additional_headers={"X-Api-Key": KEY}) as endless,
         ):
-            short.recv(60)
-            endless.recv(60)
+            short.recv(300)
+            endless.recv(300)
             process.send_signal(signal.SIGTERM)
             logged = []
             for line in process.stderr:
