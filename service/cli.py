@@ -16,6 +16,7 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 
+import service.idle_threads  # noqa: F401 - before torch
 from service import logs, reference, workers
 from service.app import create_app
 from service.runtime import Service

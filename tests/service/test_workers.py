@@ -132,6 +132,7 @@ def test_two_workers_are_one_service(
             if "spawn_main" in " ".join(child.cmdline())
         ]
         assert len(workers) == 2
+        assert {worker.environ()["OMP_WAIT_POLICY"] for worker in workers} == {"PASSIVE"}
         workers[0].send_signal(signal.SIGKILL)
         wait_for(lambda: sum(entry["event"] == "serving" for entry in list(entries)) == 3)
         assert all(answer.status_code == 200 for answer in posts(8))
