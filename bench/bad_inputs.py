@@ -121,6 +121,7 @@ def cases() -> list[Case]:
     wav = _wav()
     good_msgpack = msgpack.packb({"codes": OK_CODES})
     bomb = b"\x81\xa5codes\xdd\xff\xff\xff\xff"
+    lists = b"\x81\xa5codes\xdd" + struct.pack(">I", 300_000) + b"\x90" * 300_000
     three_bytes = msgpack.packb({"codes": [b"123"]})
     good_npz = Codes(tuple(np.array(level) for level in OK_CODES), 2048, RATE).to_npz()
     return [
@@ -185,6 +186,8 @@ def cases() -> list[Case]:
         Case("npz with a pickle", "/v1/decode", 422, _npz_pickle(), npz),
         Case("msgpack cut short", "/v1/decode", 400, good_msgpack[:-3], packed),
         Case("msgpack that announces 4 GB", "/v1/decode", 400, bomb, packed),
+        Case("msgpack of 300,000 empty lists", "/v1/decode", 400, lists, packed),
+        Case("msgpack with an extension", "/v1/decode", 400, b"\x81\xa5codes\xd4\x01x", packed),
         Case("msgpack with a level of 3 bytes", "/v1/decode", 422, three_bytes, packed),
         _json("a decode batch without items", 422, {}, "/v1/decode/batch"),
         _json("a decode batch of 70", 413, {"items": [{}] * 70}, "/v1/decode/batch"),

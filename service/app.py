@@ -58,7 +58,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router)
     # The last one added is the outermost.
     limits = service.settings
-    app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
+    app.add_middleware(
+        BodyLimit, max_bytes=limits.max_body_bytes, max_held_bytes=limits.max_held_bytes
+    )
     app.add_middleware(SlowBody, timeout=limits.body_timeout, min_rate=limits.min_rate)
     app.add_middleware(RequestContext, metrics=service.metrics)
     allow_origins(app, limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from service.errors import InvalidRequestError, MalformedBodyError, UnsupportedMediaError
-from service.limits import check_nesting
+from service.limits import MAX_LISTS, check_nesting
 from service.media import JSON, MSGPACK, NPZ
 from service.schemas import DecodeOptions
 from service.uploads import UNNAMED
@@ -123,8 +124,21 @@ def _parse_json(data: bytes, max_depth: int) -> object:
 
 
 def _parse_msgpack(data: bytes) -> object:
+    places = itertools.count(1)
+
+    def counted(value: object) -> object:
+        # A byte is enough for an empty list, which takes a hundred in memory.
+        if next(places) > MAX_LISTS:
+            raise MalformedBodyError(f"the msgpack has more than {MAX_LISTS} lists and objects")
+        return value
+
+    def refused(code: int, data: bytes) -> object:
+        raise MalformedBodyError(f"the msgpack has an extension, of type {code}")
+
     try:
-        parsed: object = msgpack.unpackb(data)
+        parsed: object = msgpack.unpackb(
+            data, list_hook=counted, object_hook=counted, ext_hook=refused
+        )
     except (ValueError, msgpack.UnpackException) as error:
         reason = str(error) or type(error).__name__
         raise MalformedBodyError(f"the body is not msgpack: {reason}") from None

@@ -15,13 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import (
     InvalidRequestError,
     MalformedBodyError,
+    OverloadedError,
     RateLimitError,
     TooLargeError,
 )
 from service.settings import Settings
 
-MAX_JSON_LISTS = 200_000
-"""Lists and objects in one JSON body: codes have a handful, and text has none."""
+MAX_LISTS = 200_000
+"""Lists and objects in one body: codes have a handful, and text has none."""
 
 _MS = 1000
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
@@ -30,12 +31,14 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 class BodyLimit:
     """Refuse a request whose body grows past ``max_bytes``, counted as it arrives.
 
-    A ``Content-Length`` over the limit is refused at once; a smaller one is not believed.
+    A ``Content-Length`` over the limit is refused at once; a smaller one is not believed. So is
+    a body that grows when those of all requests being answered have ``max_held_bytes``.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_held_bytes: int) -> None:
         self.app = app
-        self.max_bytes = max_bytes
+        self.max_bytes, self.max_held_bytes = max_bytes, max_held_bytes
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as ASGI calls it."""
@@ -50,12 +53,23 @@ class BodyLimit:
             if declared.isdecimal() and (len(declared) > 18 or int(declared) > self.max_bytes):
                 raise self._error(f"{declared:.20} bytes are announced")
             message = await receive()
-            received += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            received += size
+            self._held += size
             if received > self.max_bytes:
                 raise self._error(f"{received} bytes have come so far")
+            if size and self._held > self.max_held_bytes:
+                raise OverloadedError(
+                    f"the bodies of all requests have {self._held} bytes, of at most "
+                    f"{self.max_held_bytes}",
+                    retry_after=1.0,
+                )
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self._held -= received
 
     def _error(self, what: str) -> TooLargeError:
         return TooLargeError(f"{what}; the body may have at most {self.max_bytes}")
@@ -126,8 +140,8 @@ def check_nesting(data: bytes, max_depth: int) -> None:
         Saying the limit.
     """
     brackets = data.translate(None, _NOT_BRACKETS)
-    if len(brackets) > 2 * MAX_JSON_LISTS:
-        raise MalformedBodyError(f"the JSON has more than {MAX_JSON_LISTS} lists and objects")
+    if len(brackets) > 2 * MAX_LISTS:
+        raise MalformedBodyError(f"the JSON has more than {MAX_LISTS} lists and objects")
     marks = np.frombuffer(brackets, np.uint8)
     depths = np.cumsum(np.where((marks == ord("[")) | (marks == ord("{")), 1, -1))
     if depths.size and int(depths.max()) > max_depth:

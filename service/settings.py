@@ -105,6 +105,12 @@ class Limits(BaseSettings):
     max_body_bytes: int = Field(
         default=256 * 2**20, ge=1, description="Largest request body, counted as it streams."
     )
+    max_held_bytes: int = Field(
+        default=2 * 2**30,
+        ge=1,
+        description="Bytes that the bodies of all requests being answered may have together; a "
+        "body that grows past it is answered 429.",
+    )
     max_codes_bytes: int = Field(
         default=32 * 2**20, ge=1, description="Largest body of a decode request."
     )

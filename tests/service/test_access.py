@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from hypothesis import given
@@ -185,6 +187,26 @@ def test_the_documentation_may_load_what_it_names_and_no_other_script(running: A
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         assert f"'sha256-{digest}'" in policy["script-src"].split()
     assert policy["connect-src"] == "'self'"
+
+
+def test_bodies_that_are_held_together_are_bounded(
+    serve: Any, model_ref: str, samples_of: Any, wav_of: Any
+) -> None:
+    wav = wav_of(samples_of(0.2))
+    with serve(model=model_ref, device="cpu", max_held_bytes=len(wav) + 1000) as running:
+        url = httpx.URL(running.url)
+        for _ in range(2):
+            with socket.create_connection((url.host, url.port or 80)) as uploading:
+                head = f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(wav)}\r\n\r\n"
+                uploading.sendall(head.encode() + wav[:2000])
+                while (answer := running.http.post("/v1/encode", content=wav)).is_success:
+                    pass  # until the other has come
+                assert answer.status_code == 429
+                assert answer.json()["type"] == "urn:snac:problem:overloaded"
+                assert int(answer.headers["Retry-After"]) >= 1
+                uploading.sendall(wav[2000:])
+                assert uploading.recv(100).startswith(b"HTTP/1.1 200")
+            assert running.http.post("/v1/encode", content=wav).status_code == 200
 
 
 def test_each_key_has_its_own_share_of_requests(
