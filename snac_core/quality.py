@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-import pystoi
 
 from snac_core.audio import check_samples
 from snac_core.errors import AudioError
@@ -164,6 +163,9 @@ def stoi(reference: object, estimate: object, sample_rate: int) -> float:
 def _stoi_piece(
     clean: npt.NDArray[np.float32], heard: npt.NDArray[np.float32], sample_rate: int
 ) -> float:
+    # It brings scipy, for which a process that only trains need not wait.
+    import pystoi
+
     pair = [samples.astype(np.float64) for samples in (clean, heard)]
     if sample_rate != STOI_RATE:
         pair = [pystoi.utils.resample_oct(samples, STOI_RATE, sample_rate) for samples in pair]

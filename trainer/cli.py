@@ -24,7 +24,6 @@ from snac_core.allocator import restart_keeping_freed_memory
 from snac_core.errors import SnacError
 from trainer import config as configuration
 from trainer.errors import TrainerError
-from trainer.preparation.prepare import prepare
 from trainer.process.distributed import (
     device_called,
     is_worker,
@@ -65,6 +64,9 @@ def _failed(reason: str) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> None:
+    with _extra("prepare"):
+        from trainer.preparation.prepare import prepare
+
     split = prepare(
         options.input_dir,
         options.output_dir,

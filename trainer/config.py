@@ -108,9 +108,6 @@ class TrainConfig:
     codebook_decay
         What stays of a codebook entry in a step in which latents chose it; the rest comes
         from their mean. 0 leaves the entries to their gradient.
-    quantizer_warmup_steps
-        Steps that a model from random weights takes without looking entries up; then they
-        are drawn from its latents.
     guided_steps
         Steps in which the decoder of a model from random weights is fed log-mel features,
         through a quantizer fitted to them, while the encoder learns to make them; see
@@ -199,7 +196,6 @@ class TrainConfig:
     freeze_vq: bool = False
     revive_codes_every: int = 0
     codebook_decay: float = 0.0
-    quantizer_warmup_steps: int = 0
     guided_steps: int = 0
     guide_weight: float = 1.0
     segment_length: float = 2.0

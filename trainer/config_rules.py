@@ -31,7 +31,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         (
             *("weight_decay", "num_workers", "warmup_steps", "grad_clip", "random_seed"),
             *("l1_weight", "stft_weight", "mel_weight", "commitment_weight", "codebook_weight"),
-            *("revive_codes_every", "quantizer_warmup_steps", "sample_clips"),
+            *("revive_codes_every", "sample_clips"),
             *("guided_steps", "guide_weight"),
             *("adversarial_weight", "feature_weight", "discriminator_warmup_steps"),
         ),
@@ -79,15 +79,10 @@ def check(config: TrainConfig) -> None:
             "give either pretrained_model (fine-tune it) or model (train that shape from "
             "random weights), one of the two"
         )
-    if config.quantizer_warmup_steps and config.model is None:
+    if config.guided_steps and config.model is None:
         raise TrainerError(
-            "quantizer_warmup_steps would end by replacing the codebooks of the "
-            "pretrained_model; it is for a model from random weights"
-        )
-    if config.guided_steps and (config.model is None or config.quantizer_warmup_steps):
-        raise TrainerError(
-            "guided_steps begins by replacing the codebooks; it is for a model from random "
-            "weights, without quantizer_warmup_steps"
+            "guided_steps begins by replacing the codebooks of the pretrained_model; it is for "
+            "a model from random weights"
         )
     if config.guided_steps and (config.loss_balancer or config.freeze_encoder):
         raise TrainerError("guided_steps goes with neither loss_balancer nor freeze_encoder")

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -75,12 +70,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     return store
 
 
-def rows(output: Path) -> list[dict[str, str]]:
-    """Return the rows of a run's ``metrics.csv``."""
-    with (output / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def levels_of(model: SNAC) -> list[VectorQuantize]:
     """Return the quantizer's levels, coarse to fine."""
     return [cast(VectorQuantize, level) for level in model.quantizer.quantizers]
@@ -126,7 +115,6 @@ def everything_at_once() -> dict[str, Any]:
         "commitment_weight": 0.25,
         "codebook_weight": 0.0,
         "codebook_decay": 0.8,
-        "quantizer_warmup_steps": 2,
         "revive_codes_every": 3,
         "ema_decay": 0.9,
         "grad_clip": 1.0,
@@ -142,38 +130,10 @@ def everything_at_once() -> dict[str, Any]:
     }
 
 
-def curve(output: Path) -> list[dict[str, str]]:
-    """Return the rows of a run's ``metrics.csv`` without how long they took."""
-    return [
-        {name: value for name, value in row.items() if name != "audio_seconds_per_second"}
-        for row in rows(output)
-    ]
-
-
 def weights(path: Path) -> dict[str, torch.Tensor]:
     """Return the model in a checkpoint."""
     found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["model"]
     return found
-
-
-def started(*arguments: str) -> subprocess.Popen[str]:
-    """Start ``python -m trainer`` on the CPU, one thread each."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainer", *arguments],
-        # With the allocator set, the command need not start over to set it.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": ""},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def wait_for_rows(process: subprocess.Popen[str], output: Path, count: int) -> None:
-    """Return once ``metrics.csv`` has so many rows; fail when the process ends before."""
-    path = output / "metrics.csv"
-    while not (path.exists() and path.read_text().count("\n") > count):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ SHIPPED = sorted(Path(configuration.__file__).with_name("configs").glob("*.json"
 
 def test_what_is_shipped() -> None:
     names = {path.stem for path in SHIPPED}
-    assert names == {"phase10_revolab_all", "phase10_curriculum", "phase10_combined", "starter"}
+    seed = {"phase10_revolab_all", "phase10_curriculum", "phase10_combined"}
+    assert names == seed | {"starter", "new_dialect"}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -96,7 +97,12 @@ def test_a_missing_key_is_named(settings: dict[str, Any]) -> None:
         ("betas", [0.9, 1.0], "betas must be at least 0 and below 1"),
         ("gain_db", [6, -6], "gain_db must be"),
         ("codebook_decay", 1, "codebook_decay must be at least 0 and below 1"),
-        ("quantizer_warmup_steps", 5, "it is for a model from random weights"),
+        (
+            "guided_step",
+            5,
+            "unknown key 'guided_step' in the configuration; did you mean 'guided_s",
+        ),
+        ("quantizer_warmup_steps", 2, "unknown key 'quantizer_warmup_steps'"),
         ("mel_bins", [80], "needs one number for each"),
         ("precision", "fp16", "precision must be 'fp32' or 'bf16', not 'fp16'"),
         ("stft_window", "hamming", "stft_window must be 'rectangular' or 'hann'"),

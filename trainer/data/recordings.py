@@ -19,6 +19,7 @@ import soxr
 from tqdm import tqdm
 
 from snac_core.errors import AudioError
+from trainer.data.lengths import known_lengths
 from trainer.errors import TrainerError
 
 log = logging.getLogger(__name__)
@@ -89,16 +90,21 @@ def audio_files(folder: str | Path) -> list[Path]:
 def scan(folder: str | Path) -> list[Clip]:
     """Return the readable recordings under ``folder``; the others are logged and counted.
 
+    Each is opened, but for those whose length `prepare` wrote down.
+
     Raises
     ------
     TrainerError
         When none is readable.
     """
+    folder = Path(folder)
     clips = []
     files = audio_files(folder)
+    known = known_lengths(folder)
     for path in tqdm(files, f"reading {folder}", unit="file", delay=2):
+        length = known.get(path.relative_to(folder).as_posix())
         try:
-            clips.append(clip_of(path))
+            clips.append(clip_of(path) if length is None else Clip(path, *length))
         except AudioError as error:
             log.warning("skipping %s: %s", path, error)
     if len(clips) < len(files):
@@ -241,6 +247,10 @@ def _read(clip: Clip, first: int, count: int, held: bytes | None) -> Samples:
     """Return up to ``count`` samples from ``first`` on, channels averaged."""
     try:
         with opened(clip, held) as source, soundfile.SoundFile(source) as file:
+            if file.samplerate != clip.sample_rate:
+                raise AudioError(
+                    f"{clip.name} is at {file.samplerate} Hz now and was at {clip.sample_rate} Hz"
+                )
             file.seek(first)
             frames = file.read(count, np.float32, always_2d=True)
     except soundfile.LibsndfileError as error:

@@ -77,6 +77,12 @@ class TrainingData:
             float(shard.seconds.sum()) for shard in self.shards
         )
 
+    def shorter(self, seconds: float) -> int:
+        """Return how many recordings are too short for a segment of ``seconds``."""
+        return sum(clip.seconds < seconds for clip in self.clips) + sum(
+            int((shard.seconds < seconds).sum()) for shard in self.shards
+        )
+
     @property
     def augmentation(self) -> Augmentation:
         """What the configuration does to segments."""

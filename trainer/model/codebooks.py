@@ -1,7 +1,7 @@
 """Keeping codebook entries in use while the quantizer trains.
 
-Entries start as latents that the encoder really makes, and those that nothing chose for a
-while start over as recent latents (as Jukebox does, arXiv:2005.00341, section 3.1).
+Entries that nothing chose for a while start over as recent latents (as Jukebox does,
+arXiv:2005.00341, section 3.1).
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from snac_core.extent import Extent
-from snac_core.model import SNAC
 from snac_core.quantizer import Level, ResidualVectorQuantize, VectorQuantize
 from trainer.process.distributed import World
 
@@ -101,11 +99,11 @@ class CodebookUse:
         return values
 
     @torch.no_grad()
-    def revive(self, everything: bool = False) -> list[int]:
-        """Replace entries unused since the last call, or all; return how many, per level."""
+    def revive(self) -> list[int]:
+        """Replace entries unused since the last call; return how many, per level."""
         replaced = []
         for book, counts, recent in zip(self._books, self._counts, self._recent, strict=True):
-            unused = ((counts == 0) | everything).nonzero().flatten()
+            unused = (counts == 0).nonzero().flatten()
             latents = torch.cat(tuple(recent))
             picks = torch.randint(len(latents), (len(unused),), generator=self._random)
             book[unused.to(book.device)] = latents[picks].to(book)
@@ -127,24 +125,3 @@ class CodebookUse:
         self._counts = [counts.clone() for counts in state["counts"]]
         self._recent = [deque(recent) for recent in state["recent"]]
         self._random.set_state(state["random"])
-
-
-@torch.no_grad()
-def draw_from_encoder(model: SNAC, batches: Iterable[Tensor], use: CodebookUse) -> None:
-    """Give every codebook entry the value of a latent, level by level, coarse to fine.
-
-    Parameters
-    ----------
-    model
-        Whose codebooks to set.
-    batches
-        Tensors[B x 1 x T] of speech; a minute of it or more.
-    use
-        Counts for the model's quantizer, fresh.
-    """
-    latents = [model.encoder(audio, Extent(audio.shape[-1])) for audio in batches]
-    for _ in model.quantizer.quantizers:
-        # Every pass sets one more level right: its latents depend on the coarser entries.
-        for latent in latents:
-            use.observe(use.of_all(model.quantizer(latent)[1]))
-        use.revive(everything=True)

@@ -109,7 +109,7 @@ def fit(guide: Guide, quantizer: ResidualVectorQuantize, batches: Iterable[Tenso
         points = level.in_proj(pooled).transpose(1, 2).flatten(0, 1)
         level.codebook.weight.copy_(_clusters(points, len(level.codebook.weight), random))
         # Part by part: distances to every entry are many times as large as what they are of.
-        residual = torch.cat([part - level(part)[0] for part in residual.split(64)])
+        residual = torch.cat([part - level(part)[0] for part in torch.split(residual, 64)])
 
 
 def _project_on_components(level: VectorQuantize, points: Tensor, random: torch.Generator) -> None:

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snac_core import checkpoint
 from snac_core.config import SnacConfig
 from snac_core.extent import Extent, Noise
 from snac_core.model import SNAC, Reconstruction
-from snac_core.quantizer import Level, ResidualVectorQuantize, VectorQuantize
+from snac_core.quantizer import VectorQuantize
 from snac_core.weights import build
 from trainer.config import TrainConfig
 from trainer.model.guide import Guide
@@ -71,7 +70,7 @@ class Network(nn.Module):
         self.model, self.config, self.guide = model, config, guide
 
     def forward(
-        self, audio: Tensor, noise: Noise | str, quantize: bool, guided: bool = False
+        self, audio: Tensor, noise: Noise | str, guided: bool = False
     ) -> tuple[Reconstruction, Tensor | None]:
         """Pass ``audio``, Tensor[B x 1 x T], through the model.
 
@@ -81,7 +80,7 @@ class Network(nn.Module):
         features. If ``guided``, the decoder was fed those, quantized.
         """
         if self.guide is None:
-            return reconstruct(self.model, audio, self.config, quantize, noise), None
+            return reconstruct(self.model, audio, self.config, noise), None
         features = self.guide(audio)
         extent = Extent(audio.shape[-1], noise=noise)
         device, half = audio.device.type, self.config.precision == "bf16"
@@ -97,36 +96,19 @@ def reconstruct(
     model: SNAC,
     audio: Tensor,
     config: TrainConfig,
-    quantize: bool = True,
     noise: Noise | str = "random",
 ) -> Reconstruction:
     """Pass ``audio``, Tensor[B x 1 x T], through ``model``, with ``noise`` in the decoder.
 
     In bf16, if so configured, only where something learns: a frozen encoder makes the codes
     that it will make in service. The quantizer is always in fp32, as bf16 would choose other
-    entries. What is frozen takes part in no gradient. Without ``quantize``, the decoder gets
-    the latent through the projections of each level alone, and there are no levels to report.
+    entries. What is frozen takes part in no gradient.
     """
     extent = Extent(audio.shape[-1], noise=noise)
     device, half = audio.device.type, config.precision == "bf16"
     with torch.autocast(device, torch.bfloat16, enabled=half and not config.freeze_encoder):
         latent = model.encoder(audio, extent).float()
-    levels: list[Level] = []
-    if quantize:
-        latent, levels = model.quantizer(latent)
-    else:
-        latent = projected(model.quantizer, latent)
+    latent, levels = model.quantizer(latent)
     with torch.autocast(device, torch.bfloat16, enabled=half):
         made = model.decoder(latent, extent)
     return Reconstruction(made, levels)
-
-
-def projected(quantizer: ResidualVectorQuantize, latent: Tensor) -> Tensor:
-    """Return ``latent`` as it would be if every level had an entry for every projection."""
-    total, residual = torch.zeros_like(latent), latent
-    for module in quantizer.quantizers:
-        level = cast(VectorQuantize, module)
-        pooled = F.avg_pool1d(residual, level.stride, level.stride)
-        part = level.out_proj(level.in_proj(pooled)).repeat_interleave(level.stride, dim=-1)
-        total, residual = total + part, residual - part
-    return total

@@ -136,17 +136,13 @@ class Adversary(nn.Module):
     config
         Says which discriminators there are; with ``precision`` bf16, their convolutions run in
         it and all else in fp32.
-    sample_rate
-        Hz.
     global_count
         As for `trainer.objective.losses.Losses`; called once in each of the two methods.
     """
 
-    def __init__(
-        self, config: TrainConfig, sample_rate: int, global_count: GlobalCount | None = None
-    ) -> None:
+    def __init__(self, config: TrainConfig, global_count: GlobalCount | None = None) -> None:
         super().__init__()
-        self.sample_rate, self.global_count = sample_rate, global_count
+        self.global_count = global_count
         self.bf16 = config.precision == "bf16"
         self.warmup_steps = config.discriminator_warmup_steps
         self.discriminators = nn.ModuleList(

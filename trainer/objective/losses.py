@@ -158,7 +158,7 @@ class Losses(nn.Module):
             values, means = means[: len(those)], means[len(those) :]
             # The levels of the quantizer add up; resolutions of a spectrum share one weight.
             share = 1 if name in ("commitment", "codebook") else len(those)
-            terms[name] = sum(values, audio.new_zeros(())) / share
+            terms[name] = torch.stack(values).sum() / share
         terms["loss"] = weighted_sum(terms, self.weights)
         return terms
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from snac_core import durable
+from trainer.data.lengths import MEASURED_AS_THEY_ARE
 from trainer.preparation.ledger import Wanted
 
-MANIFEST = "manifest.parquet"
 UNREADABLE = "unreadable.csv"
 
 SCHEMA = pa.schema(
@@ -41,9 +41,20 @@ DIGEST = b"prepared"
 """Key of the schema's metadata under which shards are known again."""
 
 
-def write_manifest(path: Path, rows: Iterable[Wanted], grouped: bool, digest: str = "") -> None:
-    """Write the manifest, a row group at a time; one that would be the same is left alone."""
-    schema = SCHEMA.with_metadata({DIGEST: digest})
+def write_manifest(
+    path: Path, rows: Iterable[Wanted], grouped: bool, digest: str = "", converted: bool = True
+) -> None:
+    """Write the manifest, a row group at a time; one that would be the same is left alone.
+
+    Parameters
+    ----------
+    digest
+        Of shards; what `digest_of` returns.
+    converted
+        Whether what was placed is something else than what was measured.
+    """
+    about = {} if converted else {MEASURED_AS_THEY_ARE: b"yes"}
+    schema = SCHEMA.with_metadata({DIGEST: digest, **about})
 
     def write(unfinished: Path) -> None:
         with pq.ParquetWriter(unfinished, schema) as table:

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from trainer.data.lengths import MANIFEST
 from trainer.errors import TrainerError
 from trainer.preparation import placing
 from trainer.preparation.inputs import find, nothing_found
 from trainer.preparation.ledger import Ledger
 from trainer.preparation.manifest import (
-    MANIFEST,
     UNREADABLE,
     digest_of,
     write_manifest,
@@ -149,7 +149,9 @@ def prepare(
         else:
             placing.give_names(ledger, flac)
             placing.place(output, ledger, how, workers)
-            write_manifest(output / MANIFEST, ledger.by_name(), group_by is not None)
+            write_manifest(
+                output / MANIFEST, ledger.by_name(), group_by is not None, converted=flac
+            )
         return Split(ledger.count("train"), ledger.count("val"))
 
 

@@ -114,11 +114,11 @@ class World:
             for tensor in tensors:
                 dist.broadcast(tensor.data, src=0)
 
-    def wrapped(self, module: nn.Module, find_unused: bool = False) -> nn.Module:
+    def wrapped(self, module: nn.Module) -> nn.Module:
         """Return ``module`` so that its gradients are averaged over the processes."""
         if self.size == 1:
             return module
-        return DistributedDataParallel(module, find_unused_parameters=find_unused)
+        return DistributedDataParallel(module)
 
 
 def not_synchronised(module: nn.Module) -> contextlib.AbstractContextManager[None]:

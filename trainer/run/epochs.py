@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from trainer.data.sources import TrainingData
 from trainer.errors import TrainerError
 from trainer.process.distributed import World
 from trainer.run.batches import Batch, Intake
+
+log = logging.getLogger(__name__)
 
 
 class Epochs:
@@ -51,6 +54,9 @@ class Epochs:
         self._steps: dict[curriculum.EpochPlan, int] = {}
         steps = sum(self.steps(epoch) for epoch in range(1, config.num_epochs + 1))
         self.total_steps = min(config.max_steps or steps, steps)
+        for length in sorted({plan.length for plan in self._steps}):
+            if short := data.shorter(length):
+                log.info("%d recordings are shorter than %g s and padded", short, length)
 
     def steps(self, epoch: int) -> int:
         """Return how many batches ``epoch``, counted from 1, has."""

@@ -63,15 +63,11 @@ class Learner:
         self.weights = term_weights(config)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = _adam(self.trained, config, config.learning_rate, config.betas)
-        self.network = world.wrapped(
-            Network(model, config, self.guide),
-            # While no entry is looked up, the quantizer's do not take part.
-            find_unused=config.quantizer_warmup_steps > 0,
-        )
+        self.network = world.wrapped(Network(model, config, self.guide))
         self._divided = [self.network]
         self.adversary: Adversary | None = None
         if config.adversarial:
-            self.adversary = Adversary(config, rate, shared).to(world.device)
+            self.adversary = Adversary(config, shared).to(world.device)
             world.overwrite(list(self.adversary.parameters()))
             self.judge = world.wrapped(self.adversary)
             self._divided.append(self.judge)
@@ -109,14 +105,13 @@ class Learner:
         """
         config = self.config
         share = curriculum.learning_rate(config, step, total_steps) / config.learning_rate
-        quantize = step >= config.quantizer_warmup_steps
         optimizers = self._optimizers()
         for optimizer, rate in optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
         balanced = None if self.balancer is None else copy.deepcopy(self.balancer.state_dict())
-        terms, levels = self._gradients(batch, step, quantize)
+        terms, levels = self._gradients(batch, step)
         limit = config.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.trained, limit)
         sizes = [terms[name] for name in terms] + [norm]
@@ -133,7 +128,7 @@ class Learner:
         self.bad_in_a_row = 0
         for optimizer, _ in optimizers:
             optimizer.step()
-        if config.quantizer_trains and quantize:
+        if config.quantizer_trains:
             self.use.learn(levels, config.codebook_decay)
         if self.average is not None:
             self.average.update(self.model)
@@ -182,9 +177,7 @@ class Learner:
             pairs.append((self.rival_optimizer, self.config.discriminator_learning_rate))
         return pairs
 
-    def _gradients(
-        self, batch: Batch, step: int, quantize: bool
-    ) -> tuple[dict[str, Tensor], list[Level]]:
+    def _gradients(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], list[Level]]:
         """Leave the gradients of one batch, its parts one after the other.
 
         Returns
@@ -199,16 +192,14 @@ class Learner:
                 if number + 1 < len(parts):
                     for module in self._divided:
                         stack.enter_context(not_synchronised(module))
-                terms, made = self._part(part, share, step, quantize)
+                terms, made = self._part(part, share, step)
             levels.append(made)
             for name, value in terms.items():
                 value = share * value.detach()
                 total[name] = total[name] + value if name in total else value
         return total, [_one_below_the_other(same) for same in zip(*levels, strict=True)]
 
-    def _part(
-        self, part: Batch, share: float, step: int, quantize: bool
-    ) -> tuple[dict[str, Tensor], list[Level]]:
+    def _part(self, part: Batch, share: float, step: int) -> tuple[dict[str, Tensor], list[Level]]:
         """Add the gradients of one part, which is ``share`` of the batch."""
         count = len(part.audio)
         if not count:
@@ -217,7 +208,7 @@ class Learner:
             silent = part.audio.new_zeros(1, *part.audio.shape[1:])
             part = Batch(silent, silent, part.places.new_zeros(1))
         noise = part.noise(self.config.random_seed, step)
-        out, distance = self.network(part.audio, noise, quantize, step < self.config.guided_steps)
+        out, distance = self.network(part.audio, noise, step < self.config.guided_steps)
         terms: dict[str, Tensor] = self.losses(out, part.audio, part.own)
         if distance is not None:
             terms["guide"] = distance

@@ -10,7 +10,6 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from trainer.config import TrainConfig
 from trainer.data.sources import TrainingData, recordings
 from trainer.data.unreadable import Unreadable
 from trainer.errors import TrainerError
-from trainer.model.codebooks import draw_from_encoder
 from trainer.model.guide import Guide, fit
 from trainer.model.initialisation import scale_to
 from trainer.model.network import resumed_model, starting_model
@@ -45,9 +43,6 @@ log = logging.getLogger(__name__)
 
 FITTED_LATENTS = 10
 """Latents of the coarsest level, for each of its entries, that a guide is fitted to."""
-
-DRAWN_BATCHES = 24
-"""Batches whose latents become the first codebook entries of a model from random weights."""
 
 
 def train(config: TrainConfig, where: World | torch.device) -> Path:
@@ -218,8 +213,6 @@ class Run:
             bar.update()
             if not present:
                 continue
-            if config.model is not None and progress.step == config.quantizer_warmup_steps:
-                self._draw_codebooks()
             terms = self.learner.step(batch, progress.step, self.total_steps)
             progress.step += 1
             self.meter.add(heard, time.perf_counter() - started)
@@ -350,18 +343,9 @@ class Run:
         if self.learner.average is not None:
             self.learner.average.model.load_state_dict(self.model.state_dict())
 
-    def _draw_codebooks(self) -> None:
-        """Give the codebooks of a model from random weights entries that its latents use."""
-        batches = islice(self.epochs.batches(1), DRAWN_BATCHES)
-        audio = (self.epochs.to_device(batch)[0].audio for batch in batches)
-        with uncompiled(self.config.compile):
-            draw_from_encoder(self.model, audio, self.learner.use)
-
     def _keep_codebooks(self) -> None:
         config, every, step = self.config, self.config.revive_codes_every, self.progress.step
         if not (config.quantizer_trains and every) or step % every:
-            return
-        if step <= config.quantizer_warmup_steps:
             return
         use = self.learner.use
         for level, perplexity in enumerate(use.perplexities()):

@@ -83,10 +83,12 @@ def _stages(
             }
         )
         shared = f" ({' or '.join(map(str, shares))} in each of {processes} processes)"
+        short = data.shorter(now.length)
+        padded = f", {short} recordings are shorter and padded" if short else ""
         parts = f", in {config.accumulate} parts" if config.accumulate > 1 else ""
         yield (
             f"epochs {first}-{epoch}: {now.length:g} s x {now.batch}"
-            f"{shared if processes > 1 else ''}{parts}, {steps} steps per epoch",
+            f"{shared if processes > 1 else ''}{parts}, {steps} steps per epoch{padded}",
             steps * (epoch - first + 1),
         )
         first = epoch + 1
@@ -109,7 +111,7 @@ def _memory(config: TrainConfig, model: SNAC, processes: int) -> int:
     weights = 4 * sum(weight.numel() for weight in model.parameters())
     learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     total = weights + 4 * (ADAM_COPIES - 1) * learning + bool(config.ema_decay) * weights
-    adversary = Adversary(config, model.config.sampling_rate) if config.adversarial else None
+    adversary = Adversary(config) if config.adversarial else None
     if adversary is not None:
         total += 4 * ADAM_COPIES * sum(weight.numel() for weight in adversary.parameters())
     plans = [curriculum.plan(config, epoch) for epoch in range(1, config.num_epochs + 1)]

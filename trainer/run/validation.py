@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from snac_core.extent import Noise
-from snac_core.model import SNAC
+from snac_core.model import SNAC, Reconstruction
 from snac_core.quantizer import Level
 from trainer import curriculum
 from trainer.compiling import uncompiled
@@ -22,7 +22,7 @@ from trainer.errors import TrainerError
 from trainer.objective.losses import Losses
 from trainer.process.distributed import World
 from trainer.process.stopping import Stopped
-from trainer.run.batches import Intake
+from trainer.run.batches import Batch, Intake
 
 Terms = dict[str, float]
 NOTHING = -1
@@ -44,6 +44,7 @@ class _Part(NamedTuple):
     first: int
     read: int
     terms: Terms
+    """Sums over those that could be read."""
     codes: list[Tensor]
 
 
@@ -156,14 +157,25 @@ class FixedSet:
             # By its number alone: a segment's noise is the same in any batch.
             noise = Noise(batch.places, torch.zeros_like(batch.places))
             out = model(batch.audio, batch.extent(model.config, noise))
-            terms = self.losses(out, batch.audio, batch.own)
-            values = torch.stack(list(terms.values())).tolist()
+            terms = self._sums(out, batch)
             where = batch.places.cpu() - first
             codes = [_own_codes(level, batch.own, where, len(loaded.audio)) for level in out.levels]
-            found.append(
-                _Part(first, len(batch.audio), dict(zip(terms, values, strict=True)), codes)
-            )
+            found.append(_Part(first, len(batch.audio), terms, codes))
         return found
+
+    def _sums(self, out: Reconstruction, batch: Batch) -> Terms:
+        """Return the sum of each term over segments: each counts the same, however short.
+
+        So neither what a segment is computed together with, nor how many at a time, matters.
+        """
+        rows: list[dict[str, Tensor]] = []
+        for row in range(len(batch.audio)):
+            one = slice(row, row + 1)
+            levels = [Level(*(field[one] for field in level)) for level in out.levels]
+            made = Reconstruction(out.audio[one], levels)
+            rows.append(self.losses(made, batch.audio[one], batch.own[one]))
+        sums = torch.stack([torch.stack(list(row.values())) for row in rows]).double().sum(dim=0)
+        return dict(zip(rows[0], sums.tolist(), strict=True))
 
     def _together(self, parts: list[_Part]) -> Measured:
         count = sum(part.read for part in parts)
@@ -172,7 +184,7 @@ class FixedSet:
         totals: Terms = {}
         for part in parts:
             for name, value in part.terms.items():
-                totals[name] = totals.get(name, 0.0) + value * part.read
+                totals[name] = totals.get(name, 0.0) + value
         if not math.isfinite(totals["loss"]):
             raise TrainerError(f"the validation loss is {totals['loss'] / count}")
         codes = [torch.cat(levels) for levels in zip(*(p.codes for p in parts), strict=True)]

@@ -18,6 +18,8 @@ from snac_core import audio
 from snac_core.errors import AudioError
 from tests.trainer.conftest import RATE, record, voice
 from trainer.data.augment import Augmentation
+from trainer.data.recordings import clip_of as opened
+from trainer.data.recordings import read_part
 from trainer.data.sampling import Wanted
 from trainer.data.segments import (
     Bucketed,
@@ -36,6 +38,7 @@ from trainer.data.segments import (
 )
 from trainer.data.unreadable import Unreadable
 from trainer.errors import TrainerError
+from trainer.preparation.prepare import prepare
 
 
 def clip_of(path: Path) -> Clip:
@@ -88,6 +91,33 @@ def test_recordings_give_as_many_segments_as_fit(tmp_path: Path) -> None:
     for name, seconds in (("a", 2.0), ("b", 0.7), ("c", 0.1)):
         record(tmp_path / f"{name}.wav", seconds, seed=1)
     assert len(training(scan(tmp_path))) == 4 + 1 + 1
+
+
+@pytest.mark.parametrize("how", [{}, {"copy": True}, {"flac": True}])
+def test_what_prepare_measured_is_known_without_opening_it(
+    recordings: Path, tmp_path: Path, how: dict[str, bool]
+) -> None:
+    prepare([recordings], tmp_path, train_ratio=0.7, jobs=1, **how)  # type: ignore[arg-type]
+    found = scan(tmp_path / "train")
+    assert found == [opened(path) for path in audio_files(tmp_path / "train")]
+    for clip in found:
+        clip.path.unlink()
+        clip.path.write_text("no sound")
+    if how.get("flac"):
+        with pytest.raises(TrainerError, match="none of the 8 audio files"):
+            scan(tmp_path / "train")
+    else:
+        assert scan(tmp_path / "train") == found
+    (tmp_path / "manifest.parquet").write_text("no table")
+    with pytest.raises(TrainerError, match=r"manifest\.parquet cannot be read"):
+        scan(tmp_path / "train")
+
+
+def test_a_recording_that_became_another_is_not_played_at_the_wrong_speed(tmp_path: Path) -> None:
+    (clip,) = scan(record(tmp_path / "a.wav", 0.5, seed=1, rate=16000).parent)
+    record(clip.path, 0.5, seed=1, rate=48000)
+    with pytest.raises(AudioError, match="is at 48000 Hz now and was at 16000 Hz"):
+        read_part(clip, 0.0, 0.1, RATE)
 
 
 def test_segments_depend_on_seed_epoch_and_index_alone(recordings: Path) -> None:

@@ -135,12 +135,9 @@ def test_the_loss_is_that_of_a_training_run(trained: dict[str, Any]) -> None:
     means = {
         role: np.mean([by_role[role]["loss"] for by_role in losses.values()]) for role in networks
     }
-    # One crop at a time here, and there a batch in which a short recording counts for less.
-    assert means["finetuned"] == pytest.approx(metrics["best_val_loss"], rel=0.05)
-    assert means["base"] == pytest.approx(metrics["baseline_val_loss"], rel=0.05)
-    assert (means["finetuned"] < means["base"]) == (
-        metrics["best_val_loss"] < metrics["baseline_val_loss"]
-    )
+    # One crop at a time here, and batches there, with recordings shorter than a crop in them.
+    assert means["finetuned"] == pytest.approx(metrics["best_val_loss"], rel=1e-5)
+    assert means["base"] == pytest.approx(metrics["baseline_val_loss"], rel=1e-5)
 
 
 def test_one_crop_has_the_loss_that_training_would_log(

@@ -13,7 +13,8 @@ from snac_core.config import SnacConfig
 from snac_core.extent import Extent
 from snac_core.model import SNAC
 from snac_core.model_store import ModelStore
-from tests.trainer.conftest import few_steps, rows, voice, weights
+from tests.trainer.commands import rows
+from tests.trainer.conftest import few_steps, voice, weights
 from trainer import config as configuration
 from trainer.errors import TrainerError
 from trainer.model.guide import Guide, fit

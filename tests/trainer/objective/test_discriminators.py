@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.trainer.conftest import RATE, voice
+from tests.trainer.conftest import voice
 from tests.trainer.halves import shared_counts
 from trainer import config as configuration
 from trainer.config import TrainConfig
@@ -35,7 +35,7 @@ def config(settings: dict[str, Any]) -> TrainConfig:
 
 def adversary(config: TrainConfig, **options: Any) -> Adversary:
     torch.manual_seed(0)
-    return Adversary(config, RATE, **options)
+    return Adversary(config, **options)
 
 
 def voices(count: int = 3, first: int = 0, samples: int = LENGTH) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainer.conftest import rows
+from tests.trainer.commands import rows
 from trainer import config as configuration
 from trainer.errors import TrainerError
 from trainer.process.checkpointing import Writer, checkpoints, copied_to_cpu, of_epoch, prune, save

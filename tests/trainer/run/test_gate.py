@@ -14,7 +14,7 @@ from snac_core.errors import StoreError
 from snac_core.manifest import MANIFEST, Manifest
 from snac_core.model_store import ModelStore
 from tests.conftest import TINY, TINY_ATTENTION, random_model
-from tests.trainer.conftest import rows
+from tests.trainer.commands import rows
 from trainer import config as configuration
 from trainer.process.checkpointing import Writer
 from trainer.process.distributed import World

@@ -5,7 +5,6 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,8 @@ from snac_core import checkpoint
 from snac_core.identity import token_space
 from snac_core.model_store import ModelStore
 from tests.conftest import TINY
-from tests.trainer.conftest import RATE, levels_of, record, rows, voice, weights
+from tests.trainer.commands import rows
+from tests.trainer.conftest import RATE, record, voice, weights
 from trainer import config as configuration
 from trainer.errors import TrainerError
 from trainer.model.network import reconstruct, starting_model
@@ -183,11 +183,11 @@ def test_a_model_from_nothing_learns_what_it_is_shown(
     record(tmp_path / "toy" / "a.wav", 0.17, seed=1)
     changes = {
         **FROM_NOTHING,
-        "train_data": [{"path": str(tmp_path / "toy"), "weight": 60.0}],
+        "train_data": [{"path": str(tmp_path / "toy"), "weight": 30.0}],
         "val_data": str(tmp_path / "toy"),
         "batch_size": 1,
         "max_steps": None,
-        "learning_rate": 2e-3,
+        "learning_rate": 4e-3,
         "gain_probability": 0.0,
         "polarity_probability": 0.0,
         "mel_weight": 1.0,
@@ -199,49 +199,9 @@ def test_a_model_from_nothing_learns_what_it_is_shown(
         run.train_epoch()
         after = losses(run, 0.17)
         assert run.finished
-    assert run.progress.step == 60
+    assert run.progress.step == 30
     for name in ("loss", "mel", "stft"):
         assert after[name] < 0.75 * before[name], name
-
-
-def test_a_warm_up_without_codes_ends_with_codebooks_that_are_used(
-    settings: dict[str, Any],
-) -> None:
-    changes = {"quantizer_warmup_steps": 2, "max_steps": 4, "codebook_decay": 0.8}
-    with running(settings, **FROM_NOTHING, **changes, codebook_weight=0.0) as run:
-        books = [level.codebook.weight for level in levels_of(run.model)]
-        seen = []
-        before = [book.clone() for book in books]
-        for step, batch in enumerate(islice(run.epochs.batches(1), 2)):
-            seen.append(run.learner.step(run.epochs.to_device(batch)[0], step, 4))
-            assert all(torch.equal(*pair) for pair in zip(before, books, strict=True))
-        assert [terms and terms["commitment"] for terms in seen] == [0.0, 0.0]
-        run.train_epoch()
-        assert run.progress.step == 4
-        after = run.learner.step(first_batch(run, 2), 4, 4)
-        assert not any(torch.equal(*pair) for pair in zip(before, books, strict=True))
-        assert all(value > 1 for value in run.learner.use.perplexities())
-    assert after is not None
-    assert after["commitment"] > 0
-
-
-def test_the_pass_without_codes_is_the_pass_with_codebooks_that_hold_everything(
-    settings: dict[str, Any],
-) -> None:
-    config = configuration.parse({**settings, **FROM_NOTHING})
-    model, _ = starting_model(config)
-    audio = torch.from_numpy(voice(8192 / RATE, 1))[None, None]
-    out = reconstruct(model, audio, config)
-    for place, level in enumerate(levels_of(model)):
-        # Coarse to fine, each level's latents become its first entries.
-        latents = out.levels[place].projected[0].t()
-        level.codebook.weight.data[: len(latents)] = latents
-        torch.manual_seed(0)
-        out = reconstruct(model, audio, config)
-    torch.manual_seed(0)
-    free = reconstruct(model, audio, config, quantize=False)
-    assert free.levels == []
-    torch.testing.assert_close(free.audio, out.audio, atol=1e-5, rtol=0)
 
 
 def test_the_same_configuration_gives_the_same_run(settings: dict[str, Any]) -> None:

@@ -29,7 +29,8 @@ def test_a_dry_run_says_what_would_be_done_and_touches_nothing(
     lines = capsys.readouterr().out.splitlines()
     # 12 recordings: four each of 1.2 s, 0.8 s and 0.3 s; segments are whole frames.
     assert "epochs 1-2: 0.17 s x 3 (1 or 2 in each of 2 processes), 16 steps per epoch" in lines
-    assert "epochs 3-4: 0.34 s x 2 (1 in each of 2 processes), 12 steps per epoch" in lines
+    third = "epochs 3-4: 0.34 s x 2 (1 in each of 2 processes), 12 steps per epoch"
+    assert f"{third}, 4 recordings are shorter and padded" in lines
     assert "steps: 50 of 56, as max_steps says" in lines
     assert "token space: stays that of the base model" in lines
     assert any(line.startswith("encoder: ") and line.endswith("are frozen") for line in lines)

@@ -1,21 +1,28 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import shutil
 import signal
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.trainer.conftest import curve, everything_at_once, few_steps, started, wait_for_rows
+from snac_core.config import SnacConfig
+from tests.trainer.commands import Forked, curve, started, wait_for_rows
+from tests.trainer.conftest import everything_at_once, few_steps
 from trainer import config as configuration
 from trainer.errors import TrainerError
 from trainer.run.loop import train
 
 CPU = torch.device("cpu")
+
+log = logging.getLogger(__name__)
 
 
 def state_of(path: Path) -> dict[str, Any]:
@@ -23,16 +30,26 @@ def state_of(path: Path) -> dict[str, Any]:
     return content
 
 
+GUIDED = SnacConfig(encoder_dim=8, decoder_dim=32, codebook_size=32)
+ALL_THAT_A_STEP_DEPENDS_ON = {
+    **everything_at_once(),
+    "accumulate": 2,
+    "loss_balancer": True,
+}
+A_GUIDED_START = {
+    **everything_at_once(),
+    "model": GUIDED.to_dict(),
+    "guided_steps": 7,
+    "adversarial_weight": 0.0,
+    "feature_weight": 0.0,
+}
+
+
+@pytest.mark.parametrize("changes", [ALL_THAT_A_STEP_DEPENDS_ON, A_GUIDED_START])
 def test_killed_again_and_again_and_gone_on_with_is_as_if_never_killed(
-    settings: dict[str, Any], tmp_path: Path
+    settings: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    settings |= everything_at_once()
-    settings |= {
-        "accumulate": 2,
-        "loss_balancer": True,
-        "save_every_batches": 3,
-        "eval_every_batches": 7,
-    }
+    settings |= changes | {"save_every_batches": 3, "eval_every_batches": 7}
     whole = {**settings, "output_dir": str(tmp_path / "whole")}
     train(configuration.parse(whole), CPU)
     expected = curve(tmp_path / "whole")
@@ -42,14 +59,17 @@ def test_killed_again_and_again_and_gone_on_with_is_as_if_never_killed(
     # The process that reads ahead is killed with the one that trains.
     path.write_text(json.dumps({**settings, "output_dir": str(output), "num_workers": 1}))
     command = ("train", "--config", str(path), "--device", "cpu", "--resume", "auto")
-    places = sorted(random.sample(range(2, len(expected) - 4), 3))
+    # Once early on, once around the middle, where a guide ends, and once late.
+    places = [random.randrange(*bounds) for bounds in ((2, 6), (6, 10), (10, len(expected) - 3))]
+    log.info("killed at rows %s of %d", places, len(expected))
     for place in places:
-        process = started(*command)
+        process = Forked(command, tmp_path / "said")
         wait_for_rows(process, output, place)
         process.kill()
         process.communicate()
-    process = started(*command)
-    said = process.communicate()[0]
+        assert process.returncode == -signal.SIGKILL
+    process = Forked(command, tmp_path / "said")
+    said, _ = process.communicate()
     assert process.returncode == 0, said
     assert "going on from" in said
     assert curve(output) == expected, f"killed at rows {places}"
@@ -59,22 +79,25 @@ def test_killed_again_and_again_and_gone_on_with_is_as_if_never_killed(
         assert one["metrics"] == other["metrics"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_saves_and_ends_well(
-    settings: dict[str, Any], tmp_path: Path, number: signal.Signals
-) -> None:
+def test_asked_to_stop_it_saves_and_ends_well(settings: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**settings, "max_steps": 10**6, "num_epochs": 10**6}))
     output = Path(settings["output_dir"])
-    process = started("train", "--config", str(path), "--device", "cpu", "--set", "log_every=1")
-    wait_for_rows(process, output, 4)
-    process.send_signal(number)
-    said = process.communicate(timeout=100)[0]
-    assert process.returncode == 0, said
-    assert "stopped at step" in said
-    assert "Traceback" not in said
-    latest = state_of(output / "checkpoint_latest.pt")
-    assert latest["step"] == int(curve(output)[-1]["step"])
+    command = ("train", "--config", str(path), "--device", "cpu", "--set", "log_every=1")
+    ways: dict[signal.Signals, Callable[[], Forked | subprocess.Popen[str]]] = {
+        signal.SIGTERM: lambda: started(*command),
+        signal.SIGINT: lambda: Forked((*command, "--resume", "auto"), tmp_path / "said"),
+    }
+    for turn, (number, start) in enumerate(ways.items(), 1):
+        process = start()
+        wait_for_rows(process, output, 5 * turn)
+        process.send_signal(number)
+        said, _ = process.communicate()
+        assert process.returncode == 0, said
+        assert "stopped at step" in said
+        assert "Traceback" not in said
+        latest = state_of(output / "checkpoint_latest.pt")
+        assert latest["step"] == int(curve(output)[-1]["step"])
 
 
 def test_what_was_saved_by_a_signal_goes_on_from_that_very_step(

@@ -1,0 +1,47 @@
+"""How long recordings are where `prepare` has measured them: so that no file need be opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainer.errors import TrainerError
+
+MANIFEST = "manifest.parquet"
+MEASURED_AS_THEY_ARE = b"measured_as_they_are"
+"""Key of the manifest's metadata that says that it describes the files beside it: as links and
+copies they are what was measured, and converted they are not."""
+
+
+def known_lengths(folder: Path) -> Mapping[str, tuple[int, int]]:
+    """Return samples and sample rate (Hz) of recordings in ``folder``, by path relative to it.
+
+    Empty unless a ``manifest.parquet`` of `prepare` beside ``folder`` describes them.
+
+    Raises
+    ------
+    TrainerError
+        When the manifest cannot be read.
+    """
+    path = folder.parent / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        if MEASURED_AS_THEY_ARE not in (pq.read_schema(path).metadata or {}):
+            return {}
+        table = pq.read_table(
+            path,
+            columns=["path", "duration", "sample_rate"],
+            filters=[("split", "==", folder.name)],
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise TrainerError(f"{path} cannot be read: {error}") from error
+    names, seconds, rates = (column.to_pylist() for column in table.columns)
+    start = len(folder.name) + 1
+    return {
+        name[start:]: (round(duration * rate), rate)
+        for name, duration, rate in zip(names, seconds, rates, strict=True)
+    }
