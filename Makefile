@@ -70,8 +70,10 @@ lock: $(FULL) ## pin the whole tree again in constraints.txt (ARGS=--upgrade: to
 		--fork-strategy fewest --custom-compile-command 'make lock' --quiet \
 		--output-file constraints.txt $(ARGS)
 
-bench: $(FULL) ## run the benchmarks in bench/
-	@set -e; for script in bench/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(FULL) ## measure against the published package; writes bench/results/ (a quiet machine!)
+	$(BIN)/python bench/cpu.py
+	$(BIN)/python bench/serving.py
+	@cat bench/results/*.md > bench/results/table.tmp; mv bench/results/table.tmp bench/RESULTS.md
 
 clean: ## remove .venv, caches and build products
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,228 @@
+"""The engine on a CPU against the published package, same weights, same clips, in turns.
+
+    python bench/cpu.py [--rounds 3] [--threads N] [--clock wall] [--skip compiled growth]
+
+Writes ``bench/results/cpu.json``, ``cpu.md`` and ``cpu.png``. On a busy machine, ``--threads 1
+--clock cpu`` counts this process's own time alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import os
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from measuring import (
+    CLOCKS,
+    CONFIG,
+    RATE,
+    RESULTS,
+    Row,
+    Samples,
+    clips,
+    codec,
+    faster,
+    in_turns,
+    padded,
+    save,
+    upstream,
+)
+from torch.utils.flop_counter import FlopCounterMode
+
+from snac_core.codec import Codec
+
+EAGER, COMPILED, WRITTEN = "upstream", "upstream + torch.compile", "our layers as written"
+BARS = {"encode": (2.0, 4.5), "decode": (2.0, 3.7)}
+
+
+class Peers:
+    """The same weights, three times."""
+
+    def __init__(self) -> None:
+        self.theirs = upstream()
+        self.ours = codec(self.theirs, "on")
+        self.written = codec(self.theirs, "off")
+        self.compiled = upstream()
+
+    def compile(self) -> None:
+        """Compile the convolutional parts, which are what takes time."""
+        self.compiled.encoder.compile()
+        self.compiled.decoder.compile()
+
+    def runs(self, kind: str, wave: Samples) -> dict[str, Callable[[], Any]]:
+        """Return, for one clip, what each does."""
+        tensor = padded(wave)
+        codes = self.theirs.encode(tensor)
+        (own,) = self.ours.encode([wave])
+        if kind == "encode":
+            return {
+                EAGER: lambda: self.theirs.encode(tensor),
+                COMPILED: lambda: self.compiled.encode(tensor),
+                WRITTEN: lambda: self.written.encode([wave]),
+                "ours": lambda: self.ours.encode([wave]),
+            }
+        return {
+            EAGER: lambda: self.theirs.decode(codes),
+            COMPILED: lambda: self.compiled.decode(codes),
+            WRITTEN: lambda: self.written.decode([own]),
+            "ours": lambda: self.ours.decode([own]),
+        }
+
+
+def matrix_rate(clock: str) -> Callable[[], float]:
+    """Return what measures GFLOP/s of a large fp32 product."""
+    a = torch.randn(2048, 2048)
+    out = torch.empty_like(a)
+
+    def measure() -> float:
+        read = CLOCKS[clock]
+        started = read()
+        torch.mm(a, a, out=out)
+        return 2 * 2048**3 / (read() - started) / 1e9
+
+    return measure
+
+
+def work(ours: Codec, kind: str) -> float:
+    """Return GFLOP of the products in one second of audio, counted."""
+    (wave,) = clips(1, 8.0, 8.0)
+    (codes,) = ours.encode([wave])
+    levels = [torch.from_numpy(level)[None].long() for level in codes.levels]
+    with FlopCounterMode(display=False) as counter:
+        _ = ours.model.encode(padded(wave)) if kind == "encode" else ours.model.decode(levels)
+    return float(counter.get_total_flops() * RATE / padded(wave).shape[-1] / 1e9)
+
+
+def differing(peers: Peers, waves: list[Samples]) -> tuple[int, int]:
+    """Return how many codes differ from upstream's, of how many."""
+    wrong = total = 0
+    for wave, own in zip(waves, peers.ours.encode(waves), strict=True):
+        for level, theirs in zip(own.levels, peers.theirs.encode(padded(wave)), strict=True):
+            wrong += int((theirs[0].numpy() != level).sum())
+            total += level.size
+    return wrong, total
+
+
+def single_clips(
+    peers: Peers, rounds: int, clock: str, compiled: bool
+) -> tuple[list[Row], list[str]]:
+    """Measure clips of one length."""
+    rows, notes, rate = [], [], matrix_rate(clock)
+    for kind, bars in BARS.items():
+        for seconds, bar in zip((1.0, 8.0), bars, strict=True):
+            (wave,) = clips(1, seconds, seconds)
+            runs = peers.runs(kind, wave)
+            if not compiled:
+                del runs[COMPILED]
+            rates: list[float] = []
+            runs["products"] = functools.partial(_keep, rates, rate)
+            times = in_turns(runs, rounds, clock)
+            what = f"{kind}, one clip of {seconds:g} s"
+            rows.append(faster(what, EAGER, times, seconds, bar))
+            for peer in (COMPILED, WRITTEN):
+                rows += [faster(what, peer, times, seconds)] if peer in times else []
+            share = work(peers.ours, kind) * rows[-1].ours / statistics.median(rates)
+            notes.append(
+                f"{what}: {share:.0%} of {statistics.median(rates):.0f} GFLOP/s, what a product of "
+                "2048 x 2048 reaches in the same turns"
+            )
+    return rows, notes
+
+
+def mixed_clips(peers: Peers, count: int, clock: str) -> tuple[list[Row], list[str]]:
+    """Measure many clips of mixed lengths, each in turns."""
+    waves, rows = clips(count, 1.0, 10.0), []
+    audio = sum(len(wave) for wave in waves) / RATE
+    for kind, (_, bar) in BARS.items():
+        theirs: list[float] = []
+        ours: list[float] = []
+        read = CLOCKS[clock]
+        for wave in waves:
+            runs = peers.runs(kind, wave)
+            for name, times in ((EAGER, theirs), ("ours", ours)):
+                started = read()
+                runs[name]()
+                times.append(read() - started)
+        ratios = sorted(a / b for a, b in zip(theirs, ours, strict=True))
+        whole = sum(theirs) / sum(ours)
+        what = f"{kind}, {count} clips of 1-10 s"
+        spread = (ratios[0], whole, ratios[-1])
+        rows.append(
+            Row(what, EAGER, audio / sum(ours), audio / sum(theirs), "x real time", spread, bar)
+        )
+    wrong, total = differing(peers, waves)
+    return rows, [f"codes that differ from upstream's: {wrong} of {total}"]
+
+
+def growth(peers: Peers, clock: str) -> dict[str, list[tuple[float, float, float]]]:
+    """Return (size, ours, upstream) in x real time: clip lengths in s, then clips of 2 s."""
+    lengths, batches = [], []
+    for seconds in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0):
+        (wave,) = clips(1, seconds, seconds)
+        runs = peers.runs("encode", wave)
+        times = in_turns({"ours": runs["ours"], EAGER: runs[EAGER]}, 1, clock)
+        lengths.append((seconds, seconds / times["ours"][0], seconds / times[EAGER][0]))
+    for count in (1, 2, 4, 8, 16):
+        waves = clips(count, 2.0, 2.0)
+        batch = torch.cat([padded(wave) for wave in waves])
+        ours = functools.partial(peers.ours.encode, waves)
+        theirs = functools.partial(peers.theirs.encode, batch)
+        times = in_turns({"ours": ours, EAGER: theirs}, 1, clock)
+        batches.append((float(count), 2 * count / times["ours"][0], 2 * count / times[EAGER][0]))
+    return {"seconds of a clip": lengths, "clips of 2 s in a batch": batches}
+
+
+def _keep(values: list[float], measure: Callable[[], float]) -> None:
+    values.append(measure())
+
+
+def plot(grown: dict[str, list[tuple[float, float, float]]]) -> None:
+    """Write ``results/cpu.png``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    for axes, (label, points) in zip(figure.subplots(1, 2), grown.items(), strict=True):
+        sizes, ours, theirs = zip(*points, strict=True)
+        axes.plot(sizes, ours, "o-", label="ours")
+        axes.plot(sizes, theirs, "s--", label=EAGER)
+        axes.set(xscale="log", xlabel=label, ylabel="encoding, x real time", ylim=(0, None))
+        axes.legend()
+    figure.savefig(RESULTS / "cpu.png", dpi=110)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--skip", nargs="*", choices=["compiled", "mixed", "growth"], default=[])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    peers = Peers()
+    if "compiled" not in options.skip:
+        peers.compile()
+    with torch.inference_mode():
+        rows, notes = single_clips(
+            peers, options.rounds, options.clock, "compiled" not in options.skip
+        )
+        if "mixed" not in options.skip:
+            more_rows, more_notes = mixed_clips(peers, options.clips, options.clock)
+            rows, notes = rows + more_rows, notes + more_notes
+        grown = {} if "growth" in options.skip else growth(peers, options.clock)
+    if importlib.util.find_spec("onnxruntime") is None:
+        notes.append("ONNX Runtime was not measured: it is not installed")
+    notes.append(f"clock: {options.clock} time; shape of the model: {CONFIG.sampling_rate} Hz")
+    save("cpu", rows, notes, {"clock": options.clock, "growth": grown})
+    if grown:
+        plot(grown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""The service over HTTP against a plain FastAPI handler around the published package.
+
+    python bench/serving.py [--clients 16] [--requests 48] [--rounds 2]
+
+Both run in processes of their own, with the same weights; clients post clips of 1-10 s to one,
+then to the other, in turns. Writes ``bench/results/serving.json`` and ``serving.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from measuring import CONFIG, RATE, Row, Samples, clips, codec, save, upstream
+
+from snac_core.audio import encode_bytes
+
+PLAIN = "plain FastAPI handler"
+COMMANDS = {
+    "ours": ("-m", "service.cli"),
+    PLAIN: (str(Path(__file__).with_name("plain_handler.py")),),
+}
+
+
+@contextlib.contextmanager
+def server(name: str, model: Path) -> Iterator[httpx.Client]:
+    """Run one of the two, and wait until it is ready."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, *COMMANDS[name], "--port", str(port), "--model", str(model)]
+    environment = {**os.environ, "SNAC_LOG_LEVEL": "warning"}
+    with (
+        subprocess.Popen(command, env=environment) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as http,
+    ):
+        try:
+            while True:
+                if process.poll() is not None:
+                    raise SystemExit(f"{name} ended with {process.returncode}")
+                with contextlib.suppress(httpx.TransportError):
+                    if http.get("/health/ready").is_success:
+                        break
+                time.sleep(0.2)
+            yield http
+        finally:
+            process.terminate()
+
+
+class Load:
+    """Clients that each post the next clip once their last is answered."""
+
+    def __init__(self, waves: list[Samples], clients: int) -> None:
+        self._bodies = [encode_bytes(wave, RATE) for wave in waves]
+        self._clients = clients
+        self.audio = sum(len(wave) for wave in waves) / RATE
+
+    def __call__(self, http: httpx.Client) -> tuple[float, list[float], list[Any]]:
+        """Return seconds in all, of each request, and the codes."""
+
+        def post(body: bytes) -> tuple[float, Any]:
+            started = time.perf_counter()
+            answer = http.post("/v1/encode", content=body, headers={"Content-Type": "audio/wav"})
+            answer.raise_for_status()
+            return time.perf_counter() - started, answer.json()["codes"]
+
+        started = time.perf_counter()
+        with ThreadPoolExecutor(self._clients) as pool:
+            done = list(pool.map(post, self._bodies))
+        elapsed = time.perf_counter() - started
+        return elapsed, [seconds for seconds, _ in done], [codes for _, codes in done]
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args()
+    model, waves = upstream(), clips(options.requests, 1.0, 10.0)
+    load, few = Load(waves, options.clients), Load(waves[:4], 4)
+    whole: dict[str, list[float]] = {"ours": [], PLAIN: [], "engine": []}
+    each: dict[str, list[float]] = {"ours": [], PLAIN: []}
+    answers: dict[str, list[Any]] = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
+        (Path(folder) / "config.json").write_text(json.dumps(CONFIG.to_dict()))
+        torch.save(model.state_dict(), Path(folder) / "pytorch_model.bin")
+        running = {name: servers.enter_context(server(name, Path(folder))) for name in COMMANDS}
+        alone = codec(model, "on")
+        for http in running.values():
+            few(http)
+        alone.encode(waves[:4])
+        for _ in range(options.rounds):
+            for name, http in running.items():
+                elapsed, seconds, answers[name] = load(http)
+                whole[name].append(elapsed)
+                each[name] += seconds
+            started = time.perf_counter()
+            alone.encode(waves)
+            whole["engine"].append(time.perf_counter() - started)
+    rows = _rows(options.clients, load.audio, whole, each)
+    same = answers["ours"] == answers[PLAIN]
+    notes = [f"codes over HTTP: {'the same as' if same else 'NOT those'} upstream's"]
+    save("serving", rows, notes, {"seconds": whole, "latencies": each})
+
+
+def _rows(
+    clients: int, audio: float, whole: dict[str, list[float]], each: dict[str, list[float]]
+) -> list[Row]:
+    def rate(name: str) -> float:
+        return audio / statistics.median(whole[name])
+
+    def ratio(peer: str) -> tuple[float, float, float]:
+        found = [a / b for a, b in zip(whole[peer], whole["ours"], strict=True)]
+        return min(found), statistics.median(found), max(found)
+
+    load, unit = f"{clients} clients, clips of 1-10 s", "x real time"
+    rows = [
+        Row(f"{load}: throughput", PLAIN, rate("ours"), rate(PLAIN), unit, ratio(PLAIN), 4.0),
+        Row(
+            f"{load}: throughput",
+            "engine alone",
+            rate("ours"),
+            rate("engine"),
+            unit,
+            ratio("engine"),
+            0.9,
+        ),
+    ]
+    for percent, bar in ((50, None), (99, 1.0)):
+        ours, theirs = (float(np.percentile(each[name], percent)) for name in ("ours", PLAIN))
+        value = theirs / ours
+        rows.append(
+            Row(f"{load}: p{percent}", PLAIN, ours, theirs, "s", (value, value, value), bar)
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
