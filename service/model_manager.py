@@ -115,7 +115,9 @@ class ModelManager:
             current = self.store.current() if self.store else None
             if self.store is None or current is None:
                 tell(f"loading {self._settings.model}")
-                codec = snac_core.load(self._settings.model, self._settings.device)
+                codec = snac_core.load(
+                    self._settings.model, self._settings.device, compile=self._settings.compile
+                )
                 warm_up(codec, tell)
                 return self._serve(codec)
             try:
@@ -273,7 +275,9 @@ class ModelManager:
     ) -> Codec:
         """Load and warm up ``version``; its checksums and golden clip are checked on the way."""
         tell(f"loading {version}")
-        codec = snac_core.load(store.path(version), self._settings.device)
+        codec = snac_core.load(
+            store.path(version), self._settings.device, compile=self._settings.compile
+        )
         warm_up(codec, tell)
         return codec
 

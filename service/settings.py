@@ -77,6 +77,11 @@ class Computing(BaseSettings):
         description="Audio-seconds, padding included, in one engine batch; unset is 8 on a CPU "
         "and 128 on a GPU.",
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Compiled kernels on a CPU: `auto` uses them where they can be built or have "
+        "been, and else warns and is slower; `on` does not start without; `off` never does.",
+    )
     turn_seconds: float = Field(
         default=0.03,
         gt=0,
