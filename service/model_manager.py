@@ -14,10 +14,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
+import functools
 import gc
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,7 @@ import snac_core
 from service.errors import NotReadyError, ReloadError
 from service.metrics import Metrics
 from service.settings import Settings
+from snac_core.allocator import give_back_freed_memory
 from snac_core.codec import Codec
 from snac_core.errors import SnacError, StoreError, TokenSpaceError
 from snac_core.model_store import ModelStore
@@ -71,6 +74,8 @@ class ModelManager:
         self._served_since = ""
         self._failures: dict[str, Failure] = {}
         self._lock = threading.Lock()
+        # One thread: each that loads models would have its own arena of freed memory.
+        self._loading = ThreadPoolExecutor(1, thread_name_prefix="snac-reload")
         self.store: ModelStore | None = None
         if settings.model_store is not None:
             self.store = ModelStore(settings.model_store)
@@ -187,12 +192,21 @@ class ModelManager:
                 self._serve(codec)
             return codec
 
+    async def aside(self, change: Callable[..., Codec], **how: bool) -> Codec:
+        """Run `check` or `roll_back` in the thread that loads, while requests are answered."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._loading, functools.partial(change, **how))
+
+    def close(self) -> None:
+        """Begin no more reloads."""
+        self._loading.shutdown(wait=False, cancel_futures=True)
+
     async def watch(self) -> None:
         """Look at the store again and again, until cancelled."""
         while self.store is not None:
             await asyncio.sleep(self._settings.reload_interval)
             try:
-                await asyncio.to_thread(self.check)
+                await self.aside(self.check)
             except ReloadError:
                 continue  # it was logged when it was found
             except Exception:
@@ -294,6 +308,7 @@ class ModelManager:
             precision=codec.precision,
         )
         gc.collect()
+        give_back_freed_memory()
         if codec.device.type == "cuda":
             torch.cuda.empty_cache()
         return codec

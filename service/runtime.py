@@ -86,6 +86,7 @@ class Service:
         """Stop the engine and the threads; what still waits gets an error."""
         self.lifecycle.stopping = True
         self.engine.close()
+        self.models.close()
         self._threads.shutdown(cancel_futures=True)
         self.lifecycle.join(self.settings.drain_timeout)
         self.tracing.close()

@@ -53,6 +53,8 @@ class Stream:
         self.held_seconds = 0.0
         """Audio that has come, as tokens or samples, and whose result has not gone out."""
         self.sending = False
+        self.computing = False
+        """Whether it waits for the engine, which is not for the client to hurry."""
         self.outcome = "ok"
         """How it ended, for one whose error has been dealt with."""
         self._settings, self._metrics = settings, metrics
@@ -105,7 +107,8 @@ class Stream:
         """
         idle, most = self._settings.stream_idle_timeout, self._settings.stream_max_seconds
         while not self._stop.is_set():
-            left = min(self._active + idle, self._opened + most) - time.monotonic()
+            active = time.monotonic() if self.computing else self._active
+            left = min(active + idle, self._opened + most) - time.monotonic()
             if left > 0:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop.wait(), left)
@@ -197,6 +200,7 @@ class Streams:
             Whatever the engine or the codec raises.
         """
         timeout = self._settings.request_timeout
+        stream.computing = True
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -209,6 +213,9 @@ class Streams:
                         await asyncio.sleep(_RETRY_SECONDS)
         except TimeoutError:
             raise DeadlineError(f"a step of the stream waited more than {timeout:g} s") from None
+        finally:
+            stream.computing = False
+            stream.touch()
 
     def _count(self, stream: Stream) -> None:
         whole = int(stream.uncounted_seconds)

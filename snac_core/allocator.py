@@ -1,4 +1,4 @@
-"""Having the C library keep memory that is freed, where it would give it back each time.
+"""Having the C library keep memory that is freed, or give it back, where it would not.
 
 The network's temporaries are tens of megabytes. By default glibc maps each afresh and
 returns it on release, and a CPU then spends its time on page faults.
@@ -6,6 +6,7 @@ returns it on release, and a CPU then spends its time on page faults.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import sys
@@ -31,3 +32,9 @@ def restart_keeping_freed_memory() -> None:
     settings = (f"glibc.malloc.{name}={value}" for name, value in _TUNABLES.items())
     os.environ["GLIBC_TUNABLES"] = ":".join(settings)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def give_back_freed_memory() -> None:
+    """Return to the system what has been freed, such as a model; nothing where glibc is not."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

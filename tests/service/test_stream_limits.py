@@ -226,6 +226,28 @@ def test_a_stream_on_which_nothing_moves_is_ended(serve: Any, model_ref: str) ->
         wait_for(lambda: has(running, "idle"))
 
 
+def test_a_stream_that_waits_for_the_engine_is_not_idle(
+    serve: Any, model_ref: str, codec: Codec
+) -> None:
+    tokens = tokens_of(codec, 4)
+    with (
+        serve(model=model_ref, device="cpu", stream_idle_timeout=0.5) as running,
+        Gate(running.service.models.codec) as gate,
+        connect(ws(running)) as patient,
+    ):
+        gate.free.clear()
+        patient.send(tokens.tobytes())
+        patient.send(END)
+        wait_for(lambda: gate.sizes == [1])
+        with connect(ws(running)) as idle:
+            _, said, code = hear(idle)
+        assert (said[-1]["problem"]["type"], code) == ("urn:snac:problem:idle", 1008)
+        gate.free.set()
+        data, said, code = hear(patient)
+    assert (said[-1]["type"], code) == ("done", 1000)
+    assert np.abs(np.frombuffer(data, "<f4") - audio_of(codec, tokens)).max() <= 1e-5
+
+
 def test_a_stream_may_not_be_open_for_ever(serve: Any, model_ref: str) -> None:
     with (
         serve(model=model_ref, device="cpu", stream_max_seconds=0.5) as running,
