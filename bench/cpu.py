@@ -13,6 +13,10 @@ import functools
 import importlib.util
 import os
 import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -195,6 +199,22 @@ def plot(grown: dict[str, list[tuple[float, float, float]]]) -> None:
     figure.savefig(RESULTS / "cpu.png", dpi=110)
 
 
+def build_seconds() -> list[str]:
+    """Return how long a process takes to have the kernels, without and with a build."""
+    said = []
+    with tempfile.TemporaryDirectory() as cache:
+        for what in ("building and loading", "loading"):
+            started = time.perf_counter()
+            code = "from snac_core.kernels import kernels; kernels('on')"
+            environment = {**os.environ, "XDG_CACHE_HOME": cache}
+            subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+            elapsed = time.perf_counter() - started
+            said.append(
+                f"{what} the kernels, in a process that starts: {elapsed:.1f} s of wall time"
+            )
+    return said
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -216,6 +236,7 @@ def main() -> None:
             more_rows, more_notes = mixed_clips(peers, options.clips, options.clock)
             rows, notes = rows + more_rows, notes + more_notes
         grown = {} if "growth" in options.skip else growth(peers, options.clock)
+    notes += build_seconds()
     if importlib.util.find_spec("onnxruntime") is None:
         notes.append("ONNX Runtime was not measured: it is not installed")
     notes.append(f"clock: {options.clock} time; shape of the model: {CONFIG.sampling_rate} Hz")

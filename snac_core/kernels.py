@@ -3,7 +3,11 @@
 The source, ``kernels.cpp``, takes all sizes and weights as arguments. So one build serves every
 model, and a model that is swapped for another. It is kept in the user's cache
 (``XDG_CACHE_HOME``), under a name made of everything that decides it, and needs a C++ compiler
-only the first time: ``python -m snac_core.kernels`` does that ahead of time, and shows where.
+only the first time. Ahead of time, as for an image without a compiler,
+
+    python -m snac_core.build_kernels FOLDER
+
+builds for every CPU that it is written for. It is looked for in this package's folder, too.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ _FLAGS = {
     "AVX2": ("-mavx2", "-mfma", "-mf16c"),
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mf16c"),
 }
+KINDS = tuple(_FLAGS)
 _COMPILERS = ("c++", "g++", "clang++")
 # Floats of a signal that a core works on at once: half a megabyte, beside as much again.
 _TILE = 2**17
@@ -184,21 +189,23 @@ def library() -> Path:
             f"they are for Linux on x86-64 with AVX2 or AVX-512, not for {sys.platform} on "
             f"{platform.machine()} with {kind}"
         )
-    key = hashlib.sha256(_SOURCE.read_bytes())
-    key.update(" ".join((torch.__version__, kind, *_FLAGS[kind])).encode())
-    name = f"kernels-{kind.lower()}-{key.hexdigest()[:16]}.so"
+    name = _name(kind)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snac_tokenizer"
-    if (cache / name).exists():
-        return cache / name
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-    if compiler is None:
-        raise KernelsError(f"{cache / name} is not there, nor any of {', '.join(_COMPILERS)}")
+    for folder in (_SOURCE.parent, cache):
+        if (folder / name).exists():
+            return folder / name
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        return _built(compiler, kind, cache / name)
+        return build(kind, cache)
     except PermissionError:
         # A home that cannot be written to: built anew in each process.
-        return _built(compiler, kind, Path(_own_folder().name) / name)
+        return build(kind, Path(_own_folder().name))
+
+
+def _name(kind: str) -> str:
+    key = hashlib.sha256(_SOURCE.read_bytes())
+    key.update(" ".join((torch.__version__, kind, *_FLAGS[kind])).encode())
+    return f"kernels-{kind.lower()}-{key.hexdigest()[:16]}.so"
 
 
 @functools.cache
@@ -206,10 +213,15 @@ def _own_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="snac-kernels-")
 
 
-def _built(compiler: str, kind: str, target: Path) -> Path:
+def build(kind: str, folder: Path) -> Path:
+    """Build for a kind of CPU, one of `KINDS`, into ``folder``; KernelsError if that fails."""
+    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    target = folder / _name(kind)
+    if compiler is None:
+        raise KernelsError(f"{target} is not there, nor any of {', '.join(_COMPILERS)}")
     torch_folder = Path(torch.__file__).parent
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        unlinked, linked = Path(folder) / "kernels.o", Path(folder) / target.name
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        unlinked, linked = Path(own) / "kernels.o", Path(own) / target.name
         defines = ("-DCPU_CAPABILITY=" + kind, "-DCPU_CAPABILITY_" + kind)
         include = ("-I", str(torch_folder / "include"))
         options = ("-O3", "-std=c++20", "-fPIC", "-fopenmp", *_FLAGS[kind], *defines, *include)
@@ -225,7 +237,3 @@ def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise KernelsError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
-
-
-if __name__ == "__main__":
-    sys.stdout.write(f"{library()}\n")

@@ -188,10 +188,16 @@ def test_without_a_compiler_it_says_so(wanted: str, said: str, tmp_path: Path) -
     assert "c++, g++, clang++" in done.stdout + done.stderr
 
 
-def test_a_failed_build_names_the_command_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KernelsError, match=r"false .*kernels\.cpp.* failed"):
-        kernels._built("false", "AVX2", tmp_path / "kernels.so")
-    assert not list(tmp_path.iterdir())
+def test_a_failed_build_names_the_command_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "c++").symlink_to("/bin/false")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    folder = tmp_path / "built"
+    folder.mkdir()
+    with pytest.raises(KernelsError, match=r"c\+\+ .*kernels\.cpp.* failed"):
+        kernels.build("AVX2", folder)
+    assert not list(folder.iterdir())
 
 
 def test_the_reason_is_logged_once(
@@ -206,3 +212,12 @@ def test_the_reason_is_logged_once(
         assert [record.getMessage().count("AVX2") for record in caplog.records] == [1]
     finally:
         kernels._found.cache_clear()
+
+
+@torch.inference_mode()
+def test_what_is_built_ahead_for_an_older_cpu_gives_the_same_codes(tmp_path: Path) -> None:
+    older = Kernels(kernels.build("AVX2", tmp_path))
+    model = random_model(TINY).eval().requires_grad_(False).fold()
+    audio = torch.from_numpy(noise(4 * TINY.pad_multiple))[None, None]
+    codes = RowNetwork(model, older, lambda: None).encode(audio)
+    assert all(torch.equal(a, b) for a, b in zip(codes, model.encode(audio), strict=True))
