@@ -3,7 +3,7 @@
 python bench/streaming.py --preset snac_24khz --rounds 3
 
 Work and speed are those of random weights in the preset's shape. What less look-ahead costs
-in quality is measured with the weights of ``--model``.
+in quality, and how soon a service sends audio, is measured with the weights of ``--model``.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ import platform
 import time
 from collections.abc import Callable
 
+import httpx
 import numpy as np
 import numpy.typing as npt
 import torch
+from fairness import service
 from torch.utils.flop_counter import FlopCounterMode
 
 import snac_core
+from service.client import SnacClient
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import PRESETS, SnacConfig
 from snac_core.identity import token_space
+from snac_core.layouts import to_layout
 from snac_core.model import SNAC
 from snac_core.streaming import StreamingDecoder, StreamingEncoder, lookahead
 
@@ -178,6 +182,46 @@ def print_latency(codec: Codec) -> None:
         )
 
 
+def print_first_audio(model: str, seconds: float, rounds: int) -> None:
+    """Print how soon a service answers, and what comes against what is decoded offline."""
+    codec = snac_core.load(model, device="cpu")
+    (codes,) = codec.encode([speech_like(seconds, codec.sample_rate)])
+    (expected,) = codec.decode([codes])
+    tokens = to_layout(codes.levels, "flat", config=codec.config)
+    body, pcm = codes.to_dict(), {"Accept": "audio/pcm"}
+    waits: dict[str, list[float]] = {}
+    errors: dict[str, float] = {}
+
+    def note(name: str, wait: float, audio: npt.NDArray[np.floating]) -> None:
+        waits.setdefault(name, []).append(wait)
+        errors[name] = max(errors.get(name, 0.0), float(np.abs(audio - expected).max()))
+
+    with (
+        service(model) as url,
+        httpx.Client(base_url=url, timeout=600) as http,
+        SnacClient(url) as client,
+    ):
+        for _ in range(rounds):
+            for path in ("/v1/decode", "/v1/decode?stream=true"):
+                started = time.perf_counter()
+                with http.stream("POST", path, json=body, headers=pcm) as answer:
+                    parts = answer.iter_raw()
+                    data = next(parts)
+                    wait = time.perf_counter() - started
+                    data += b"".join(parts)
+                note(f"POST {path}", wait, np.frombuffer(data, "<i2") / 32768)
+            started = time.perf_counter()
+            stream = client.stream_decode([tokens], "flat", num_samples=codes.num_samples)
+            audio = [next(stream)]
+            wait = time.perf_counter() - started
+            note("WS /v1/stream/decode", wait, np.concatenate([*audio, *stream]))
+    print(
+        f"\n| {seconds:g} s of codes, sent at once | first audio | largest error |\n|---|---|---|"
+    )
+    for name, taken in waits.items():
+        print(f"| `{name}` | {1000 * np.median(taken):.0f} ms | {errors[name]:.1e} |")
+
+
 def main() -> None:
     """Print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -196,6 +240,7 @@ def main() -> None:
     print_work(codec)
     print_streams(codec, options.batches, options.rounds)
     print_latency(snac_core.load(options.model, device=options.device))
+    print_first_audio(options.model, 10.0, options.rounds)
 
 
 if __name__ == "__main__":
