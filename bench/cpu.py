@@ -102,16 +102,6 @@ def work(ours: Codec, kind: str) -> float:
     return float(counter.get_total_flops() * RATE / padded(wave).shape[-1] / 1e9)
 
 
-def differing(peers: Peers, waves: list[Samples]) -> tuple[int, int]:
-    """Return how many codes differ from upstream's, of how many."""
-    wrong = total = 0
-    for wave, own in zip(waves, peers.ours.encode(waves), strict=True):
-        for level, theirs in zip(own.levels, peers.theirs.encode(padded(wave)), strict=True):
-            wrong += int((theirs[0].numpy() != level).sum())
-            total += level.size
-    return wrong, total
-
-
 def single_clips(
     peers: Peers, rounds: int, clock: str, compiled: bool
 ) -> tuple[list[Row], list[str]]:
@@ -139,27 +129,34 @@ def single_clips(
 
 
 def mixed_clips(peers: Peers, count: int, clock: str) -> tuple[list[Row], list[str]]:
-    """Measure many clips of mixed lengths, each in turns."""
-    waves, rows = clips(count, 1.0, 10.0), []
+    """Measure many clips of mixed lengths, each in turns, and compare their codes."""
+    waves, read = clips(count, 1.0, 10.0), CLOCKS[clock]
     audio = sum(len(wave) for wave in waves) / RATE
-    for kind, (_, bar) in BARS.items():
-        theirs: list[float] = []
-        ours: list[float] = []
-        read = CLOCKS[clock]
-        for wave in waves:
-            runs = peers.runs(kind, wave)
-            for name, times in ((EAGER, theirs), ("ours", ours)):
-                started = read()
-                runs[name]()
-                times.append(read() - started)
-        ratios = sorted(a / b for a, b in zip(theirs, ours, strict=True))
-        whole = sum(theirs) / sum(ours)
-        what = f"{kind}, {count} clips of 1-10 s"
-        spread = (ratios[0], whole, ratios[-1])
-        rows.append(
-            Row(what, EAGER, audio / sum(ours), audio / sum(theirs), "x real time", spread, bar)
+    seconds: dict[tuple[str, str], list[float]] = {}
+    wrong = total = 0
+
+    def timed(kind: str, name: str, run: Callable[[Any], Any], argument: object) -> Any:
+        started = read()
+        result = run(argument)
+        seconds.setdefault((kind, name), []).append(read() - started)
+        return result
+
+    for wave in waves:
+        theirs = timed("encode", EAGER, peers.theirs.encode, padded(wave))
+        (own,) = timed("encode", "ours", peers.ours.encode, [wave])
+        timed("decode", EAGER, peers.theirs.decode, theirs)
+        timed("decode", "ours", peers.ours.decode, [own])
+        wrong += sum(
+            int((a[0].numpy() != b).sum()) for a, b in zip(theirs, own.levels, strict=True)
         )
-    wrong, total = differing(peers, waves)
+        total += sum(level.size for level in own.levels)
+    rows = []
+    for kind, (_, bar) in BARS.items():
+        peer, ours = seconds[kind, EAGER], seconds[kind, "ours"]
+        ratios = sorted(a / b for a, b in zip(peer, ours, strict=True))
+        spread = (ratios[0], sum(peer) / sum(ours), ratios[-1])
+        what, speeds = f"{kind}, {count} clips of 1-10 s", (audio / sum(ours), audio / sum(peer))
+        rows.append(Row(what, EAGER, *speeds, "x real time", spread, bar))
     return rows, [f"codes that differ from upstream's: {wrong} of {total}"]
 
 
