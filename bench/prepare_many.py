@@ -97,7 +97,8 @@ def prepare(recordings: Path, dataset: Path, extra: list[str]) -> tuple[float, f
 
 def idle_memory() -> int:
     """Return what the command has in memory before it does anything."""
-    code = "import trainer.cli, psutil; print(psutil.Process().memory_info().rss)"
+    code = "import psutil, trainer.cli, trainer.preparation.prepare as _; "
+    code += "print(psutil.Process().memory_info().rss)"
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
 
 

@@ -22,9 +22,9 @@ from trainer.run.loop import train
 RATE = TINY.sampling_rate
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> Iterator[None]:
-    # A model this small loses more by threads than it gains.
+    # A model this small loses more by threads than it gains, and very much on a busy machine.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -90,6 +90,7 @@ def few_steps(recordings: Path, base: ModelStore, output: Path) -> dict[str, Any
         "num_workers": 0,
         "segment_length": 0.17,
         "val_segments": 4,
+        "sample_clips": 0,
         "n_ffts": [256, 512],
         "freeze_encoder": True,
         "freeze_vq": True,
@@ -152,6 +153,7 @@ def trained(
         {"epochs": 2, "length": 0.34, "batch_multiplier": 2.0},
     ]
     changes = {"num_epochs": 2, "max_steps": 12, "curriculum": curriculum, "save_every": 1}
+    changes["sample_clips"] = 4
     settings = few_steps(recordings, base, tmp_path_factory.mktemp("trained")) | changes
     train(configuration.parse(settings), torch.device("cpu"))
     return settings

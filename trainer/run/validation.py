@@ -147,7 +147,8 @@ class FixedSet:
         found: list[_Part] = []
         if not places:
             return found
-        batches = loader(Subset(segments, places), size, self.config.num_workers)
+        workers = min(self.config.num_workers, len(firsts))
+        batches = loader(Subset(segments, places), size, workers)
         for first, loaded in zip(firsts, batches, strict=True):
             if stop():
                 break
