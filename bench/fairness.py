@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import platform
 import socket
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import soundfile
+from machine import describe
 
 from snac_core.audio import encode_bytes
 
@@ -120,22 +120,6 @@ def latencies(http: httpx.Client, count: int) -> list[float]:
     return taken
 
 
-def machine() -> str:
-    """Name the processor, the cores that this process may use, and the GPU if there is one."""
-    import torch
-
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text() if info.exists() else "").splitlines()
-        if line.startswith("model name")
-    ]
-    name = names[0] if names else platform.processor() or platform.machine()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    count = len(os.sched_getaffinity(0))
-    return f"{name}, {count} core{'s' if count > 1 else ''}{gpu}"
-
-
 def main() -> int:
     """Print a Markdown table; 0 if the bars are held."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -155,7 +139,7 @@ def main() -> int:
                 idle += latencies(http, options.clips)
                 with long_file(http, path):
                     beside += latencies(http, options.clips)
-    print(f"{machine()}; model {options.model}; {len(idle)} clips of 1 s each way\n")
+    print(f"{describe()}; model {options.model}; {len(idle)} clips of 1 s each way\n")
     print("| one-second clips | median | p99 |\n|---|---|---|")
     rows = {"idle server": idle, f"beside a file of {options.hours:g} h": beside}
     figures = {name: np.percentile(taken, [50, 99]) for name, taken in rows.items()}

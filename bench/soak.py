@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import random
 import signal
 import socket
@@ -32,6 +31,7 @@ import httpx
 import numpy as np
 import psutil
 import torch
+from machine import describe
 from torch import Tensor
 
 from service.client import ProblemError, SnacClient
@@ -283,20 +283,6 @@ def metric(url: str, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
-def machine() -> str:
-    """Name the processor, the cores that this process may use, and the GPU if there is one."""
-    info = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (info.read_text() if info.exists() else "").splitlines()
-        if line.startswith("model name")
-    ]
-    name = names[0] if names else platform.processor() or platform.machine()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    count = len(os.sched_getaffinity(0))
-    return f"{name}, {count} core{'s' if count > 1 else ''}{gpu}"
-
-
 def main() -> int:
     """Print a Markdown table; 0 if nothing was lost."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -351,7 +337,7 @@ def report(
     settled = memory[int(SETTLED * len(memory)) :]
     third = max(1, len(settled) // 3)
     first, last = np.median(settled[:third]), np.median(settled[-third:])
-    print(f"{machine()}; model {options.model}; {took / 60:.1f} min\n")
+    print(f"{describe()}; model {options.model}; {took / 60:.1f} min\n")
     print("| | |\n|---|---|")
     print(
         f"| clients | {options.clients} posting, {options.streams} streaming, 1 sending rubbish |"
