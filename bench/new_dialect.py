@@ -77,7 +77,7 @@ def rows(output: Path, run: str) -> list[list[str]]:
 
 def pairs(figures: dict[str, Any]) -> list[str]:
     """Return each measure of the base and of the fine-tuned model."""
-    base, tuned = figures["base"], figures["model"]
+    base, tuned = figures["base"], figures["finetuned"]
     return [
         f"{base[name]:.3f} -> {tuned[name]:.3f}" if name in base else "not measured"
         for name in MEASURES
@@ -95,6 +95,7 @@ def main() -> int:
     parser.add_argument("--dialect-val", default="speaker25,speaker26,speaker27")
     parser.add_argument("--dialect-files", default="*", help="which of its files: a glob pattern")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--device", default="cpu", help="a GPU's number, or cpu")
     options = parser.parse_args()
     output: Path = options.output
@@ -104,12 +105,12 @@ def main() -> int:
     prepare([heard], output / "dialect", options.dialect_speaker, options.dialect_val)
     train("starter.json", output / "general", output / "base", options.device)
     base = output / "base" / "best_model.pt"
-    for run, frozen in RUNS.items():
+    for run in options.runs:
         train(
             *("new_dialect.json", output / "dialect", output / run, options.device),
             pretrained_model=str(base),
-            freeze_encoder=frozen,
-            freeze_vq=frozen,
+            freeze_encoder=RUNS[run],
+            freeze_vq=RUNS[run],
         )
         trainer(
             *("evaluate", "--base", str(base), "--model", str(output / run / "best_model.pt")),
@@ -124,7 +125,7 @@ def main() -> int:
         end="",
     )
     print(" STOI | PESQ |\n|---|---|---|---|---|---|---|---|---|")
-    for run in RUNS:
+    for run in options.runs:
         for row in rows(output, run):
             print(f"| {' | '.join(row)} |")
     return 0
