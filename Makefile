@@ -18,6 +18,10 @@ ARGS ?=
 # Tests run in one process per core, a file at a time: make test ARGS="-n 0" runs them in one.
 WORKERS := -n auto --maxprocesses 4 --dist loadfile
 
+# Processes side by side share the cores: their threads would wait for each other. Libraries read
+# this when they are loaded, and what tests start inherits it.
+THREADS := OMP_NUM_THREADS=1
+
 # The first Python that is new enough; PYTHON=... names another.
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
@@ -54,7 +58,7 @@ serve: $(BASE) ## start the service (PORT=8000 HOST=127.0.0.1; SNAC_MODEL=ref na
 	@exec $(BIN)/snac-service --host '$(HOST)' --port '$(PORT)'
 
 test: $(FULL) lint ## lint, check types and run every test (ARGS: what pytest is to be told)
-	$(BIN)/python -m pytest $(WORKERS) $(ARGS)
+	$(THREADS) $(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 lint: $(FULL) ## check style, format and types
 	$(BIN)/ruff check .

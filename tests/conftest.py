@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,11 +13,6 @@ from snac_core.identity import token_space
 from snac_core.model import SNAC
 
 Samples = npt.NDArray[np.float32]
-
-# Test processes side by side share the cores; so do the processes that they start.
-if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
-    torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 TINY = SnacConfig(encoder_dim=8, decoder_dim=32)
 """Token geometry and receptive field of snac_24khz, a thousandth of its arithmetic."""
