@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import httpx
 import numpy as np
 import soundfile
 from machine import describe
+from running import service
 
 from snac_core.audio import encode_bytes
 
@@ -44,30 +44,6 @@ def write_long(path: Path, hours: float) -> None:
     with soundfile.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
         for _ in range(round(60 * hours)):
             file.write(0.1 * random.standard_normal(60 * RATE))
-
-
-@contextlib.contextmanager
-def service(model: str) -> Iterator[str]:
-    """Run `snac-service` in a process of its own, and wait until it is ready."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "--port", str(port), "--model", model],
-        env={**os.environ, "SNAC_LOG_LEVEL": "warning"},
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while process.poll() is None:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/health/ready").is_success:
-                    break
-            time.sleep(0.2)
-        else:
-            raise SystemExit(f"the service ended with {process.returncode}")
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def queued(http: httpx.Client) -> float:
@@ -130,10 +106,10 @@ def main() -> int:
     options = parser.parse_args()
     idle: list[float] = []
     beside: list[float] = []
-    with tempfile.TemporaryDirectory() as folder, service(options.model) as url:
+    with tempfile.TemporaryDirectory() as folder, service("--model", options.model) as server:
         path = Path(folder) / "long.wav"
         write_long(path, options.hours)
-        with httpx.Client(base_url=url, timeout=600) as http:
+        with httpx.Client(base_url=server.url, timeout=600) as http:
             latencies(http, 5)
             for _ in range(options.rounds):
                 idle += latencies(http, options.clips)

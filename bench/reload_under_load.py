@@ -9,24 +9,18 @@ requests were sent, how many failed, and which versions answered.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import random
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import numpy as np
-import torch
-from torch import Tensor
+from versions import another_decoder, watching
 
 from snac_core.audio import encode_bytes
 from snac_core.checkpoint import Checkpoint, read
@@ -85,17 +79,6 @@ def client(url: str, rate: int, seed: int, until: float, tally: Tally) -> None:
             content = answer.content if path == "/v1/encode" and answer.is_success else None
 
 
-def another_decoder(checkpoint: Checkpoint, seed: int) -> dict[str, Tensor]:
-    """Return the weights with a decoder that differs a little: the same token space."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        key: value * (1 + 1e-3 * torch.randn(value.shape, generator=generator)).to(value.dtype)
-        if key.startswith("decoder.")
-        else value
-        for key, value in checkpoint.weights.items()
-    }
-
-
 def publish_corrupt(store: ModelStore, checkpoint: Checkpoint, seed: int) -> str:
     """Publish a version with one byte of its weights flipped before anybody looks."""
     version = store.publish(
@@ -111,31 +94,6 @@ def publish_corrupt(store: ModelStore, checkpoint: Checkpoint, seed: int) -> str
     return version
 
 
-@contextlib.contextmanager
-def service(store: ModelStore) -> Iterator[str]:
-    """Run `snac-service` on ``store`` in a process of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    variables = {"SNAC_MODEL_STORE": str(store.root), "SNAC_RELOAD_INTERVAL": "0.5"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "--port", str(port)],
-        env={**os.environ, **variables, "SNAC_LOG_LEVEL": "warning"},
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while process.poll() is None:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/health/ready").is_success:
-                    break
-            time.sleep(0.2)
-        else:
-            raise SystemExit(f"the service ended with {process.returncode}")
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -148,7 +106,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         store = ModelStore(Path(folder))
         names = {store.publish(checkpoint.config, checkpoint.weights): "first"}
-        with service(store) as url:
+        with watching(store) as (url, _):
             started = time.monotonic()
             threads = [
                 threading.Thread(

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import os
 import random
 import signal
 import socket
@@ -24,15 +23,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import numpy as np
 import psutil
-import torch
 from machine import describe
-from torch import Tensor
+from versions import another_decoder, watching
 
 from service.client import ProblemError, SnacClient
 from snac_core.audio import encode_bytes
@@ -195,7 +193,7 @@ class Faults:
 
     def publish(self, turn: int) -> None:
         """Publish a good version."""
-        self.store.publish(self.checkpoint.config, self._another_decoder(turn))
+        self.store.publish(self.checkpoint.config, another_decoder(self.checkpoint, turn))
         self.store.prune(4)
         self.done["version published"] += 1
 
@@ -210,7 +208,7 @@ class Faults:
 
     def corrupt(self, turn: int) -> None:
         """Publish a version with one byte flipped."""
-        weights = self._another_decoder(turn)
+        weights = another_decoder(self.checkpoint, turn)
         version = self.store.publish(self.checkpoint.config, weights, make_current=False)
         path = self.store.path(version) / "model.safetensors"
         data = bytearray(path.read_bytes())
@@ -241,41 +239,6 @@ class Faults:
         process.communicate()
         self.done["publisher killed"] += 1
 
-    def _another_decoder(self, seed: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        return {
-            key: value * (1 + 1e-3 * torch.randn(value.shape, generator=generator)).to(value.dtype)
-            if key.startswith("decoder.")
-            else value
-            for key, value in self.checkpoint.weights.items()
-        }
-
-
-@contextlib.contextmanager
-def service(store: ModelStore) -> Iterator[tuple[str, psutil.Process]]:
-    """Run `snac-service` on ``store`` in a process of its own, and wait until it is ready."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    variables = {"SNAC_MODEL_STORE": str(store.root), "SNAC_RELOAD_INTERVAL": "0.5"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "--port", str(port)],
-        env={**os.environ, **variables, "SNAC_LOG_LEVEL": "error"},
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        while process.poll() is None:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{url}/health/ready").is_success:
-                    break
-            time.sleep(0.2)
-        else:
-            raise SystemExit(f"the service ended with {process.returncode}")
-        yield url, psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait()
-
 
 def metric(url: str, name: str) -> float:
     """Return the sum of a metric's samples."""
@@ -299,7 +262,8 @@ def main() -> int:
         store = ModelStore(Path(folder))
         store.publish(checkpoint.config, checkpoint.weights)
         faults = Faults(store, options.model)
-        with service(store) as (url, process):
+        with watching(store, quiet=True) as (url, pid):
+            process = psutil.Process(pid)
             started = time.monotonic()
             seconds = 60 * options.minutes
             load = Load(url, checkpoint.config, started + seconds, tally)

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import torch
-from fairness import service
+from running import service
 from torch.utils.flop_counter import FlopCounterMode
 
 import snac_core
@@ -197,7 +197,7 @@ def print_first_audio(model: str, seconds: float, rounds: int) -> None:
         errors[name] = max(errors.get(name, 0.0), float(np.abs(audio - expected).max()))
 
     with (
-        service(model) as url,
+        service("--model", model) as (url, _),
         httpx.Client(base_url=url, timeout=600) as http,
         SnacClient(url) as client,
     ):

@@ -88,11 +88,11 @@ class Talk(Generic[T]):
         return self._read(message)
 
 
-class Stream(Iterator[T]):
-    """Results as they come. ``ready`` and ``done`` are what the service said at either end."""
+class _Told:
+    """What the service said at either end of a talk."""
 
-    def __init__(self, talk: Talk[T], results: Iterator[T]) -> None:
-        self._talk, self._results = talk, results
+    def __init__(self, talk: Talk[Any]) -> None:
+        self._talk = talk
 
     @property
     def ready(self) -> dict[str, Any] | None:
@@ -103,6 +103,14 @@ class Stream(Iterator[T]):
     def done(self) -> dict[str, Any] | None:
         """The message "done"; None before the end."""
         return self._talk.done
+
+
+class Stream(_Told, Iterator[T]):
+    """Results as they come. ``ready`` and ``done`` are what the service said at either end."""
+
+    def __init__(self, talk: Talk[T], results: Iterator[T]) -> None:
+        super().__init__(talk)
+        self._results = results
 
     def __next__(self) -> T:
         return next(self._results)
@@ -112,21 +120,12 @@ class Stream(Iterator[T]):
         self._results.close()  # type: ignore[attr-defined]
 
 
-class AsyncStream(AsyncIterator[T]):
+class AsyncStream(_Told, AsyncIterator[T]):
     """As `Stream`, for asyncio."""
 
     def __init__(self, talk: Talk[T], results: AsyncIterator[T]) -> None:
-        self._talk, self._results = talk, results
-
-    @property
-    def ready(self) -> dict[str, Any] | None:
-        """The message "ready"; None before the first result."""
-        return self._talk.ready
-
-    @property
-    def done(self) -> dict[str, Any] | None:
-        """The message "done"; None before the end."""
-        return self._talk.done
+        super().__init__(talk)
+        self._results = results
 
     async def __anext__(self) -> T:
         return await anext(self._results)

@@ -8,6 +8,7 @@ may stand where is what `snac_core.layouts` says of whole clips.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any
 
@@ -58,7 +59,7 @@ class _Lane:
         return np.concatenate(taken)
 
 
-class TokenReader:
+class TokenReader(ABC):
     """Reads one stream of tokens; `token_reader` makes the one for a layout.
 
     Parameters
@@ -82,6 +83,7 @@ class TokenReader:
         """Tokens that came."""
         return sum(lane.seen for lane in self._lanes)
 
+    @abstractmethod
     def push(self, tokens: object) -> None:
         """Take in tokens: a list, or for a layout of several lanes a list of one list each.
 
@@ -91,7 +93,6 @@ class TokenReader:
             For a token that its place does not allow, with its lane as level, its index
             counted from the start of the stream, its value and the legal range.
         """
-        raise NotImplementedError
 
     def push_raw(self, data: bytes) -> None:
         """Take in little-endian int32 tokens; `push` says what is raised.
@@ -148,11 +149,13 @@ class TokenReader:
                 f"send the tokens of a frame together, at most {MAX_LEAD_FRAMES} apart"
             )
 
+    @abstractmethod
     def _push_lane(self, index: int, values: Tokens) -> None:
-        raise NotImplementedError
+        """Check tokens of one lane and take them in."""
 
+    @abstractmethod
     def _levels(self, lanes: list[Tokens]) -> Levels:
-        raise NotImplementedError
+        """Return whole frames, lane by lane, as levels."""
 
     def _name(self, lane: int) -> str:
         return "the stream" if len(self._lanes) == 1 else f"lane {lane}"

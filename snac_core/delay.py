@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -137,12 +138,12 @@ class Slot(NamedTuple):
         return self.channels * self.positions
 
 
-class Layer:
+class Layer(ABC):
     """One step of a delayed network."""
 
+    @abstractmethod
     def run(self, x: Tensor, tick: Tick) -> Tensor:
         """Return the layer's late output for its next input, Tensor[B x C x T]."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ computed is up to that kind of job; streams bring their own.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -45,7 +46,7 @@ class Step:
         return self.window.samples / self.job.sample_rate
 
 
-class Job:
+class Job(ABC):
     """A clip's steps, and how many of them have run."""
 
     kind: ClassVar[Kind]
@@ -74,16 +75,16 @@ class Job:
         return self._left == 0
 
     @classmethod
+    @abstractmethod
     def compute(cls, codec: Codec, steps: Sequence[Step]) -> Sequence[Any]:
         """Return what each of ``steps``, all of this kind, comes to.
 
         Where it raises, none of the steps may have left a trace.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, window: Window, result: Any) -> None:
         """Keep what ``window`` came to."""
-        raise NotImplementedError
 
     def _need_done(self) -> None:
         if not self.done:

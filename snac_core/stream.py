@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -49,7 +50,7 @@ class Pending(Generic[Item]):
         return self._length
 
 
-class Stream:
+class Stream(ABC):
     """What both directions share: steps taken one after the other, and their results."""
 
     def __init__(self, codec: Codec, direction: Direction) -> None:
@@ -96,9 +97,9 @@ class Stream:
             raise RuntimeError("the stream has taken no step yet")
         return self._row
 
+    @abstractmethod
     def _needed(self) -> int:
         """Return how many samples, or the codes of how many, are to be given."""
-        raise NotImplementedError
 
     def _next_start(self) -> int:
         start = self._taken * self._step_samples

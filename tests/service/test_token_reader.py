@@ -16,18 +16,12 @@ from service.token_writer import token_writer
 from snac_core.config import SnacConfig
 from snac_core.errors import CodesError, LayoutError
 from snac_core.layouts import LAYOUTS, to_layout
+from tests.conftest import TINY, TINY_ATTENTION
 
-THREE = SnacConfig(encoder_dim=8, decoder_dim=32)
-FOUR = SnacConfig(
-    sampling_rate=32000,
-    encoder_dim=4,
-    encoder_rates=(2, 3, 8, 8),
-    decoder_dim=64,
-    decoder_rates=(8, 8, 3, 2),
-    attn_window_size=32,
-    vq_strides=(8, 4, 2, 1),
-)
-CASES = [(THREE, name) for name in LAYOUTS] + [(FOUR, "hierarchical"), (FOUR, "flat")]
+CASES = [(TINY, name) for name in LAYOUTS] + [
+    (TINY_ATTENTION, "hierarchical"),
+    (TINY_ATTENTION, "flat"),
+]
 Sizes = st.lists(st.integers(0, 9), min_size=1, max_size=20).filter(any)
 
 
@@ -91,8 +85,8 @@ def test_any_chunking_writes_the_same_tokens(
 
 @pytest.mark.parametrize("layout", ["hierarchical", "mini-omni"])
 def test_one_lane_may_not_run_away_from_the_others(layout: str) -> None:
-    reader = token_reader(layout, THREE)
-    rows = to_layout(levels_of(THREE, MAX_LEAD_FRAMES + 2), layout, config=THREE)
+    reader = token_reader(layout, TINY)
+    rows = to_layout(levels_of(TINY, MAX_LEAD_FRAMES + 2), layout, config=TINY)
     with pytest.raises(LayoutError, match=f"at most {MAX_LEAD_FRAMES}"):
         reader.push([rows[0], *([] for _ in rows[1:])])
 
@@ -107,22 +101,22 @@ def test_one_lane_may_not_run_away_from_the_others(layout: str) -> None:
     ],
 )
 def test_rows_of_mini_omni_must_end_together(change: dict[tuple[int, int], int], said: str) -> None:
-    rows = to_layout(levels_of(THREE, 3), "mini-omni", config=THREE)
+    rows = to_layout(levels_of(TINY, 3), "mini-omni", config=TINY)
     for (row, place), code in change.items():
         rows[row][place] = 152000 + 4160 * row + code
-    reader = token_reader("mini-omni", THREE)
+    reader = token_reader("mini-omni", TINY)
     steps = [[[row[place]] for row in rows] for place in range(len(rows[0]))]
     with pytest.raises(LayoutError, match=said):
         deque(map(reader.push, steps), maxlen=0)
 
 
 def test_an_end_too_soon_says_what_is_missing() -> None:
-    rows = to_layout(levels_of(THREE, 3), "mini-omni", config=THREE)
-    reader = token_reader("mini-omni", THREE)
+    rows = to_layout(levels_of(TINY, 3), "mini-omni", config=TINY)
+    reader = token_reader("mini-omni", TINY)
     reader.push([row[:5] for row in rows])
     with pytest.raises(LayoutError, match="5 of its 11 tokens"):
         reader.finish()
-    flat = token_reader("flat", THREE)
+    flat = token_reader("flat", TINY)
     flat.push([1, 2, 3])
     with pytest.raises(LayoutError, match="3 tokens"):
         flat.finish()
@@ -130,10 +124,10 @@ def test_an_end_too_soon_says_what_is_missing() -> None:
 
 def test_layouts_and_bases_are_checked_at_once() -> None:
     for layout, config, base in (
-        ("oggle", THREE, None),
-        ("flat", THREE, 5),
-        ("orpheus", FOUR, None),
-        ("orpheus", THREE, -1),
+        ("oggle", TINY, None),
+        ("flat", TINY, 5),
+        ("orpheus", TINY_ATTENTION, None),
+        ("orpheus", TINY, -1),
     ):
         with pytest.raises(LayoutError):
             token_reader(layout, config, base)
@@ -142,7 +136,7 @@ def test_layouts_and_bases_are_checked_at_once() -> None:
 
 
 def test_a_code_out_of_range_is_counted_from_the_start_of_its_level() -> None:
-    reader = token_reader("hierarchical", THREE)
+    reader = token_reader("hierarchical", TINY)
     reader.push([[1], [2, 3], [4, 5, 6, 7]])
     reader.take()
     with pytest.raises(CodesError) as raised:
