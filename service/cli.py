@@ -9,7 +9,6 @@ import signal
 import socket
 import sys
 import time
-from types import FrameType
 from typing import Any
 
 import structlog
@@ -113,17 +112,18 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
         _explain(error)
         return 2
     service: Service = app.state.service
-    sockets = None
+    server, sockets = Server(server_config(app, settings), service), None
     if worker is not None:
         service.worker = worker
         if worker.late:
             service.start()
             service.lifecycle.join()
         sockets = worker.listen(settings)
-    # The server raises the signal again once it has stopped; that must not undo a clean exit.
+    # It listens for signals only while it runs: one that comes before must not be lost, and it
+    # raises them again once it has stopped, which must not undo a clean exit.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop_quietly)
-    Server(server_config(app, settings), service).run(sockets)
+        signal.signal(number, server.handle_exit)
+    server.run(sockets)
     if service.lifecycle.failure is not None:
         _explain(service.lifecycle.failure)
         return 1
@@ -138,10 +138,6 @@ def _explain(error: Exception) -> None:
         name = "_".join(map(str, item["loc"][:1])).upper()
         said = item["msg"].removeprefix("Value error, ")
         print(f"snac-service: {f'SNAC_{name}: ' if name else ''}{said}", file=sys.stderr)
-
-
-def _stop_quietly(number: int, frame: FrameType | None) -> None:
-    pass
 
 
 def _announce(service: Service, port: int) -> None:

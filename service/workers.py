@@ -182,7 +182,8 @@ class _Crew:
                 del self._processes[number]
                 ended = process.exitcode or 0
                 if self._stopping:
-                    code = code or ended
+                    # Who was still starting is ended by the signal itself.
+                    code = code or (0 if ended == -signal.SIGTERM else ended)
                 elif ended in REFUSED and self._pauses[number] == 0.5:
                     code = ended
                     self.stop(signal.SIGTERM, None)
@@ -212,6 +213,9 @@ class _Crew:
         )
         process.start()
         self._processes[number] = process
+        if self._stopping:
+            # Whoever asked did not know of this one.
+            process.terminate()
 
 
 def _work(settings: Settings, worker: Worker) -> None:

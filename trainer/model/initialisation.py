@@ -22,6 +22,8 @@ BRANCH_STD = 0.3
 """Of what a residual unit adds to its input: three of them hardly change its scale."""
 OUTPUT_STD = 0.1
 """Of the first output, as of speech: a saturated tanh has no slope to learn from."""
+QUIETEST = 0.1
+"""Deviation of a channel, beside that of its layer's loudest, from which on it is made louder."""
 NOISE_GAIN = 0.3
 """Of what the decoder's noise starts with; more would drown what it is to learn."""
 
@@ -51,7 +53,9 @@ def scale_to(model: SNAC, audio: Tensor, guide: Guide) -> None:
 
     def normalise(layer: Convolution, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
         std, mean = torch.std_mean(out, dim=(0, 2))
-        scale = stds.get(id(layer), 1.0) / std.clamp(min=1e-4)
+        # What is silent beside the loudest channel stays so: the gradient of what feeds it
+        # grows as the gain does.
+        scale = stds.get(id(layer), 1.0) / std.clamp(min=QUIETEST * float(std.max()))
         if isinstance(layer, nn.ConvTranspose1d):
             # Its gains belong to input channels, so that the outputs share one scale.
             scale = scale.mean().expand_as(scale)
