@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import os
 import statistics
 import subprocess
@@ -36,16 +35,19 @@ from measuring import (
     save,
     upstream,
 )
+from onnx_peer import VERSION as ONNX_VERSION
+from onnx_peer import exported
 from torch.utils.flop_counter import FlopCounterMode
 
 from snac_core.codec import Codec
 
-EAGER, COMPILED, WRITTEN = "upstream", "upstream + torch.compile", "our layers as written"
+EAGER, WRITTEN = "upstream", "our layers as written"
+COMPILED, ONNX = "upstream + torch.compile", "upstream in ONNX Runtime"
 BARS = {"encode": (2.0, 4.5), "decode": (2.0, 3.7)}
 
 
 class Peers:
-    """The same weights, three times."""
+    """The same weights, several times."""
 
     def __init__(self) -> None:
         self.theirs = upstream()
@@ -57,6 +59,12 @@ class Peers:
         """Compile the convolutional parts, which are what takes time."""
         self.compiled.encoder.compile()
         self.compiled.decoder.compile()
+
+    def in_onnx(self, kind: str, wave: Samples) -> Callable[[], Any]:
+        """Return, for one clip, what ONNX Runtime does."""
+        tensor = padded(wave)
+        given = [tensor] if kind == "encode" else self.theirs.encode(tensor)
+        return exported(self.theirs, kind, *(item.clone() for item in given))
 
     def runs(self, kind: str, wave: Samples) -> dict[str, Callable[[], Any]]:
         """Return, for one clip, what each does."""
@@ -113,12 +121,15 @@ def single_clips(
             runs = peers.runs(kind, wave)
             if not compiled:
                 del runs[COMPILED]
+            # An export takes half a minute: of one length each.
+            if compiled and seconds == 8.0:
+                runs[ONNX] = peers.in_onnx(kind, wave)
             rates: list[float] = []
             runs["products"] = functools.partial(_keep, rates, rate)
             times = in_turns(runs, rounds, clock)
             what = f"{kind}, one clip of {seconds:g} s"
             rows.append(faster(what, EAGER, times, seconds, bar))
-            for peer in (COMPILED, WRITTEN):
+            for peer in (COMPILED, ONNX, WRITTEN):
                 rows += [faster(what, peer, times, seconds)] if peer in times else []
             share = work(peers.ours, kind) * rows[-1].ours / statistics.median(rates)
             notes.append(
@@ -234,8 +245,8 @@ def main() -> None:
             rows, notes = rows + more_rows, notes + more_notes
         grown = {} if "growth" in options.skip else growth(peers, options.clock)
     notes += build_seconds()
-    if importlib.util.find_spec("onnxruntime") is None:
-        notes.append("ONNX Runtime was not measured: it is not installed")
+    if "compiled" not in options.skip:
+        notes.append(f"ONNX Runtime {ONNX_VERSION}, a session for the one length")
     notes.append(f"clock: {options.clock} time; shape of the model: {CONFIG.sampling_rate} Hz")
     save("cpu", rows, notes, {"clock": options.clock, "growth": grown})
     if grown:

@@ -50,7 +50,7 @@ def speech(folder: Path | None, hours: float) -> list[Samples]:
     found: list[Samples] = []
     if folder is not None:
         for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in (".wav", ".flac", ".ogg", ".mp3"):
+            if path.suffix.lower() in (".wav", ".flac", ".ogg", ".opus", ".mp3"):
                 wave = audio.read(path, RATE)
                 found += [wave[at : at + 10 * RATE] for at in range(0, len(wave), 10 * RATE)]
             if len(found) >= wanted:

@@ -38,12 +38,12 @@ COMMANDS = {
 
 
 @contextlib.contextmanager
-def server(name: str, model: Path) -> Iterator[httpx.Client]:
-    """Run one of the two, and wait until it is ready."""
+def server(name: str, model: Path, **environment: str) -> Iterator[httpx.Client]:
+    """Run one of the two, with more in its environment, and wait until it is ready."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, *COMMANDS[name], "--port", str(port), "--model", str(model)]
-    environment = {**os.environ, "SNAC_LOG_LEVEL": "warning"}
+    environment = {**os.environ, "SNAC_LOG_LEVEL": "error", **environment}
     with (
         subprocess.Popen(command, env=environment) as process,
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as http,
@@ -55,10 +55,25 @@ def server(name: str, model: Path) -> Iterator[httpx.Client]:
                 with contextlib.suppress(httpx.TransportError):
                     if http.get("/health/ready").is_success:
                         break
-                time.sleep(0.2)
+                time.sleep(0.05)
             yield http
         finally:
             process.terminate()
+
+
+def starts(model: Path) -> list[str]:
+    """Return how long the service takes from its start until it is ready."""
+    said = []
+    with tempfile.TemporaryDirectory() as cache:
+        for what, path in (
+            ("without compiler or kernels", ""),
+            ("cold, building the kernels", os.environ["PATH"]),
+            ("warm", os.environ["PATH"]),
+        ):
+            started = time.perf_counter()
+            with server("ours", model, XDG_CACHE_HOME=cache, PATH=path):
+                said.append(f"ready, {what}: {time.perf_counter() - started:.1f} s of wall time")
+    return said
 
 
 class Load:
@@ -113,9 +128,11 @@ def main() -> None:
             started = time.perf_counter()
             alone.encode(waves)
             whole["engine"].append(time.perf_counter() - started)
+        servers.pop_all().close()
+        notes = starts(Path(folder))
     rows = _rows(options.clients, load.audio, whole, each)
     same = answers["ours"] == answers[PLAIN]
-    notes = [f"codes over HTTP: {'the same as' if same else 'NOT those'} upstream's"]
+    notes.append(f"codes over HTTP: {'the same as' if same else 'NOT those'} upstream's")
     save("serving", rows, notes, {"seconds": whole, "latencies": each})
 
 

@@ -77,8 +77,11 @@ def crew(store: Path) -> Iterator[tuple[subprocess.Popen[str], str, list[dict[st
         yield process, serving()[0]["url"], entries
     finally:
         process.terminate()
-        process.wait()
-        thread.join()
+        try:
+            process.wait(400)
+        finally:
+            process.kill()
+        thread.join(400)
         lines.close()
 
 
@@ -152,6 +155,16 @@ def test_workers_that_cannot_start_end_the_service(tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "snac-service: no model" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_signal_while_workers_start_ends_them_all(store: ModelStore) -> None:
+    with subprocess.Popen([*COMMAND, "--model", str(store.root)]) as process:
+        wait_for(lambda: bool(psutil.Process(process.pid).children()))
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(400) == 0
+        finally:
+            process.kill()
 
 
 def test_workers_do_not_outlive_the_process_that_started_them(store: ModelStore) -> None:
