@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def test_too_little_speech_is_an_error() -> None:
 
 
 def test_layers_start_at_a_known_scale(fitted: tuple[SNAC, Guide, Tensor]) -> None:
-    model, guide, audio = fitted
+    made, guide, audio = fitted
+    model = copy.deepcopy(made)
     scale_to(model, audio, guide)
     seen: dict[str, float] = {}
 
@@ -93,6 +95,19 @@ def test_layers_start_at_a_known_scale(fitted: tuple[SNAC, Guide, Tensor]) -> No
     assert float(latent.std()) == pytest.approx(1.0, abs=0.05)
     assert inner
     assert all(0.9 < std < 1.1 for std in inner), seen
+
+
+@torch.no_grad()
+def test_channels_without_a_feature_stay_silent(fitted: tuple[SNAC, Guide, Tensor]) -> None:
+    made, guide, audio = fitted
+    model = copy.deepcopy(made)
+    assert guide.channels > guide.bins
+    scale_to(model, audio, guide)
+    first = model.decoder.model[0]
+    assert isinstance(first, nn.Conv1d)
+    sizes = first.weight.flatten(1).norm(dim=1)
+    # What flows back to the latent is as large as these.
+    assert sizes[guide.bins :].max() < 20 * sizes[: guide.bins].median()
 
 
 def test_a_guided_run_learns_features_and_leaves_the_quantizer(
