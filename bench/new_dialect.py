@@ -26,11 +26,12 @@ RUNS = {"decoder": "true", "full": "false"}
 """Which parts are trained, and whether the encoder and the quantizer are frozen."""
 
 MEASURES = {
-    "loss": "loss, whole files",
-    "log_mel": "log-mel L1",
-    "stoi": "STOI",
-    "pesq": "PESQ",
+    "l1 + stft": ("l1", "stft"),
+    "log-mel L1": ("log_mel",),
+    "STOI": ("stoi",),
+    "PESQ": ("pesq",),
 }
+"""What a column shows, and the figures that it is the sum of."""
 
 
 def trainer(command: str, *arguments: str) -> None:
@@ -79,8 +80,10 @@ def pairs(figures: dict[str, Any]) -> list[str]:
     """Return each measure of the base and of the fine-tuned model."""
     base, tuned = figures["base"], figures["finetuned"]
     return [
-        f"{base[name]:.3f} -> {tuned[name]:.3f}" if name in base else "not measured"
-        for name in MEASURES
+        f"{sum(base[name] for name in names):.3f} -> {sum(tuned[name] for name in names):.3f}"
+        if all(name in base for name in names)
+        else "not measured"
+        for names in MEASURES.values()
     ]
 
 
@@ -120,11 +123,8 @@ def main() -> int:
         )
 
     print(f"Machine: {describe()}.\n")
-    print(
-        "| trained | speakers | base val loss | best | lower | loss, whole files | log-mel |",
-        end="",
-    )
-    print(" STOI | PESQ |\n|---|---|---|---|---|---|---|---|---|")
+    columns = ["trained", "speakers", "base val loss", "best", "lower", *MEASURES]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for run in options.runs:
         for row in rows(output, run):
             print(f"| {' | '.join(row)} |")
