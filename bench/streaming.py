@@ -108,7 +108,7 @@ def print_work(codec: Codec) -> None:
     written = Codec(
         codec.model, version="random", token_space="random", device=codec.device, compile="off"
     )
-    decoder, encoder = StreamingDecoder(codec), StreamingEncoder(codec)
+    decoder, encoder = StreamingDecoder(written), StreamingEncoder(written)
     decoder.push(codes.levels)
     encoder.push(wave)
     kinds: dict[str, tuple[StreamingDecoder | StreamingEncoder, Callable[[], object]]] = {
@@ -119,7 +119,7 @@ def print_work(codec: Codec) -> None:
         each: list[float] = []
         while (job := stream.take_step()) is not None:
             due = job.steps
-            each.append(multiply_adds(lambda due=due: codec.run(due)))  # type: ignore[misc]
+            each.append(multiply_adds(lambda due=due: written.run(due)))  # type: ignore[misc]
         streamed = sum(each) / codes.duration / 1e9
         at_once = multiply_adds(whole) / codes.duration / 1e9
         print(f"| {kind} | {streamed:.2f} | {at_once:.2f} | {streamed / at_once:.3f} |")
