@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import argparse
 import functools
-import platform
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import numpy as np
 import numpy.typing as npt
 import torch
+from machine import describe
 from running import service
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -64,7 +65,21 @@ def random_codes(config: SnacConfig, steps: int) -> Codes:
     return Codes(levels, samples, config.sampling_rate)
 
 
-def run_steps(codec: Codec, streams: list[StreamingDecoder], count: int) -> None:
+def streams_with_input(codec: Codec, kind: str, count: int, steps: int) -> list[Any]:
+    """Return ``count`` streams that have the input of ``steps`` steps."""
+    codes = random_codes(codec.config, steps)
+    if kind == "decode":
+        decoders = [StreamingDecoder(codec, seed=seed) for seed in range(count)]
+        for decoder in decoders:
+            decoder.push(codes.levels)
+        return decoders
+    encoders = [StreamingEncoder(codec) for _ in range(count)]
+    for encoder in encoders:
+        encoder.push(speech_like(codes.duration, codec.sample_rate))
+    return encoders
+
+
+def run_steps(codec: Codec, streams: list[Any], count: int) -> None:
     """Run ``count`` steps of every stream, those of all streams as one batch."""
     for _ in range(count):
         jobs = [stream.take_step() for stream in streams]
@@ -108,7 +123,7 @@ def print_work(codec: Codec) -> None:
     written = Codec(
         codec.model, version="random", token_space="random", device=codec.device, compile="off"
     )
-    decoder, encoder = StreamingDecoder(codec), StreamingEncoder(codec)
+    decoder, encoder = StreamingDecoder(written), StreamingEncoder(written)
     decoder.push(codes.levels)
     encoder.push(wave)
     kinds: dict[str, tuple[StreamingDecoder | StreamingEncoder, Callable[[], object]]] = {
@@ -119,34 +134,37 @@ def print_work(codec: Codec) -> None:
         each: list[float] = []
         while (job := stream.take_step()) is not None:
             due = job.steps
-            each.append(multiply_adds(lambda due=due: codec.run(due)))  # type: ignore[misc]
+            each.append(multiply_adds(lambda due=due: written.run(due)))  # type: ignore[misc]
         streamed = sum(each) / codes.duration / 1e9
         at_once = multiply_adds(whole) / codes.duration / 1e9
         print(f"| {kind} | {streamed:.2f} | {at_once:.2f} | {streamed / at_once:.3f} |")
 
 
-def print_streams(codec: Codec, sizes: list[int], rounds: int) -> None:
+def print_streams(codec: Codec, kind: str, sizes: list[int], rounds: int) -> None:
     """Print how many real-time streams the machine carries, and whole clips beside them."""
     config = codec.config
     print(
-        "\n| streams in a batch | decode step | real-time streams | whole clip, x real time |",
+        f"\n| streams in a batch | {kind} step | real-time streams | whole clip, x real time |",
         end="",
     )
     print(" core-seconds per second of audio, stream / whole |")
     print("|---|---|---|---|---|")
+    clip = random_codes(config, round(2 * config.sampling_rate / config.pad_multiple))
+    wave = speech_like(clip.duration, config.sampling_rate)
+    run_whole: Callable[[], object] = (
+        functools.partial(codec.decode, [clip])
+        if kind == "decode"
+        else functools.partial(codec.encode, [wave])
+    )
     for size in sizes:
-        streams = [StreamingDecoder(codec, seed=seed) for seed in range(size)]
         per_round = max(2, 16 // size)
-        codes = random_codes(config, 4 + per_round * (rounds + 1))
-        for stream in streams:
-            stream.push(codes.levels)
+        streams = streams_with_input(codec, kind, size, 4 + per_round * (rounds + 1))
         run_steps(codec, streams, 4)
-        clip = random_codes(config, round(2 * config.sampling_rate / config.pad_multiple))
-        codec.decode([clip])
+        run_whole()
         steps, wholes = [], []
         for _ in range(rounds):
             steps.append(seconds(functools.partial(run_steps, codec, streams, per_round)))
-            wholes.append(seconds(functools.partial(codec.decode, [clip])))
+            wholes.append(seconds(run_whole))
         step_audio = size * config.pad_multiple / config.sampling_rate
         step, step_cores = np.median(steps, axis=0) / per_round
         whole, whole_cores = np.median(wholes, axis=0) / clip.duration
@@ -232,13 +250,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
+        f"{describe()}; {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, {options.device}, {options.preset}\n"
     )
     print_lookahead()
     codec = random_codec(PRESETS[options.preset], options.device)
     print_work(codec)
-    print_streams(codec, options.batches, options.rounds)
+    for kind in ("decode", "encode"):
+        print_streams(codec, kind, options.batches, options.rounds)
     print_latency(snac_core.load(options.model, device=options.device))
     print_first_audio(options.model, 10.0, options.rounds)
 

@@ -85,11 +85,15 @@ class Tick:
         """Zero what lies outside each clip in ``x``, Tensor[B x C x T]."""
         if not self.edges:
             return x
-        first = self.now // place.unit - place.delay
-        positions = first[:, None] + torch.arange(x.shape[-1], device=x.device)
-        keep = (positions >= 0) & (positions < (self.end // place.unit)[:, None])
+        inside = self.inside(x.shape[-1], place)[:, None, :]
         # `where`, not a product: garbage outside may have overflowed.
-        return torch.where(keep[:, None, :], x, torch.zeros((), dtype=x.dtype, device=x.device))
+        return torch.where(inside, x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+    def inside(self, length: int, place: Place) -> Tensor:
+        """Return Tensor[B x length] of which positions lie in each clip."""
+        first = self.now // place.unit - place.delay
+        positions = first[:, None] + torch.arange(length, device=self.now.device)
+        return (positions >= 0) & (positions < (self.end // place.unit)[:, None])
 
     def extent(self, x: Tensor, place: Place) -> Extent:
         """Return where the noise for ``x``, Tensor[B x C x T], comes from."""
@@ -224,6 +228,7 @@ class Upsampling(Layer):
 class Residual(Layer):
     """Layers around which their input passes unchanged, as late as they are."""
 
+    module: ResidualUnit
     layers: tuple[Layer, ...]
     skip: Wait
 
@@ -326,7 +331,7 @@ class DelayedNetwork:
     def _residual(self, unit: ResidualUnit) -> Layer:
         channels, before = self._channels, self._place.delay
         layers = self._chain(unit.block)
-        return Residual(layers, Wait(self._slot(channels, self._place.delay - before)))
+        return Residual(unit, layers, Wait(self._slot(channels, self._place.delay - before)))
 
     def _aligned(self, multiple: int) -> tuple[Layer, ...]:
         missing = -self._place.delay % multiple

@@ -127,4 +127,58 @@ void snac_unit(const float* x, float* out, int64_t length, int64_t channels, int
   }
 }
 
+// A depth-wise ResidualUnit of streams, late by 3 dilation rows. x and out: [streams][length][C].
+// What a stream remembers lies in `before` and is left for its next rows in `after`, `state` floats
+// for each: at `slot` the newest 6 dilation rows of the first snake, at `skip` the newest 3 dilation
+// rows of x. Scratch: (2 rows + 6 dilation) C.
+void snac_late_unit(const float* x, float* out, int64_t streams, int64_t length, int64_t channels,
+                    int64_t dilation, const float* alpha1, const float* inverse1, const float* taps,
+                    const float* bias1, const float* alpha2, const float* inverse2, const float* mix,
+                    const float* bias2, const float* before, float* after, int64_t state,
+                    int64_t slot, int64_t skip, int64_t rows, float* scratch, int64_t threads) {
+  const int64_t C = channels, late = 3 * dilation, reach = 2 * late, all = streams * length;
+  const int64_t own = (2 * rows + reach) * C, tiles = (all + rows - 1) / rows;
+  const int64_t share = (tiles + threads - 1) / threads;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t thread = 0; thread < threads; thread++) {
+    float* const wide = scratch + thread * own;
+    float* const mixed = wide + (rows + reach) * C;
+    for (int64_t tile = thread * share; tile < std::min(tiles, (thread + 1) * share); tile++) {
+      // A tile goes on from one stream to the next, so that few rows of many make one product.
+      const int64_t top = tile * rows, bottom = std::min(all, top + rows);
+      for (int64_t row = top, next; row < bottom; row = next) {
+        const int64_t stream = row / length, origin = stream * length;
+        next = std::min(bottom, origin + length);
+        const int64_t first = row - origin, last = next - origin;
+        const float *own_x = x + origin * C, *past = before + stream * state;
+        const int64_t known = std::clamp<int64_t>(reach - first, 0, reach);
+        std::memcpy(wide, past + slot + (reach - known) * C, known * C * sizeof(float));
+        snake_rows(own_x, length, C, alpha1, inverse1, first - reach + known, last,
+                   wide + known * C);
+        for (int64_t t = first; t < last; t++) {
+          const float* from = wide + (t - first) * C;
+          const float* same = t < late ? past + skip + t * C : own_x + (t - late) * C;
+          for_channels(C, [&](int64_t c, int n) {
+            V sum = load(bias1 + c, n);
+            for (int tap = 0; tap < 7; tap++)
+              sum = at::vec::fmadd(load(from + tap * dilation * C + c, n),
+                                   load(taps + tap * C + c, n), sum);
+            const V active = snake(sum, load(alpha2 + c, n), load(inverse2 + c, n));
+            store(active, mixed + (origin + t - top) * C + c, n);
+            store(load(same + c, n) + load(bias2 + c, n), out + (origin + t) * C + c, n);
+          });
+        }
+        if (last < length) continue;
+        float* const kept = after + stream * state;
+        std::memcpy(kept + slot, wide + (last - first) * C, reach * C * sizeof(float));
+        const int64_t old = std::max<int64_t>(late - length, 0);
+        std::memcpy(kept + skip, past + skip + length * C, old * C * sizeof(float));
+        std::memcpy(kept + skip + old * C, own_x + (length - late + old) * C,
+                    (late - old) * C * sizeof(float));
+      }
+      add_product(bottom - top, C, C, mixed, mix, out + top * C);
+    }
+  }
+}
+
 }  // extern "C"

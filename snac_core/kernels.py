@@ -71,6 +71,19 @@ class UnitWeights(NamedTuple):
     mix_bias: Tensor
 
 
+class UnitMemory(NamedTuple):
+    """What the streams of a batch remember, and where in it a late residual unit has its part."""
+
+    before: Tensor
+    """Tensor[B x S] of what is read."""
+    after: Tensor
+    """Tensor[B x S] of what is written for the next call."""
+    active: int
+    """Where the newest ``6 dilation`` rows of the first activation begin in a row of these."""
+    skip: int
+    """Where the newest ``3 dilation`` rows of the input do."""
+
+
 class Space:
     """Memory for the signals of one window, used over and over.
 
@@ -105,7 +118,7 @@ class Kernels:
     def __init__(self, library: Path) -> None:
         # It finds the matrix product, the sine and the threads among what torch has loaded.
         self._library = ctypes.CDLL(str(library))
-        for name in ("snac_snake", "snac_unit"):
+        for name in ("snac_snake", "snac_unit", "snac_late_unit"):
             getattr(self._library, name).restype = None
 
     def snake(
@@ -120,18 +133,38 @@ class Kernels:
 
     def unit(self, x: Tensor, weights: UnitWeights, space: Space) -> Tensor:
         """Return a depth-wise residual unit of ``x``."""
-        (length, channels), threads = x.shape, torch.get_num_threads()
-        rows = min(max(_TILE // channels, 64), math.ceil(length / threads))
-        own = (2 * rows + 6 * weights.dilation) * channels
-        out, scratch = space.take(length, channels), space.scratch(threads * own)
-        sizes = (length, channels, weights.dilation)
-        first = (*weights.first, weights.taps, weights.bias)
-        second = (*weights.second, weights.mix, weights.mix_bias)
-        self._call("snac_unit", x, out, *sizes, *first, *second, rows, scratch, threads)
+        length, channels = x.shape
+        out, sizes = space.take(length, channels), (length, channels, weights.dilation)
+        self._call("snac_unit", x, out, *sizes, *_flat(weights), *_tiles(x, weights, space))
         return out
+
+    def late_unit(
+        self, x: Tensor, weights: UnitWeights, memory: UnitMemory, space: Space
+    ) -> Tensor:
+        """Return a depth-wise residual unit of streams, Tensor[B x T x C], 3 dilation rows late."""
+        out, rows = space.take(x.shape[0] * x.shape[1], x.shape[2]), x.flatten(0, 1)
+        self._call(
+            "snac_late_unit",
+            *(x, out, *x.shape, weights.dilation, *_flat(weights)),
+            *(memory.before, memory.after, memory.before.shape[1], memory.active, memory.skip),
+            *_tiles(rows, weights, space),
+        )
+        return out.view(x.shape)
 
     def _call(self, name: str, *arguments: Tensor | int) -> None:
         getattr(self._library, name)(*(_argument(value) for value in arguments))
+
+
+def _flat(weights: UnitWeights) -> tuple[Tensor, ...]:
+    first = (*weights.first, weights.taps, weights.bias)
+    return (*first, *weights.second, weights.mix, weights.mix_bias)
+
+
+def _tiles(x: Tensor, weights: UnitWeights, space: Space) -> tuple[int, Tensor, int]:
+    (length, channels), threads = x.shape, torch.get_num_threads()
+    rows = min(max(_TILE // channels, 64), math.ceil(length / threads))
+    own = (2 * rows + 6 * weights.dilation) * channels
+    return rows, space.scratch(threads * own), threads
 
 
 def _argument(value: Tensor | int) -> ctypes.c_void_p | ctypes.c_int64:

@@ -4,21 +4,22 @@ The layers are those of `snac_core.layers`, walked once, and their weights are c
 order that products of rows read. A signal of ``C`` channels is Tensor[T x C] here: every change
 of rate and every point-wise convolution is then a plain product of matrices, and a residual unit
 one pass through memory. What has no form of its own here, such as attention, runs as it is
-written.
+written. Streams have `snac_core.delayed_rows`.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from snac_core import row_weights
 from snac_core.extent import Extent
-from snac_core.kernels import Kernels, Snake, Space, UnitWeights
+from snac_core.kernels import Kernels, Space
 from snac_core.layers import (
     Chain,
     DecoderBlock,
@@ -28,6 +29,7 @@ from snac_core.layers import (
     Snake1d,
 )
 from snac_core.model import SNAC
+from snac_core.row_weights import RowWeights, changes_rate
 
 Layer: TypeAlias = Callable[[Tensor, Extent, Space], Tensor]
 
@@ -43,15 +45,20 @@ class RowNetwork:
         What it computes most of it with.
     between
         Called before each layer, so that somebody else can be let by.
+
+    Attributes
+    ----------
+    weights
+        The copies, for others who compute the same layers.
     """
 
     def __init__(self, model: SNAC, kernels: Kernels, between: Callable[[], None]) -> None:
-        self.config, self._quantizer, self._between = model.config, model.quantizer, between
+        self.config, self._quantizer = model.config, model.quantizer
+        self.kernels, self.weights, self.between = kernels, RowWeights(), between
         # One for each run that is under way: a run may be started in the middle of another.
         self._spaces: list[Space] = []
-        with torch.no_grad():
-            self._encoder = list(_layers(model.encoder.block, kernels))
-            self._decoder = list(_layers(model.decoder.model, kernels))
+        self._encoder = list(self._layers(model.encoder.block))
+        self._decoder = list(self._layers(model.decoder.model))
 
     def encode(self, audio: Tensor, extent: Extent | None = None) -> list[Tensor]:
         """Return what `SNAC.encode` does, for ``audio``, Tensor[1 x 1 x T]."""
@@ -68,16 +75,17 @@ class RowNetwork:
     def _run(self, layers: list[Layer], x: Tensor, extent: Extent) -> Tensor:
         if len(x) != 1 or extent.valid is not None:
             raise ValueError(f"rows are of one whole clip, not of a padded batch of {len(x)}")
-        with self._space() as space:
+        with self.space() as space:
             x = _rows(x)
             for layer in layers:
-                self._between()
+                self.between()
                 x = layer(x, extent, space)
             # The space is somebody else's from here on.
             return _channels(x.clone())
 
     @contextlib.contextmanager
-    def _space(self) -> Iterator[Space]:
+    def space(self) -> Iterator[Space]:
+        """Lend memory for one run."""
         try:
             space = self._spaces.pop()
         except IndexError:
@@ -87,6 +95,33 @@ class RowNetwork:
         finally:
             self._spaces.append(space)
 
+    def _layers(self, chain: Chain) -> Iterator[Layer]:
+        kernels, weights, modules = self.kernels, self.weights, list(chain)
+        for index, module in enumerate(modules):
+            before = modules[index - 1] if index else None
+            if isinstance(module, (EncoderBlock, DecoderBlock)):
+                yield from self._layers(module.block)
+            elif isinstance(module, ResidualUnit):
+                own = row_weights.depthwise(module)
+                yield Unit(module, kernels, weights) if own else AsWritten(module)
+            elif isinstance(module, NoiseBlock):
+                yield Noisy(module, weights)
+            elif isinstance(module, Snake1d):
+                if not changes_rate(modules[index + 1]):
+                    yield Activation(module, kernels, weights)
+            elif isinstance(module, nn.ConvTranspose1d) and isinstance(before, Snake1d):
+                yield Upsampling(before, module, kernels, weights)
+            elif not isinstance(module, nn.Conv1d):
+                yield AsWritten(module)
+            elif changes_rate(module) and isinstance(before, Snake1d):
+                yield Downsampling(before, module, kernels, weights)
+            elif module.in_channels == 1:
+                yield FromOneChannel(module, weights)
+            elif module.out_channels == 1:
+                yield ToOneChannel(module, weights)
+            else:
+                yield AsWritten(module)
+
 
 def _rows(x: Tensor) -> Tensor:
     return x[0].t().contiguous()
@@ -94,48 +129,6 @@ def _rows(x: Tensor) -> Tensor:
 
 def _channels(x: Tensor) -> Tensor:
     return x.t()[None]
-
-
-def _layers(chain: Chain, kernels: Kernels) -> Iterator[Layer]:
-    modules = list(chain)
-    for index, module in enumerate(modules):
-        before = modules[index - 1] if index else None
-        if isinstance(module, (EncoderBlock, DecoderBlock)):
-            yield from _layers(module.block, kernels)
-        elif isinstance(module, ResidualUnit):
-            yield Unit(module, kernels) if _conv(module.block[1]).groups > 1 else AsWritten(module)
-        elif isinstance(module, NoiseBlock):
-            yield Noisy(module)
-        elif isinstance(module, Snake1d):
-            if not _changes_rate(modules[index + 1]):
-                yield Activation(module, kernels)
-        elif _changes_rate(module) and isinstance(before, Snake1d):
-            up = isinstance(module, nn.ConvTranspose1d)
-            yield (Upsampling if up else Downsampling)(before, module, kernels)  # type: ignore[arg-type]
-        elif isinstance(module, nn.Conv1d) and module.in_channels == 1:
-            yield FromOneChannel(module)
-        elif isinstance(module, nn.Conv1d) and module.out_channels == 1:
-            yield ToOneChannel(module)
-        else:
-            yield AsWritten(module)
-
-
-def _changes_rate(module: nn.Module) -> bool:
-    up = isinstance(module, nn.ConvTranspose1d)
-    return up or (isinstance(module, nn.Conv1d) and module.kernel_size[0] == 2 * module.stride[0])
-
-
-def _conv(module: nn.Module) -> nn.Conv1d:
-    return cast(nn.Conv1d, module)
-
-
-def _snake(module: nn.Module) -> Snake:
-    alpha = cast(Snake1d, module).alpha.reshape(-1)
-    return Snake(alpha.contiguous(), (alpha + 1e-9).reciprocal())
-
-
-def _bias(module: nn.Conv1d | nn.ConvTranspose1d) -> Tensor:
-    return torch.zeros(module.out_channels) if module.bias is None else module.bias.contiguous()
 
 
 class AsWritten:
@@ -154,8 +147,8 @@ class AsWritten:
 class Activation:
     """`Snake1d` by itself."""
 
-    def __init__(self, module: Snake1d, kernels: Kernels) -> None:
-        self._snake, self._kernels = _snake(module), kernels
+    def __init__(self, module: Snake1d, kernels: Kernels, weights: RowWeights) -> None:
+        self._snake, self._kernels = weights.of(module, row_weights.snake), kernels
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[T x C]."""
@@ -165,18 +158,8 @@ class Activation:
 class Unit:
     """A depth-wise `ResidualUnit`."""
 
-    def __init__(self, module: ResidualUnit, kernels: Kernels) -> None:
-        self._kernels = kernels
-        wide, mix = _conv(module.block[1]), _conv(module.block[3])
-        self._weights = UnitWeights(
-            dilation=wide.dilation[0],
-            first=_snake(module.block[0]),
-            taps=wide.weight[:, 0].t().contiguous(),
-            bias=_bias(wide),
-            second=_snake(module.block[2]),
-            mix=mix.weight[:, :, 0].t().contiguous(),
-            mix_bias=_bias(mix),
-        )
+    def __init__(self, module: ResidualUnit, kernels: Kernels, weights: RowWeights) -> None:
+        self._weights, self._kernels = weights.of(module, row_weights.unit), kernels
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[T x C]."""
@@ -190,14 +173,12 @@ class Downsampling:
     the next output: two products, without a copy of anything.
     """
 
-    def __init__(self, snake: Snake1d, conv: nn.Conv1d, kernels: Kernels) -> None:
-        self._kernels, self._snake = kernels, _snake(snake)
+    def __init__(
+        self, snake: Snake1d, conv: nn.Conv1d, kernels: Kernels, weights: RowWeights
+    ) -> None:
+        self._kernels, self._snake = kernels, weights.of(snake, row_weights.snake)
         self._stride, self._padding = conv.stride[0], int(conv.padding[0])
-        taps = conv.weight.permute(2, 1, 0)
-        self._early, self._late = (
-            part.reshape(-1, conv.out_channels).contiguous() for part in taps.chunk(2)
-        )
-        self._bias = _bias(conv)
+        self._weights = weights.of(conv, row_weights.downsampling)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[T/stride x 2C]."""
@@ -205,11 +186,10 @@ class Downsampling:
         count = (len(x) + 2 * padding) // stride - 1
         after = (count + 1) * stride - padding - len(x)
         active = self._kernels.snake(x, self._snake, space, padding, after)
+        early, late, bias = self._weights
         blocks = active.view(count + 1, -1)
-        out = space.take(count, len(self._bias))
-        return torch.addmm(self._bias, blocks[:-1], self._early, out=out).addmm_(
-            blocks[1:], self._late
-        )
+        out = space.take(count, len(bias))
+        return torch.addmm(bias, blocks[:-1], early, out=out).addmm_(blocks[1:], late)
 
 
 class Upsampling:
@@ -219,48 +199,49 @@ class Upsampling:
     next input. The first block begins before the first output, by the padding.
     """
 
-    def __init__(self, snake: Snake1d, up: nn.ConvTranspose1d, kernels: Kernels) -> None:
-        self._kernels, self._snake = kernels, _snake(snake)
+    def __init__(
+        self, snake: Snake1d, up: nn.ConvTranspose1d, kernels: Kernels, weights: RowWeights
+    ) -> None:
+        self._kernels, self._snake = kernels, weights.of(snake, row_weights.snake)
         self._stride, self._padding = up.stride[0], int(up.padding[0])
         self._width = up.out_channels
-        taps = up.weight.permute(0, 2, 1)
-        self._early, self._late = (
-            part.reshape(up.in_channels, -1).contiguous() for part in taps.chunk(2, dim=1)
-        )
-        self._bias = _bias(up).repeat(self._stride)
+        self._weights = weights.of(up, row_weights.upsampling)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[T*stride x C/2]."""
         active = self._kernels.snake(x, self._snake, space)
-        blocks = space.take(len(x) + 1, len(self._bias))
-        torch.addmm(self._bias, active, self._early, out=blocks[:-1])
-        blocks[-1] = self._bias
-        blocks[1:].addmm_(active, self._late)
+        early, late, bias = self._weights
+        blocks = space.take(len(x) + 1, len(bias))
+        torch.addmm(bias, active, early, out=blocks[:-1])
+        blocks[-1] = bias
+        blocks[1:].addmm_(active, late)
         return blocks.view(-1, self._width)[self._padding :][: len(x) * self._stride]
 
 
 class Noisy:
     """`NoiseBlock`."""
 
-    def __init__(self, module: NoiseBlock) -> None:
+    def __init__(self, module: NoiseBlock, weights: RowWeights) -> None:
         self._index = module.index
-        self._mix = _conv(module.linear).weight[:, :, 0].t().contiguous()
+        self._mix, _ = weights.of(module.linear, row_weights.mix)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[T x C]."""
         noise = extent.normal(_channels(x), self._index)
-        if noise is None:
-            return x
+        return x if noise is None else self.add(noise, x, space)
+
+    def add(self, noise: Tensor, x: Tensor, space: Space) -> Tensor:
+        """Return ``x`` with ``noise``, Tensor[1 x 1 x T]; streams stacked, Tensor[B x 1 x T/B]."""
         out = torch.mm(x, self._mix, out=space.take(*x.shape))
-        return out.mul_(noise[0].t()).add_(x)
+        return out.mul_(noise.reshape(-1, 1)).add_(x)
 
 
 class FromOneChannel:
     """A convolution of a single channel."""
 
-    def __init__(self, conv: nn.Conv1d) -> None:
+    def __init__(self, conv: nn.Conv1d, weights: RowWeights) -> None:
         self._padding, self._reach = int(conv.padding[0]), conv.kernel_size[0]
-        self._taps, self._bias = conv.weight[:, 0].t().contiguous(), _bias(conv)
+        self._taps, self._bias = weights.of(conv, row_weights.from_one_channel)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[T x C] of Tensor[T x 1]."""
@@ -271,9 +252,9 @@ class FromOneChannel:
 class ToOneChannel:
     """A convolution to a single channel: what each tap gives, then their sum along time."""
 
-    def __init__(self, conv: nn.Conv1d) -> None:
+    def __init__(self, conv: nn.Conv1d, weights: RowWeights) -> None:
         self._padding = int(conv.padding[0])
-        self._taps, self._bias = conv.weight[0].contiguous(), _bias(conv)
+        self._taps, self._bias = weights.of(conv, row_weights.to_one_channel)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[T x 1] of Tensor[T x C]."""

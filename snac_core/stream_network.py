@@ -16,8 +16,10 @@ from snac_core.attention import HEAD_DIM
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.delay import DelayedNetwork, Tick
+from snac_core.delayed_rows import DelayedRows
 from snac_core.extent import Noise
 from snac_core.model import SNAC
+from snac_core.rows import RowNetwork
 
 Direction: TypeAlias = Literal["encode", "decode"]
 
@@ -95,13 +97,27 @@ class Memory:
 
 
 class StreamNetwork:
-    """A codec's encoder or decoder as its streams run it."""
+    """A codec's encoder or decoder as its streams run it: in rows where whole clips are.
+
+    Attributes
+    ----------
+    delay
+        Samples by which the output comes late.
+    layers
+        What computes it.
+    memory
+        What the streams remember between their steps.
+    """
 
     def __init__(self, codec: Codec, direction: Direction) -> None:
         self.device = codec.device
-        self.delayed = _delayed(codec.model, direction)
-        self.delay = self.delayed.delay
-        self.memory = Memory(self.delayed.state_size, codec.device)
+        delayed = _delayed(codec.model, direction)
+        self.delay = delayed.delay
+        self.memory = Memory(delayed.state_size, codec.device)
+        whole = codec.decoder if direction == "decode" else codec.encoder
+        self.layers: DelayedNetwork | DelayedRows = (
+            DelayedRows(delayed, whole) if isinstance(whole, RowNetwork) else delayed
+        )
 
     def tick(
         self,

@@ -84,14 +84,14 @@ class DecodeStep(StreamJob):
             starts, stops = [w.start for w in windows], [w.stop for w in windows]
             ends = [stream.end for stream in streams]
             tick = network.tick(starts, ends, windows[0].samples, noise, network.memory.read(rows))
-            late = network.delayed.run(codec.model.quantizer.decode(codes), tick)
+            late = network.layers.run(codec.model.quantizer.decode(codes), tick)
             if guessed:
                 # As if the clip ended here; what the layers remember of that is dropped.
                 peek = network.tick(stops, stops, guessed, noise, tick.after)
                 nothing = late.new_zeros(
                     len(jobs), codec.config.latent_channels, guessed // codec.config.hop
                 )
-                late = torch.cat((late, network.delayed.run(nothing, peek)), dim=-1)
+                late = torch.cat((late, network.layers.run(nothing, peek)), dim=-1)
             audio: Samples = late[:, 0].float().cpu().numpy()
         return rows, tick.after, audio
 
@@ -131,7 +131,7 @@ class EncodeStep(StreamJob):
                 "off",
                 network.memory.read(rows),
             )
-            latent = network.delayed.run(audio[:, None], tick)
+            latent = network.layers.run(audio[:, None], tick)
             levels = codec.model.quantizer(latent)[1]
         codes = [level.codes.to(torch.int32).cpu().numpy() for level in levels]
         network.memory.write(rows, tick.after)
