@@ -82,6 +82,21 @@ void snake_rows(const float* x, int64_t length, int64_t channels, const float* a
   }
 }
 
+// A row of a residual unit, but for the product: what is mixed, and what that adds to. `from` is the
+// first of the seven rows of the first snake that it reads, `same` the row of x that passes.
+inline void unit_row(int64_t channels, int64_t dilation, const float* from, const float* same,
+                     const float* taps, const float* bias1, const float* alpha2,
+                     const float* inverse2, const float* bias2, float* mixed, float* out) {
+  for_channels(channels, [&](int64_t c, int n) {
+    V sum = load(bias1 + c, n);
+    for (int tap = 0; tap < 7; tap++)
+      sum = at::vec::fmadd(load(from + tap * dilation * channels + c, n),
+                           load(taps + tap * channels + c, n), sum);
+    store(snake(sum, load(alpha2 + c, n), load(inverse2 + c, n)), mixed + c, n);
+    store(load(same + c, n) + load(bias2 + c, n), out + c, n);
+  });
+}
+
 }  // namespace
 
 extern "C" {
@@ -111,16 +126,8 @@ void snac_unit(const float* x, float* out, int64_t length, int64_t channels, int
       const int64_t first = tile * rows, last = std::min(length, first + rows);
       snake_rows(x, length, C, alpha1, inverse1, first - halo, last + halo, wide);
       for (int64_t t = first; t < last; t++) {
-        const float *from = wide + (t - first) * C, *row = x + t * C;
-        for_channels(C, [&](int64_t c, int n) {
-          V sum = load(bias1 + c, n);
-          for (int tap = 0; tap < 7; tap++)
-            sum = at::vec::fmadd(load(from + tap * dilation * C + c, n), load(taps + tap * C + c, n),
-                                 sum);
-          const V active = snake(sum, load(alpha2 + c, n), load(inverse2 + c, n));
-          store(active, mixed + (t - first) * C + c, n);
-          store(load(row + c, n) + load(bias2 + c, n), out + t * C + c, n);
-        });
+        unit_row(C, dilation, wide + (t - first) * C, x + t * C, taps, bias1, alpha2, inverse2, bias2,
+                 mixed + (t - first) * C, out + t * C);
       }
       add_product(last - first, C, C, mixed, mix, out + first * C);
     }
@@ -156,17 +163,9 @@ void snac_late_unit(const float* x, float* out, int64_t streams, int64_t length,
         snake_rows(own_x, length, C, alpha1, inverse1, first - reach + known, last,
                    wide + known * C);
         for (int64_t t = first; t < last; t++) {
-          const float* from = wide + (t - first) * C;
           const float* same = t < late ? past + skip + t * C : own_x + (t - late) * C;
-          for_channels(C, [&](int64_t c, int n) {
-            V sum = load(bias1 + c, n);
-            for (int tap = 0; tap < 7; tap++)
-              sum = at::vec::fmadd(load(from + tap * dilation * C + c, n),
-                                   load(taps + tap * C + c, n), sum);
-            const V active = snake(sum, load(alpha2 + c, n), load(inverse2 + c, n));
-            store(active, mixed + (origin + t - top) * C + c, n);
-            store(load(same + c, n) + load(bias2 + c, n), out + (origin + t) * C + c, n);
-          });
+          unit_row(C, dilation, wide + (t - first) * C, same, taps, bias1, alpha2, inverse2, bias2,
+                   mixed + (origin + t - top) * C, out + (origin + t) * C);
         }
         if (last < length) continue;
         float* const kept = after + stream * state;
