@@ -28,6 +28,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import numpy.random  # it comes when asked for, and not to several threads at once
 import psutil
 from machine import describe
 from versions import another_decoder, watching
@@ -43,7 +44,10 @@ from snac_core.model_store import ModelStore
 SHORTEST, LONGEST = 0.3, 8.0
 MIB = 2**20
 SETTLED = 0.2
-"""Part of the time after which memory is looked at first: caches and arenas have filled."""
+"""Part of the time after which memory is looked at first: caches and the heap have filled."""
+QUIET = 10
+"""Percentile of memory that is compared: a second model, or bodies on their way, come and go
+above it, and what is lost never goes."""
 
 
 @dataclasses.dataclass
@@ -299,8 +303,7 @@ def report(
 ) -> None:
     """Print the table."""
     settled = memory[int(SETTLED * len(memory)) :]
-    third = max(1, len(settled) // 3)
-    first, last = np.median(settled[:third]), np.median(settled[-third:])
+    first, last = (np.percentile(half, QUIET) for half in np.array_split(settled, 2))
     print(f"{describe()}; model {options.model}; {took / 60:.1f} min\n")
     print("| | |\n|---|---|")
     print(
@@ -322,9 +325,13 @@ def report(
     print(f"| reloads | {good:.0f} succeeded, {bad:.0f} failed and kept the old model |")
     print(f"| versions that answered | {len(tally.versions)} |")
     growth = 100 * (last / first - 1)
-    print(f"| memory | {first:.0f} MiB early, {last:.0f} MiB late ({growth:+.1f} %) |")
-    tenths = [f"{part[-1]:.0f}" for part in np.array_split(memory, 10) if len(part)]
-    print(f"| memory at each tenth of the time, MiB | {', '.join(tenths)} |")
+    print(
+        f"| memory when little is under way | {first:.0f} MiB in the first half after settling, "
+        f"{last:.0f} MiB in the second ({growth:+.1f} %) |"
+    )
+    tenths = [f"{np.median(part):.0f}" for part in np.array_split(memory, 10) if len(part)]
+    print(f"| memory in each tenth of the time, median, MiB | {', '.join(tenths)} |")
+    print(f"| memory at most | {max(memory):.0f} MiB |")
     print(f"| lost | {sum(tally.failed.values())} {dict(tally.failed) or ''} |")
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 
 from service import errors
+from service.held import HeldLimit
 from service.limits import BodyLimit
 from service.middleware import RequestContext
 from service.routes import decode, encode, health, models, stream
@@ -58,9 +59,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router)
     # The last one added is the outermost.
     limits = service.settings
-    app.add_middleware(
-        BodyLimit, max_bytes=limits.max_body_bytes, max_held_bytes=limits.max_held_bytes
-    )
+    app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
+    app.add_middleware(HeldLimit, held=service.held)
     app.add_middleware(SlowBody, timeout=limits.body_timeout, min_rate=limits.min_rate)
     app.add_middleware(RequestContext, metrics=service.metrics)
     allow_origins(app, limits)

@@ -22,6 +22,7 @@ from service.runtime import Service
 from service.settings import Settings
 from service.timeouts import server_config
 from service.workers import ENGINE_DEAD, Worker
+from snac_core.allocator import share_freed_memory
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError, SnacError
 
@@ -105,6 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def serve(settings: Settings, worker: Worker | None = None) -> int:
     """Serve in this process until a signal; returns an exit code."""
+    # Readers, writers, the engine and the loader take turns with the largest pieces of memory.
+    share_freed_memory()
     logs.configure(settings.log_level, settings.log_format)
     try:
         app = create_app(settings)

@@ -15,7 +15,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import (
     InvalidRequestError,
     MalformedBodyError,
-    OverloadedError,
     RateLimitError,
     TooLargeError,
 )
@@ -31,14 +30,12 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 class BodyLimit:
     """Refuse a request whose body grows past ``max_bytes``, counted as it arrives.
 
-    A ``Content-Length`` over the limit is refused at once; a smaller one is not believed. So is
-    a body that grows when those of all requests being answered have ``max_held_bytes``.
+    A ``Content-Length`` over the limit is refused at once; a smaller one is not believed.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_held_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app = app
-        self.max_bytes, self.max_held_bytes = max_bytes, max_held_bytes
-        self._held = 0
+        self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as ASGI calls it."""
@@ -53,23 +50,12 @@ class BodyLimit:
             if declared.isdecimal() and (len(declared) > 18 or int(declared) > self.max_bytes):
                 raise self._error(f"{declared:.20} bytes are announced")
             message = await receive()
-            size = len(message.get("body", b""))
-            received += size
-            self._held += size
+            received += len(message.get("body", b""))
             if received > self.max_bytes:
                 raise self._error(f"{received} bytes have come so far")
-            if size and self._held > self.max_held_bytes:
-                raise OverloadedError(
-                    f"the bodies of all requests have {self._held} bytes, of at most "
-                    f"{self.max_held_bytes}",
-                    retry_after=1.0,
-                )
             return message
 
-        try:
-            await self.app(scope, counted, send)
-        finally:
-            self._held -= received
+        await self.app(scope, counted, send)
 
     def _error(self, what: str) -> TooLargeError:
         return TooLargeError(f"{what}; the body may have at most {self.max_bytes}")

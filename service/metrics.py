@@ -51,6 +51,11 @@ class Metrics:
             "Audio-seconds waiting for the engine or in it.",
             registry=self.registry,
         )
+        self.held_bytes = Gauge(
+            "snac_held_bytes",
+            "Bytes of bodies that are not answered yet, and of answers that are not taken yet.",
+            registry=self.registry,
+        )
         self.stage_seconds = Histogram(
             "snac_stage_seconds",
             "Time in a stage outside the engine: read and resample, write, measure quality.",

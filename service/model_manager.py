@@ -74,7 +74,7 @@ class ModelManager:
         self._served_since = ""
         self._failures: dict[str, Failure] = {}
         self._lock = threading.Lock()
-        # One thread: each that loads models would have its own arena of freed memory.
+        # A thread of its own: a download must not keep those that read and write waiting.
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="snac-reload")
         self.store: ModelStore | None = None
         if settings.model_store is not None:

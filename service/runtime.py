@@ -21,6 +21,7 @@ from fastapi import Depends, Header, Request
 from service import tracing
 from service.batching import Engine
 from service.errors import INTERNAL, DeadlineError, DisconnectedError, problem, problem_type
+from service.held import Held
 from service.lifecycle import Lifecycle
 from service.limits import RateLimits
 from service.metrics import Metrics
@@ -40,6 +41,9 @@ log = structlog.get_logger(__name__)
 CPU_BATCH_SECONDS = 8.0
 """One window of a long file, or a few short clips: nobody waits long for the next batch."""
 
+PCM_BYTES = 2
+"""A sample in the largest of the formats that audio is answered in."""
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -56,6 +60,7 @@ class Service:
         self.lifecycle = Lifecycle()
         self.models = ModelManager(settings, self.metrics)
         self.rates = RateLimits(settings)
+        self.held = Held(settings.max_held_bytes, self.metrics)
         self.tracing: Tracing = NoTracing()
         self.worker: Worker | None = None
         on_gpu = torch.cuda.is_available() if settings.device is None else "cuda" in settings.device
@@ -185,7 +190,13 @@ class Service:
         plan: Callable[[], DecodeJob],
         audio_format: AudioFormat,
     ) -> tuple[Samples, bytes]:
-        """Run the decode job that ``plan`` makes, and write its samples as an audio file."""
+        """Run the decode job that ``plan`` makes, and write its samples as an audio file.
+
+        Raises
+        ------
+        OverloadedError
+            If the answer would be refused once it is made: it has no room, or the queue is full.
+        """
 
         def write(job: DecodeJob) -> tuple[Samples, bytes]:
             samples = job.result()
@@ -193,6 +204,7 @@ class Service:
 
         with self.stage(request, "read"):
             job = await self.in_thread(plan)
+        self.held.check(PCM_BYTES * job.codes.num_samples)
         await self.compute(request, codec, job, job.codes.duration)
         with self.stage(request, "write"):
             return await self.in_thread(write, job)

@@ -113,8 +113,8 @@ class Limits(BaseSettings):
     max_held_bytes: int = Field(
         default=2 * 2**30,
         ge=1,
-        description="Bytes that the bodies of all requests being answered may have together; a "
-        "body that grows past it is answered 429.",
+        description="Bytes that bodies, until they are answered, and answers, until they are "
+        "taken, may have together; a request that would need more is answered 429.",
     )
     max_codes_bytes: int = Field(
         default=32 * 2**20, ge=1, description="Largest body of a decode request."

@@ -1,7 +1,8 @@
-"""Having the C library keep memory that is freed, or give it back, where it would not.
+"""What the C library does with memory that is freed: keep it, share it, or give it back.
 
 The network's temporaries are tens of megabytes. By default glibc maps each afresh and
-returns it on release, and a CPU then spends its time on page faults.
+returns it on release, and a CPU then spends its time on page faults. And it keeps what threads
+free apart for each of them, where many threads each keep what all have needed at one time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import platform
 import sys
 
 _GIB = 2**30
+_M_ARENA_MAX = -8
+"""Of ``mallopt``, as ``malloc.h`` has it."""
 _TUNABLES = {
     "hugetlb": 1,  # madvise huge pages: one fault for 2 MiB
     "mmap_threshold": 4 * _GIB,
@@ -32,6 +35,17 @@ def restart_keeping_freed_memory() -> None:
     settings = (f"glibc.malloc.{name}={value}" for name, value in _TUNABLES.items())
     os.environ["GLIBC_TUNABLES"] = ":".join(settings)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def share_freed_memory() -> None:
+    """Have all threads that start from now on reuse what any of them has freed.
+
+    Call it before there are any. They wait for each other when they allocate, which one that
+    computes in buffers of its own does rarely. Does nothing where the C library is not glibc,
+    or where ``MALLOC_ARENA_MAX`` is set.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ and platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def give_back_freed_memory() -> None:

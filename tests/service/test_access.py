@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +200,9 @@ def test_bodies_that_are_held_together_are_bounded(
             with socket.create_connection((url.host, url.port or 80)) as uploading:
                 head = f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(wav)}\r\n\r\n"
                 uploading.sendall(head.encode() + wav[:2000])
-                while (answer := running.http.post("/v1/encode", content=wav)).is_success:
-                    pass  # until the other has come
+                while running.metric("snac_held_bytes") < 2000:
+                    time.sleep(0.01)
+                answer = running.http.post("/v1/encode", content=wav)
                 assert answer.status_code == 429
                 assert answer.json()["type"] == "urn:snac:problem:overloaded"
                 assert int(answer.headers["Retry-After"]) >= 1

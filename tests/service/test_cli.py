@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -96,6 +97,33 @@ def test_sigterm_turns_not_ready_drains_and_exits_cleanly(
             assert http.get("/health/ready").json()["detail"] == "the service is stopping"
             assert long.result().status_code == 200
         assert process.wait(30) == 0
+
+
+def heaps_of_threads(pid: int) -> list[str]:
+    """Return the heaps that glibc has reserved for threads: 64 MiB each, of which part is used."""
+    size, found, last = 64 * 2**20, [], (0, 0, "")
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        where, access, *_ = line.split()
+        start, end = (int(bound, 16) for bound in where.split("-"))
+        whole = last[0] % size == 0 and (start, end) == (last[1], last[0] + size)
+        if whole and (last[2], access) == ("rw-p", "---p"):
+            found.append(line)
+        last = start, end, access
+    return found
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have other heaps")
+def test_threads_have_no_heaps_of_their_own(model_ref: str, samples_of: Any, wav_of: Any) -> None:
+    """What one thread frees is there for the others, so that memory does not add up."""
+    wav = wav_of(samples_of(1.0))
+    with (
+        started(model_ref) as (process, entry),
+        httpx.Client(base_url=entry["url"], timeout=60) as http,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        asked = [pool.submit(http.post, "/v1/encode", content=wav) for _ in range(32)]
+        assert all(one.result().is_success for one in asked)
+        assert heaps_of_threads(process.pid) == []
 
 
 def test_a_model_that_is_not_there_is_told_without_a_trace(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import socket
@@ -162,24 +163,28 @@ def silent_engine(impatient: Any) -> Iterator[None]:
     del codec.run
 
 
+CODES = {"codes": [[1] * 70, [1] * 140, [1] * 280]}
+
+
+def ask(running: Any, path: str, body: dict[str, Any]) -> socket.socket:
+    """Post ``body`` on a connection that takes little of the answer until somebody reads it."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    url = httpx.URL(running.url)
+    connection.settimeout(300)
+    connection.connect((url.host, url.port))
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+    connection.sendall(head.encode() + content)
+    return connection
+
+
 @pytest.mark.usefixtures("silent_engine")
 def test_200_clients_that_do_not_read_are_let_go(impatient: Any) -> None:
-    codes = json.dumps({"codes": [[1] * 70, [1] * 140, [1] * 280]}).encode()
-    whole = len(impatient.http.post("/v1/decode", content=codes).content)
-    head = f"POST /v1/decode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(codes)}\r\n\r\n".encode()
-
-    def ask(_: int) -> socket.socket:
-        connection = socket.socket()
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        url = httpx.URL(impatient.url)
-        connection.settimeout(60)
-        connection.connect((url.host, url.port))
-        connection.sendall(head + codes)
-        return connection
-
+    whole = len(impatient.http.post("/v1/decode", json=CODES).content)
     line = 'snac_requests_total{outcome="ok",route="/v1/decode"}'
     with ThreadPoolExecutor(20) as pool:
-        connections = list(pool.map(ask, range(200)))
+        connections = list(pool.map(lambda _: ask(impatient, "/v1/decode", CODES), range(200)))
         try:
             wait_for(lambda: line in impatient.http.get("/metrics").text)
             wait_for(lambda: impatient.metric(line) >= 200)
@@ -197,24 +202,76 @@ def test_200_clients_that_do_not_read_are_let_go(impatient: Any) -> None:
 def test_a_streamed_answer_that_nobody_reads_is_not_made(impatient: Any) -> None:
     """A minute and a half of audio is asked for; what the kernel holds is all that is decoded."""
     frames = 1050
-    codes = json.dumps({"codes": [[1] * frames, [1] * 2 * frames, [1] * 4 * frames]}).encode()
-    head = (
-        f"POST /v1/decode?stream=true HTTP/1.1\r\nHost: x\r\nContent-Length: {len(codes)}\r\n\r\n"
-    )
+    codes = {"codes": [[1] * frames, [1] * 2 * frames, [1] * 4 * frames]}
     opened = 'snac_streams_open{kind="decode-http"}'
     answered = 'snac_stream_audio_seconds_total{kind="decode-http"}'
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(300)
-        url = httpx.URL(impatient.url)
-        connection.connect((url.host, url.port))
-        connection.sendall(head.encode() + codes)
+    with ask(impatient, "/v1/decode?stream=true", codes) as connection:
         wait_for(lambda: answered in impatient.http.get("/metrics").text)
         wait_for(lambda: reset(connection))
         wait_for(lambda: impatient.metric(opened) == 0)
         assert 0 < impatient.metric(answered) < 20
         assert impatient.metric("snac_stream_held_seconds") == 0
     assert impatient.http.get("/health/ready").status_code == 200
+
+
+def test_answers_that_nobody_takes_are_bounded_together(serve: Any, model_ref: str) -> None:
+    """Two have room. A third is refused before it is made, until one is read, or given up."""
+    whole = 44 + 2 * 2048 * len(CODES["codes"][0])
+    with (
+        serve(model=model_ref, device="cpu", max_held_bytes=whole * 5 // 2) as running,
+        contextlib.ExitStack() as connections,
+    ):
+
+        def held() -> float:
+            return float(running.metric("snac_held_bytes"))
+
+        def unread(count: int) -> list[socket.socket]:
+            asked = [
+                connections.enter_context(ask(running, "/v1/decode", CODES)) for _ in range(count)
+            ]
+            wait_for(lambda: held() == 2 * whole)
+            return asked
+
+        def refused() -> bool:
+            answer = running.http.post("/v1/decode", json=CODES)
+            if answer.status_code == 429:
+                assert answer.json()["type"] == "urn:snac:problem:overloaded"
+                assert int(answer.headers["Retry-After"]) >= 1
+                return True
+            assert answer.is_success, answer.text
+            return False
+
+        read, left = unread(2)
+        assert refused()
+        assert running.http.get("/health/ready").status_code == 200
+        expected = running.metric('snac_audio_seconds_total{kind="decode"}')
+        assert refused()
+        assert running.metric('snac_audio_seconds_total{kind="decode"}') == expected
+        assert held() == 2 * whole
+
+        read.shutdown(socket.SHUT_WR)
+        assert len(everything(read)) > whole
+        wait_for(lambda: held() == whole)
+        assert not refused()
+
+        (another,) = unread(1)
+        assert refused()
+        left.close()
+        another.close()
+        wait_for(lambda: held() == 0)
+        assert not refused()
+
+
+def test_an_answer_that_has_no_room_once_it_is_made_is_429(serve: Any, model_ref: str) -> None:
+    """Each item of a batch has room by itself, and all of them together have not."""
+    with serve(model=model_ref, device="cpu", max_held_bytes=500_000) as running:
+        answer = running.http.post("/v1/decode/batch", json={"items": [CODES] * 2})
+        assert answer.status_code == 429
+        assert answer.json()["type"] == "urn:snac:problem:overloaded"
+        assert running.http.post("/v1/decode/batch", json={"items": [CODES]}).is_success
+        assert running.metric("snac_held_bytes") == 0
+        line = 'snac_requests_total{outcome="overloaded",route="/v1/decode/batch"}'
+        assert running.metric(line) == 1
 
 
 def test_a_slow_reader_that_keeps_up_gets_all_of_it(
