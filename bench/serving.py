@@ -3,7 +3,8 @@
     python bench/serving.py [--clients 16] [--requests 32] [--rounds 2]
 
 Both run in processes of their own, with the same weights; clients post clips of 1-10 s to one,
-then to the other, in turns. Writes ``bench/results/serving.json`` and ``serving.md``.
+then to the other, in turns. Then more and more clients post to ours. Writes
+``bench/results/serving.json``, ``serving.md`` and ``serving.png``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
-from measuring import CONFIG, RATE, Row, Samples, clips, codec, save, upstream
+from measuring import CONFIG, RATE, RESULTS, Row, Samples, clips, codec, save, upstream
 
 from snac_core.audio import encode_bytes
 
@@ -128,12 +129,37 @@ def main() -> None:
             started = time.perf_counter()
             alone.encode(waves)
             whole["engine"].append(time.perf_counter() - started)
+        grown = growth(running["ours"], waves[:16])
         servers.pop_all().close()
         notes = starts(Path(folder))
     rows = _rows(options.clients, load.audio, whole, each)
     same = answers["ours"] == answers[PLAIN]
     notes.append(f"codes over HTTP: {'the same as' if same else 'NOT those'} upstream's")
-    save("serving", rows, notes, {"seconds": whole, "latencies": each})
+    save("serving", rows, notes, {"seconds": whole, "latencies": each, "growth": grown})
+    plot(grown)
+
+
+def growth(http: httpx.Client, waves: list[Samples]) -> list[tuple[int, float, float]]:
+    """Return, for numbers of clients, the throughput in x real time and the median wait in s."""
+    found = []
+    for clients in (1, 2, 4, 8, 16):
+        load = Load(waves, clients)
+        elapsed, seconds, _ = load(http)
+        found.append((clients, load.audio / elapsed, statistics.median(seconds)))
+    return found
+
+
+def plot(grown: list[tuple[int, float, float]]) -> None:
+    """Write ``results/serving.png``."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    clients, *curves = zip(*grown, strict=True)
+    labels = ("throughput, x real time", "median wait, s")
+    for axes, label, values in zip(figure.subplots(1, 2), labels, curves, strict=True):
+        axes.plot(clients, values, "o-")
+        axes.set(xscale="log", xlabel="clients", ylabel=label, ylim=(0, None))
+    figure.savefig(RESULTS / "serving.png", dpi=110)
 
 
 def _rows(
