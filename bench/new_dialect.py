@@ -52,11 +52,12 @@ def prepare(sources: list[Path], output: Path, group_by: str, val_groups: str) -
 
 def train(config: str, data: Path, output: Path, device: str, **values: str) -> None:
     """Train by ``config``; go on where an earlier call was stopped, nothing if it had ended."""
-    values |= {
+    folders = {
         "train_data": str(data / "train"),
         "val_data": str(data / "val"),
         "output_dir": str(output),
     }
+    values = folders | values
     settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     where = ("--device", device, "--resume", "auto")
     trainer("train", "--config", str(CONFIGS / config), *where, *settings)
@@ -97,20 +98,24 @@ def main() -> int:
     parser.add_argument("--dialect-speaker", default=r"speaker\d\d")
     parser.add_argument("--dialect-val", default="speaker25,speaker26,speaker27")
     parser.add_argument("--dialect-files", default="*", help="which of its files: a glob pattern")
+    parser.add_argument(
+        "--dialect-share", type=float, default=1.0, help="of its segments, in each epoch others"
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--device", default="cpu", help="a GPU's number, or cpu")
     options = parser.parse_args()
     output: Path = options.output
-    heard = chosen(options)
 
     prepare([options.general], output / "general", options.general_speaker, options.general_val)
-    prepare([heard], output / "dialect", options.dialect_speaker, options.dialect_val)
+    prepare([chosen(options)], output / "dialect", options.dialect_speaker, options.dialect_val)
     train("starter.json", output / "general", output / "base", options.device)
     base = output / "base" / "best_model.pt"
     for run in options.runs:
+        heard = {"path": str(output / "dialect" / "train"), "weight": options.dialect_share}
         train(
             *("new_dialect.json", output / "dialect", output / run, options.device),
+            train_data=json.dumps([heard]),
             pretrained_model=str(base),
             freeze_encoder=RUNS[run],
             freeze_vq=RUNS[run],
