@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,9 @@ STOI_WINDOW = 256
 STOI_SEGMENT = 30
 STOI_PIECE_SECONDS = 60
 
-_FRAMES_AT_ONCE = 4096
+# Long recordings are measured piece by piece: copies of whole ones are several times as large.
+_FRAMES_AT_ONCE = 2048
+_SAMPLES_AT_ONCE = 2**20
 
 
 def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> npt.NDArray[np.float32]:
@@ -72,18 +75,23 @@ def log_mel_distance(reference: object, estimate: object, sample_rate: int) -> f
     pair = _checked_pair(reference, estimate)
     filters = mel_filterbank(sample_rate, N_FFT, N_MELS).T
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
-    frames = [
-        np.lib.stride_tricks.sliding_window_view(np.pad(samples, N_FFT // 2), N_FFT)[::HOP]
-        for samples in pair
-    ]
-    total = 0.0
-    for start in range(0, len(frames[0]), _FRAMES_AT_ONCE):
+    count, total = len(pair[0]) // HOP + 1, 0.0
+    for first in range(0, count, _FRAMES_AT_ONCE):
+        last = min(count, first + _FRAMES_AT_ONCE)
         logs = [
             np.log(np.maximum(np.abs(np.fft.rfft(part * window)) @ filters, MEL_FLOOR))
-            for part in (every[start : start + _FRAMES_AT_ONCE] for every in frames)
+            for part in (_frames(samples, first, last) for samples in pair)
         ]
         total += float(np.abs(logs[0] - logs[1]).sum(dtype=np.float64))
-    return total / (len(frames[0]) * N_MELS)
+    return total / (count * N_MELS)
+
+
+def _frames(samples: npt.NDArray[np.float32], first: int, last: int) -> npt.NDArray[np.float32]:
+    """Return frames ``first`` to ``last``, [frames, N_FFT], with zeros beyond the ends."""
+    start, stop = first * HOP - N_FFT // 2, (last - 1) * HOP + N_FFT // 2
+    inside = samples[max(0, start) : stop]
+    padded = np.pad(inside, (max(0, -start), max(0, stop - len(samples))))
+    return np.lib.stride_tricks.sliding_window_view(padded, N_FFT)[::HOP]
 
 
 def si_sdr(reference: object, estimate: object) -> float:
@@ -108,16 +116,26 @@ def si_sdr(reference: object, estimate: object) -> float:
     AudioError
         For unusable samples or different lengths.
     """
-    target, mixed = (samples.astype(np.float64) for samples in _checked_pair(reference, estimate))
-    target -= target.mean()
-    mixed -= mixed.mean()
-    energy = float(target @ target)
+    pair = _checked_pair(reference, estimate)
+    means = [float(samples.mean(dtype=np.float64)) for samples in pair]
+
+    def blocks() -> Iterator[list[npt.NDArray[np.float64]]]:
+        for start in range(0, len(pair[0]), _SAMPLES_AT_ONCE):
+            parts = (samples[start : start + _SAMPLES_AT_ONCE] for samples in pair)
+            yield [part - np.float64(mean) for part, mean in zip(parts, means, strict=True)]
+
+    energy = common = 0.0
+    for target, mixed in blocks():
+        energy += float(target @ target)
+        common += float(target @ mixed)
     if energy == 0:
         return math.nan
-    target *= float(target @ mixed) / energy
-    signal = float(target @ target)
-    mixed -= target
-    noise = float(mixed @ mixed)
+    signal = noise = 0.0
+    for target, mixed in blocks():
+        target *= common / energy
+        mixed -= target
+        signal += float(target @ target)
+        noise += float(mixed @ mixed)
     if signal == 0:
         return -math.inf
     return 10 * math.log10(signal / noise) if noise else math.inf

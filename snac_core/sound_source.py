@@ -20,6 +20,8 @@ MIN_SAMPLE_RATE = 1_000
 MAX_SAMPLE_RATE = 768_000
 MAX_CHANNELS = 64
 BLOCK_SAMPLES = 2**17
+USUAL_RATE = 96_000
+"""Samples per second, of all channels together, of the richest recordings of full length."""
 
 _UNKNOWN_FRAMES = 2**63 - 1
 # Writers that stream put a size near the field's limit where the true one is not known yet.
@@ -45,7 +47,8 @@ class SoundSource:
     source
         The bytes of a file, an open binary file (read from its start), or a path.
     max_seconds
-        Longest recording to accept, by its header and by what is decoded.
+        Longest recording to accept, by its header and by what is decoded. All channels
+        together may have so many seconds of `USUAL_RATE`, which is 48 kHz in stereo.
 
     Attributes
     ----------
@@ -129,10 +132,19 @@ class SoundSource:
         self._check_complete(frames)
 
     def _check_length(self, frames: int) -> None:
-        if self._max_seconds is not None and frames > self._max_seconds * self.sample_rate:
+        if self._max_seconds is None:
+            return
+        if frames > self._max_seconds * self.sample_rate:
             raise AudioTooLongError(
                 f"the audio lasts at least {frames / self.sample_rate:.3f} s; at most "
                 f"{self._max_seconds:g} s are read"
+            )
+        # Silence of many channels at a high rate is a small file and minutes of work.
+        if frames * self.channels > self._max_seconds * USUAL_RATE:
+            raise AudioTooLongError(
+                f"the audio has at least {frames * self.channels} samples in its "
+                f"{self.channels} channels of {self.sample_rate} Hz; at most "
+                f"{self._max_seconds * USUAL_RATE:.0f} are read"
             )
 
     def _check_complete(self, frames: int) -> None:

@@ -270,6 +270,16 @@ def test_hours_in_a_small_file_are_refused() -> None:
         audio.read(data, RATE, max_seconds=600)
 
 
+def test_many_channels_at_a_high_rate_are_refused_where_they_are_minutes_of_work() -> None:
+    memory = io.BytesIO()
+    with soundfile.SoundFile(memory, "w", 192_000, 8, format="FLAC", subtype="PCM_16") as file:
+        file.write(np.zeros((192_000, 8), np.int16))
+    data = memory.getvalue()
+    assert len(audio.read(data, RATE, max_seconds=16.0)) == RATE
+    with pytest.raises(AudioTooLongError, match="8 channels of 192000 Hz; at most 1440000 are"):
+        audio.read(data, RATE, max_seconds=15.0)
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc to read memory")
 def test_reading_holds_the_result_and_a_few_blocks(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,19 @@ def test_si_sdr_is_the_ratio_whatever_the_scale(snr: float) -> None:
     for gain in (1.0, 0.1, -3.0):
         assert si_sdr(wave, gain * (wave + other)) == pytest.approx(snr, abs=0.01)
     assert si_sdr(wave + 0.5, wave + other - 0.2) == pytest.approx(snr, abs=0.01)
+
+
+def test_measuring_long_clips_takes_no_copies_of_them() -> None:
+    clip = noise(24 * 2**20)
+    other = clip + np.float32(0.01)
+    tracemalloc.start()
+    try:
+        assert si_sdr(clip, other) > 30
+        assert log_mel_distance(clip, other, RATE) < 1
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < clip.nbytes
 
 
 def test_si_sdr_at_its_limits() -> None:
