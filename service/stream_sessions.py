@@ -29,6 +29,7 @@ from snac_core.audio import Samples
 from snac_core.codec import Codec
 from snac_core.layouts import find_layout
 from snac_core.sound_source import check_sample_rate
+from snac_core.stream import Pending
 from snac_core.streaming import StreamingDecoder, StreamingEncoder
 
 
@@ -148,7 +149,7 @@ class EncodeSession(Session[EncodeStart]):
     def __init__(self, websocket: WebSocket, service: Service, stream: Stream) -> None:
         super().__init__(websocket, service, stream)
         self._ended = False
-        self._waiting: list[Samples] = []
+        self._waiting = Pending(np.float32)
 
     @classmethod
     def check(cls, codec: Codec, start: EncodeStart) -> None:
@@ -194,9 +195,10 @@ class EncodeSession(Session[EncodeStart]):
         while not self._encoder.closed:
             await self.news()
             await self._absorb()
-            while (step := self._encoder.take_step()) is not None:
-                await self.service.streams.run(self.stream, self._codec, step)
-                await self._answer(self._encoder.pull())
+            while (step := self._encoder.take_step()) is not None or len(self._waiting):
+                if step is not None:
+                    await self.service.streams.run(self.stream, self._codec, step)
+                    await self._answer(self._encoder.pull())
                 await self._absorb()
         last = self._writer.finish()
         if last:
@@ -210,19 +212,26 @@ class EncodeSession(Session[EncodeStart]):
 
     def held_seconds(self) -> float:
         """Audio that has not been encoded."""
-        waiting = sum(map(len, self._waiting)) / self._rate
-        steps = self._encoder.ready * self._codec.config.pad_multiple
-        return waiting + steps / self._codec.sample_rate
+        return len(self._waiting) / self._rate + self._ready_seconds()
+
+    def _ready_seconds(self) -> float:
+        return self._encoder.ready * self._codec.config.pad_multiple / self._codec.sample_rate
 
     async def _absorb(self) -> None:
-        """Hand samples on to the encoder, and the end once there is nothing before it."""
+        """Hand samples on to the encoder, and the end once there is nothing before it.
+
+        A message at a low rate may hold many minutes, which resampled take a hundred times as
+        much memory; so no more of them at a time than a stream may hold.
+        """
         if self._encoder.closed:
             return
-        ended, samples, self._waiting = self._ended, self._waiting, []
-        if samples:
+        room = self.service.settings.stream_buffer_seconds - self._ready_seconds()
+        most = max(0 if self._encoder.ready else 1, round(room * self._rate))
+        samples = self._waiting.take(min(most, len(self._waiting)))
+        if len(samples):
             # Resampling takes a moment: others' messages need not wait for it.
-            await self.service.in_thread(self._encoder.push, np.concatenate(samples))
-        if ended:
+            await self.service.in_thread(self._encoder.push, samples)
+        if self._ended and not len(self._waiting):
             await self.service.in_thread(self._encoder.close)
         self.weigh()
 

@@ -24,6 +24,7 @@ from snac_core.audio import encode_bytes, read
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.layouts import from_layout, to_layout
+from snac_core.streaming import StreamingEncoder
 
 Samples = npt.NDArray[np.float32]
 # An answer to a ping may wait behind what the service does not read yet.
@@ -360,6 +361,39 @@ def test_streamed_audio_has_the_codes_of_the_whole(
     assert joined == whole
     assert said[-1]["num_samples"] == expected.num_samples
     assert from_layout(joined, layout, config=codec.config)[0].size == said[-1]["frames"]
+
+
+def test_a_message_of_many_seconds_is_taken_in_as_a_stream_may_hold_them(
+    serve: Any,
+    model_ref: str,
+    codec: Codec,
+    samples_of: Any,
+    wav_of: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    most, rate = 0.5, 2000
+    samples = samples_of(4.0, 3)[::12]
+    wav = wav_of(samples, rate)
+    expected = codec.encode([read(wav, 24000)])[0]
+    pushed: list[int] = []
+    push = StreamingEncoder.push
+
+    def noted(encoder: StreamingEncoder, part: Any) -> None:
+        pushed.append(len(part))
+        push(encoder, part)
+
+    monkeypatch.setattr(StreamingEncoder, "push", noted)
+    with serve(model=model_ref, device="cpu", stream_buffer_seconds=most) as running:
+        pushed.clear()  # what it warmed up with
+        start = {"layout": "hierarchical", "encoding": "f32le", "sample_rate": rate}
+        with opened(running, "encode", start) as stream:
+            say(stream, samples.astype("<f4").tobytes(), END)
+            _, said, code = hear(stream)
+    assert code == 1000
+    assert sum(pushed) == len(samples)
+    assert max(pushed) <= most * rate
+    lanes = zip(*(message["codes"] for message in said[1:-1]), strict=True)
+    assert [list(chain(*lane)) for lane in lanes] == [level.tolist() for level in expected.levels]
 
 
 @pytest.mark.parametrize(
