@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from snac_core import checkpoint
 from snac_core.config import SnacConfig
-from snac_core.extent import Extent, Noise
+from snac_core.extent import Extent
 from snac_core.model import SNAC, Reconstruction
 from snac_core.quantizer import VectorQuantize
 from snac_core.weights import build
@@ -70,9 +70,9 @@ class Network(nn.Module):
         self.model, self.config, self.guide = model, config, guide
 
     def forward(
-        self, audio: Tensor, noise: Noise | str, guided: bool = False
+        self, audio: Tensor, extent: Extent, guided: bool = False
     ) -> tuple[Reconstruction, Tensor | None]:
-        """Pass ``audio``, Tensor[B x 1 x T], through the model.
+        """Pass ``audio``, Tensor[B x 1 x T], through the model, its padding kept apart.
 
         Returns
         -------
@@ -80,9 +80,8 @@ class Network(nn.Module):
         features. If ``guided``, the decoder was fed those, quantized.
         """
         if self.guide is None:
-            return reconstruct(self.model, audio, self.config, noise), None
+            return reconstruct(self.model, audio, self.config, extent), None
         features = self.guide(audio)
-        extent = Extent(audio.shape[-1], noise=noise)
         device, half = audio.device.type, self.config.precision == "bf16"
         with torch.autocast(device, torch.bfloat16, enabled=half):
             latent = self.model.encoder(audio, extent).float()
@@ -92,19 +91,13 @@ class Network(nn.Module):
         return Reconstruction(made, levels), self.guide.distance(latent, features)
 
 
-def reconstruct(
-    model: SNAC,
-    audio: Tensor,
-    config: TrainConfig,
-    noise: Noise | str = "random",
-) -> Reconstruction:
-    """Pass ``audio``, Tensor[B x 1 x T], through ``model``, with ``noise`` in the decoder.
+def reconstruct(model: SNAC, audio: Tensor, config: TrainConfig, extent: Extent) -> Reconstruction:
+    """Pass ``audio``, Tensor[B x 1 x T], through ``model``, each segment to its own end.
 
     In bf16, if so configured, only where something learns: a frozen encoder makes the codes
     that it will make in service. The quantizer is always in fp32, as bf16 would choose other
     entries. What is frozen takes part in no gradient.
     """
-    extent = Extent(audio.shape[-1], noise=noise)
     device, half = audio.device.type, config.precision == "bf16"
     with torch.autocast(device, torch.bfloat16, enabled=half and not config.freeze_encoder):
         latent = model.encoder(audio, extent).float()

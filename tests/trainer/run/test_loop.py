@@ -14,6 +14,7 @@ import torch
 
 import snac_core
 from snac_core import checkpoint
+from snac_core.extent import Extent
 from snac_core.identity import token_space
 from snac_core.model_store import ModelStore
 from tests.conftest import TINY
@@ -113,7 +114,7 @@ def test_what_is_frozen_takes_part_in_no_gradient_and_keeps_its_codes(
     config = configuration.parse({**settings, "precision": precision})
     model, _ = starting_model(config)
     audio = torch.from_numpy(voice(12288 / RATE, 1))[None, None]
-    out = reconstruct(model, audio, config)
+    out = reconstruct(model, audio, config, Extent(audio.shape[-1], noise="random"))
     for level in out.levels:
         assert not level.projected.requires_grad
         assert not level.entries.requires_grad
@@ -122,10 +123,24 @@ def test_what_is_frozen_takes_part_in_no_gradient_and_keeps_its_codes(
         assert torch.equal(level.codes, codes)
 
 
+def test_a_short_segment_has_the_codes_that_it_has_alone(settings: dict[str, Any]) -> None:
+    config = configuration.parse(settings)
+    model, _ = starting_model(config)
+    short, long = (torch.from_numpy(voice(n / RATE, 1))[None, None] for n in (6144, 12288))
+    padded = torch.nn.functional.pad(short, (0, 6144))
+    own = torch.ones(2, 1, 12288)
+    own[0, :, 6144:] = 0
+    batch = Batch(torch.cat([padded, long]), own, torch.arange(2))
+    out = reconstruct(model, batch.audio, config, batch.extent(model.config, batch.noise(0)))
+    for level, codes in zip(out.levels, model.encode(short), strict=True):
+        assert torch.equal(level.codes[:1, : codes.shape[1]], codes)
+
+
 def test_the_quantizer_is_exact_in_bf16_too(settings: dict[str, Any]) -> None:
     config = configuration.parse({**settings, **LEARNING, "precision": "bf16"})
     model, _ = starting_model(config)
-    out = reconstruct(model, torch.from_numpy(voice(12288 / RATE, 1))[None, None], config)
+    audio = torch.from_numpy(voice(12288 / RATE, 1))[None, None]
+    out = reconstruct(model, audio, config, Extent(12288, noise="random"))
     (gradient,) = torch.autograd.grad(
         out.audio.float().abs().mean(),
         [model.encoder.get_parameter("block.0.parametrizations.weight.original1")],
