@@ -331,14 +331,16 @@ class Run:
         audio: list[Tensor] = []
         for batch in self.epochs.batches(1):
             part = self.epochs.to_device(batch)[0].audio
-            if len(part):
+            if len(part) and self.world.main:
                 audio.append(part)
                 heard += part.numel() / coarse
-            if heard >= wanted:
+            # All read on until the first process, which alone fits, has enough.
+            if self.world.from_main(heard >= wanted):
                 break
-        with uncompiled(self.config.compile):
-            fit(guide, quantizer, audio)
-            scale_to(self.model, torch.cat(audio[:8]), guide)
+        if self.world.main:
+            with uncompiled(self.config.compile):
+                fit(guide, quantizer, audio)
+                scale_to(self.model, torch.cat(audio[:8]), guide)
         self.world.overwrite([*self.model.parameters(), *guide.buffers()])
         if self.learner.average is not None:
             self.learner.average.model.load_state_dict(self.model.state_dict())
