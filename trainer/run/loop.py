@@ -213,7 +213,13 @@ class Run:
             bar.update()
             if not present:
                 continue
-            terms = self.learner.step(batch, progress.step, self.total_steps)
+            try:
+                terms = self.learner.step(batch, progress.step, self.total_steps)
+            except TrainerError:
+                # Bad steps moved nothing, and all processes are here: what was learnt is kept.
+                progress.reading = self.world.gather(batches.state_dict())
+                self.save(LATEST)
+                raise
             progress.step += 1
             self.meter.add(heard, time.perf_counter() - started)
             if progress.step % config.log_every == 0:

@@ -313,6 +313,19 @@ def test_steps_that_are_not_finite_move_nothing_and_end_the_run_when_they_do_not
     assert "a step is left out, as it is not finite (1 so far)" in caplog.text
 
 
+def test_bad_steps_that_end_a_run_leave_a_checkpoint_to_go_on_from(
+    settings: dict[str, Any],
+) -> None:
+    with running(settings, max_bad_steps=1) as run:
+        with torch.no_grad():
+            run.model.get_parameter("decoder.model.0.bias").fill_(math.nan)
+        with pytest.raises(TrainerError, match="1 steps in a row were not finite"):
+            run.train_epoch()
+    latest = torch.load(Path(settings["output_dir"]) / "checkpoint_latest.pt", weights_only=True)
+    progress = latest["run"]["progress"]
+    assert (progress["step"], progress["batch"], len(progress["reading"])) == (0, 1, 1)
+
+
 def test_each_better_model_is_published(settings: dict[str, Any], tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "store")
     best = train(configuration.parse({**settings, "publish_to": str(store.root)}), CPU)
