@@ -167,15 +167,14 @@ class Writer:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all ``checkpoint_epoch{N}.pt`` in ``folder`` but those of the last ``keep`` epochs."""
-    found = {
-        int(match[1]): path
-        for path in folder.iterdir()
-        if (match := _OF_EPOCH.fullmatch(path.name))
-    }
-    for epoch in sorted(found)[:-keep]:
+    """Remove all ``checkpoint_epoch{N}.pt`` in ``folder`` but the ``keep`` newest.
+
+    By date: a run that went on from an older epoch has others with higher numbers around it.
+    """
+    found = [path for path in checkpoints(folder) if _OF_EPOCH.fullmatch(path.name)]
+    for path in found[keep:]:
         try:
-            found[epoch].unlink()
+            path.unlink()
         except OSError as error:
             log.warning("an old checkpoint stays: %s", error)
 

@@ -139,8 +139,13 @@ def test_the_newest_epochs_are_kept(tmp_path: Path) -> None:
         *("checkpoint_latest.pt", "checkpoint_epochs.pt"),
     }
     assert next(path.name for path in checkpoints(tmp_path)) == "checkpoint_latest.pt"
+    # As after going on from an older epoch.
+    with Writer(keep=2) as writer:
+        writer.save(tmp_path / of_epoch(5), {"epoch": 5})
+    left = {path.name for path in tmp_path.glob("checkpoint_epoch[0-9]*.pt")}
+    assert left == {"checkpoint_epoch5.pt", "checkpoint_epoch11.pt"}
     prune(tmp_path, 1)
-    assert not (tmp_path / "checkpoint_epoch10.pt").exists()
+    assert not (tmp_path / "checkpoint_epoch11.pt").exists()
 
 
 def test_a_copy_shares_nothing() -> None:
