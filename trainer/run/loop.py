@@ -309,6 +309,8 @@ class Run:
         """Go on from a checkpoint; return how many rows its table had."""
         run = content["run"]
         self.progress.load_state_dict(run["progress"])
+        # The patience may be another now.
+        self.progress.judge(self.config.early_stop_patience)
         self.learner.load_state_dict({**run["learner"], "optimizer": content["optimizer"]})
         state.set_random_states(run["random"], self.world)
         return int(run["rows"])

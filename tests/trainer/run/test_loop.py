@@ -397,8 +397,9 @@ def test_a_run_that_gets_no_better_ends_early(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = {"learning_rate": 1e-30, "max_steps": 20, "eval_every_batches": 1, "sample_clips": 0}
+    changes["early_stop_patience"] = 2
     with caplog.at_level(logging.INFO):
-        train(configuration.parse({**settings, **changes, "early_stop_patience": 2}), CPU)
+        train(configuration.parse({**settings, **changes}), CPU)
     output = Path(settings["output_dir"])
     assert "ended early: 2 validations in a row were no better" in caplog.text
     assert [row["step"] for row in rows(output)] == ["0", "1", "2", "3"]
@@ -406,6 +407,10 @@ def test_a_run_that_gets_no_better_ends_early(
     before = rows(output)
     train(configuration.parse({**settings, **changes, "resume": "auto"}), CPU)
     assert rows(output) == before, "what has ended early does not begin again"
+    # Unless there is more patience now.
+    changes["early_stop_patience"] = 3
+    train(configuration.parse({**settings, **changes, "resume": "auto"}), CPU)
+    assert [row["step"] for row in rows(output)] == ["0", "1", "2", "3", "4"]
 
 
 def test_the_averaged_weights_are_those_validated_and_kept(settings: dict[str, Any]) -> None:
