@@ -295,9 +295,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
 def _refuse_unknown(values: Mapping[str, Any], known: list[str], where: str) -> None:
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TrainerError(f"unknown key {key!r} in {where}{hint}")
+            (near,) = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise TrainerError(f"unknown key {key!r} in {where}; did you mean {near!r}?")
 
 
 def _checked(key: str, value: Any, annotation: str) -> Any:

@@ -86,6 +86,10 @@ def check(config: TrainConfig) -> None:
         )
     if config.guided_steps and (config.loss_balancer or config.freeze_encoder):
         raise TrainerError("guided_steps goes with neither loss_balancer nor freeze_encoder")
+    if config.guided_steps and config.bucket_by_length:
+        raise TrainerError(
+            "guided_steps is fitted to segments of one length: it does not go with bucket_by_length"
+        )
     if not config.l1_weight + config.stft_weight + config.mel_weight:
         raise TrainerError("one of l1_weight, stft_weight and mel_weight must be above 0")
     for name in ("gain_db", "noise_snr_db", "codec_quality"):

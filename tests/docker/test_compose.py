@@ -78,6 +78,8 @@ def test_the_trainer_is_given_a_configuration_that_it_accepts() -> None:
     config = configuration.load(ROOT / "docker" / "finetune.json", overrides)
     assert config.publish_to == "/models"
     assert Path(config.output_dir).parent == Path("/runs")
+    # A second start goes on with the run.
+    assert "--resume=auto" in command
     # The service goes over to what comes out only if codes keep their meaning.
     assert not config.quantizer_trains
 

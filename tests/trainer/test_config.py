@@ -102,6 +102,7 @@ def test_a_missing_key_is_named(settings: dict[str, Any]) -> None:
             5,
             "unknown key 'guided_step' in the configuration; did you mean 'guided_s",
         ),
+        ("lr", 1e-4, "unknown key 'lr' in the configuration; did you mean '"),
         ("quantizer_warmup_steps", 2, "unknown key 'quantizer_warmup_steps'"),
         ("mel_bins", [80], "needs one number for each"),
         ("precision", "fp16", "precision must be 'fp32' or 'bf16', not 'fp16'"),

@@ -175,6 +175,8 @@ class ShardReader(Iterator[Segment]):
         self.order = data.own_shards(worker, workers)
         self.slot = data.rank * workers + worker
         self.total = len(range(worker, data.steps, workers))
+        self._damaged: set[tuple[int, int]] = set()
+        self._hope = True
         self._begin({"batches": 0, "block": 0, "given": 0, "place": [0, 0, 0, 0]})
 
     def state_dict(self) -> dict[str, Any]:
@@ -232,17 +234,14 @@ class ShardReader(Iterator[Segment]):
         self, lap: int, shard: int, member: int, crop: int
     ) -> Iterator[tuple[tuple[int, ...], Segment]]:
         """Yield segments from a place on, without end, each with its place."""
-        found = True
         while True:
             for position in range(shard, len(self.order)):
-                for place, segment in self._shard(lap, position, member, crop):
-                    found = True
-                    yield place, segment
+                yield from self._shard(lap, position, member, crop)
                 member, crop = 0, 0
-            if not found:
+            if not self._hope:
                 names = [str(self.data.shards[number].path) for number in self.order]
                 raise TrainerError(f"no recording can be read in {', '.join(names)}")
-            lap, shard, found = lap + 1, 0, False
+            lap, shard, self._hope = lap + 1, 0, False
 
     def _shard(
         self, lap: int, position: int, first: int, first_crop: int
@@ -261,9 +260,13 @@ class ShardReader(Iterator[Segment]):
                         clip = _clip_in_memory(path, data)
                         crops = self.data.crops(number, lap, member, clip, data)
                         for crop, segment in enumerate(crops):
+                            self._hope = True
                             if crop >= skip:
                                 yield (lap, position, member, crop), segment
+                        # A weight below 1 may draw none in a lap of what can be read well.
+                        self._hope |= (number, member) not in self._damaged
                     except AudioError as error:
+                        self._damaged.add((number, member))
                         self.data.unreadable.add(name, str(error))
         except (tarfile.TarError, OSError, EOFError) as error:
             self.data.unreadable.add(str(path), f"the shard is damaged: {error}")

@@ -50,7 +50,8 @@ class TrainingData:
     Raises
     ------
     TrainerError
-        When a source holds nothing that can be read, or some are folders and some shards.
+        When a source holds nothing that can be read, some are folders and some shards, or
+        shards are to be bucketed by length.
     """
 
     def __init__(self, config: TrainConfig, unreadable: Unreadable | None = None) -> None:
@@ -63,6 +64,11 @@ class TrainingData:
             raise TrainerError(
                 "train_data must be folders of recordings, or shards, not some of each: "
                 + ", ".join(source.path for source in sources)
+            )
+        if any(sharded) and config.bucket_by_length:
+            raise TrainerError(
+                "bucket_by_length sorts recordings in folders; shards are read in their own order: "
+                "set it to false, or give folders"
             )
         self.clips: list[Clip] = []
         self.shards: list[Shard] = []

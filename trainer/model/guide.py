@@ -101,6 +101,7 @@ def fit(guide: Guide, quantizer: ResidualVectorQuantize, batches: Iterable[Tenso
     guide.std.copy_((features - guide.mean).square().mean().sqrt())
     features = (features - guide.mean) / guide.std
     residual = F.pad(features, (0, 0, 0, guide.channels - guide.bins))
+    # Of the CPU, so that every device draws the same.
     random = torch.Generator().manual_seed(0)
     for module in quantizer.quantizers:
         level = cast(VectorQuantize, module)
@@ -124,9 +125,9 @@ def _project_on_components(level: VectorQuantize, points: Tensor, random: torch.
     components, scale = vectors[:, -kept:].flip(1), variances[-1].sqrt()
     constant = (((points - mean) @ components) / scale).square().sum(dim=1).mean().sqrt()
     # Weight normalisation cannot hold a row of zeros: tiny ones stand for them.
-    into = 1e-4 * torch.randn(kept + 1, len(mean), generator=random)
+    into = 1e-4 * torch.randn(kept + 1, len(mean), generator=random).to(points.device)
     into[:kept] = components.T / scale
-    back = 1e-5 * torch.randn(len(mean), kept + 1, generator=random)
+    back = 1e-5 * torch.randn(len(mean), kept + 1, generator=random).to(points.device)
     back[:, :kept] += components * scale
     level.in_proj.weight = into[..., None]
     level.out_proj.weight = back[..., None]
@@ -143,7 +144,8 @@ def _clusters(points: Tensor, count: int, random: torch.Generator) -> Tensor:
             f"{len(points)} latents are too few for a codebook of {count} entries: give "
             "training data of more length"
         )
-    points = points[torch.randperm(len(points), generator=random)[:CLUSTERED]]
+    chosen = torch.randperm(len(points), generator=random)[:CLUSTERED]
+    points = points[chosen.to(points.device)]
     centres = points[:count].clone()
     directions = F.normalize(points)
     for _ in range(ROUNDS):
@@ -151,6 +153,7 @@ def _clusters(points: Tensor, count: int, random: torch.Generator) -> Tensor:
         nearest = torch.cat([(part @ book).argmax(dim=1) for part in torch.split(directions, 8192)])
         sizes = torch.bincount(nearest, minlength=count)[:, None]
         sums = torch.zeros_like(centres).index_add_(0, nearest, points)
-        elsewhere = points[torch.randint(len(points), (count,), generator=random)]
+        chosen = torch.randint(len(points), (count,), generator=random)
+        elsewhere = points[chosen.to(points.device)]
         centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), elsewhere)
     return centres

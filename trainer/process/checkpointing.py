@@ -9,9 +9,10 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,8 +64,18 @@ def save(path: Path, contents: Mapping[str, Any]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+class _Asked(NamedTuple):
+    """What is to be saved, and when that was asked for, in ns since 1970."""
+
+    contents: Mapping[str, Any]
+    at: int
+
+
 class Writer:
     """Saves in the background, one checkpoint at a time.
+
+    One that could not be written is tried again before the next, and when this is closed. A
+    checkpoint is dated by when it was asked for, so that one that is late is not the newest.
 
     Parameters
     ----------
@@ -81,21 +92,24 @@ class Writer:
         self.keep, self.failures = keep, 0
         self._thread: threading.Thread | None = None
         self._failed: dict[Path, OSError | RuntimeError] = {}
+        self._kept: dict[Path, _Asked] = {}
 
     def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Wait for the last save, which may be an error of its own if there is no other."""
-        self.wait()
         if kind is None:
             self.close()
+        else:
+            self.wait()
+            self._retry()
 
     def save(self, path: Path, contents: Mapping[str, Any]) -> None:
         """Copy ``contents`` and save them at ``path``, having waited for the save before."""
         self.wait()
-        copied = copied_to_cpu(contents)
-        self._thread = threading.Thread(target=self._save, args=(path, copied), name="checkpoint")
+        asked = _Asked(copied_to_cpu(contents), time.time_ns())
+        self._thread = threading.Thread(target=self._save, args=(path, asked), name="checkpoint")
         self._thread.start()
 
     def wait(self) -> None:
@@ -110,41 +124,57 @@ class Writer:
         return path not in self._failed
 
     def close(self) -> None:
-        """Wait for the last save.
+        """Wait for the last save, and try once more what could not be saved.
 
         Raises
         ------
         TrainerError
-            When the last save at any path failed, with the reason.
+            When the last save at any path still fails, with the reason.
         """
         self.wait()
+        self._retry()
         if self._failed:
             said = "; ".join(f"{path}: {error}" for path, error in self._failed.items())
             raise TrainerError(f"not saved: {said}")
 
-    def _save(self, path: Path, contents: Mapping[str, Any]) -> None:
+    def _save(self, path: Path, asked: _Asked) -> None:
+        self._kept.pop(path, None)
+        self._retry()
+        self._write(path, asked)
+
+    def _retry(self) -> None:
+        for path, asked in list(self._kept.items()):
+            self._write(path, asked)
+
+    def _write(self, path: Path, asked: _Asked) -> None:
         try:
-            save(path, contents)
+            save(path, asked.contents)
+            os.utime(path, ns=(asked.at, asked.at))
         except (OSError, RuntimeError) as error:
             self.failures += 1
             self._failed[path] = error
+            if _OF_EPOCH.fullmatch(path.name):
+                # One epoch's is enough to go on from, and memory for more there may not be.
+                for other in [one for one in self._kept if _OF_EPOCH.fullmatch(one.name)]:
+                    del self._kept[other]
+            self._kept[path] = asked
             log.error("%s is not saved (failure %d): %s", path, self.failures, error)
             return
         self._failed.pop(path, None)
+        self._kept.pop(path, None)
         if self.keep is not None and _OF_EPOCH.fullmatch(path.name):
             prune(path.parent, self.keep)
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all ``checkpoint_epoch{N}.pt`` in ``folder`` but those of the last ``keep`` epochs."""
-    found = {
-        int(match[1]): path
-        for path in folder.iterdir()
-        if (match := _OF_EPOCH.fullmatch(path.name))
-    }
-    for epoch in sorted(found)[:-keep]:
+    """Remove all ``checkpoint_epoch{N}.pt`` in ``folder`` but the ``keep`` newest.
+
+    By date: a run that went on from an older epoch has others with higher numbers around it.
+    """
+    found = [path for path in checkpoints(folder) if _OF_EPOCH.fullmatch(path.name)]
+    for path in found[keep:]:
         try:
-            found[epoch].unlink()
+            path.unlink()
         except OSError as error:
             log.warning("an old checkpoint stays: %s", error)
 

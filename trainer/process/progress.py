@@ -52,6 +52,10 @@ class Progress:
     base_codes: list[Tensor] = dataclasses.field(default_factory=list)
     known: dict[str, float] = dataclasses.field(default_factory=dict)
 
+    def judge(self, patience: int | None) -> None:
+        """Decide whether so many validations that were no better end the run; None never does."""
+        self.ended_early = patience is not None and self.no_better >= patience
+
     def state_dict(self) -> dict[str, Any]:
         """Return a mapping of all that."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -14,6 +14,7 @@ import torch
 from snac_core.errors import ModelError
 from snac_core.weights import read_torch
 from trainer import config as configuration
+from trainer import curriculum
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.process.checkpointing import BEST, checkpoints
@@ -34,7 +35,9 @@ _FREE = frozenset(
 """Keys that may differ from those of the run that is gone on with. Folders may have moved."""
 
 _EXTENDING = frozenset({"num_epochs", "max_steps"})
-"""Keys that may differ too, but change the learning rate from there on."""
+"""Keys that may differ too, but change the learning rate from there on.
+
+Not so that the longest stage is another: validation takes its segments' length from there."""
 
 _OUTPUTS = (
     *("config.json", "baseline_metrics.json", BEST, "metrics.csv", "unreadable.csv", "logs"),
@@ -105,13 +108,22 @@ def check_settings(config: TrainConfig, before: Mapping[str, Any], path: Path) -
     TrainerError
         Naming the keys that differ, with both values.
     """
-    then, now = configuration.parse(before).to_dict(), config.to_dict()
+    earlier = configuration.parse(before)
+    then, now = earlier.to_dict(), config.to_dict()
     differing = [key for key in now if now[key] != then[key] and key not in _FREE]
     said = ", ".join(f"{key} {then[key]!r} -> {now[key]!r}" for key in differing)
     if any(key not in _EXTENDING for key in differing):
         raise TrainerError(
             f"{path} was made with other settings ({said}); to start a new run from its weights, "
             f"give it as pretrained_model"
+        )
+    lengths = [curriculum.longest(one).length for one in (earlier, config)]
+    if lengths[0] != lengths[1]:
+        raise TrainerError(
+            f"{path} was validated on segments of {lengths[0]:g} s, and num_epochs "
+            f"{config.num_epochs} makes that {lengths[1]:g} s, whose losses do not compare with "
+            f"the best so far: give a num_epochs whose longest stage has {lengths[0]:g} s, or "
+            f"start a new run with this checkpoint as pretrained_model"
         )
     if differing:
         log.warning("the learning rate follows a new schedule from here on: %s", said)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
+
 from snac_core import checkpoint
-from snac_core.errors import ModelError
+from snac_core.errors import ModelError, SnacError
 from snac_core.model_store import ModelStore
 from trainer.process.distributed import World
 from trainer.run.publish import publish
@@ -38,7 +40,7 @@ class Gate:
         Not published, and the log says why: a model that is no better than the one that the
         run started from (``baseline``) or the one that it would replace, or that does not
         give its golden clip when it is loaded from the store. Nor is a store that is full or
-        away for a while a reason to lose a day's training.
+        away for a while, or holds what cannot be loaded here, a reason to lose a day's training.
         """
         if loss >= baseline:
             log.info("not published: no better than the model that the run started from")
@@ -54,7 +56,7 @@ class Gate:
                 )
                 return None
             version = publish(path, self.store.root, device=self.fixed.world.device)
-        except ModelError as error:
+        except (SnacError, OSError, torch.OutOfMemoryError) as error:
             log.error("not published: %s", error)
             return None
         self.known[version] = loss

@@ -213,7 +213,13 @@ class Run:
             bar.update()
             if not present:
                 continue
-            terms = self.learner.step(batch, progress.step, self.total_steps)
+            try:
+                terms = self.learner.step(batch, progress.step, self.total_steps)
+            except TrainerError:
+                # Bad steps moved nothing, and all processes are here: what was learnt is kept.
+                progress.reading = self.world.gather(batches.state_dict())
+                self.save(LATEST)
+                raise
             progress.step += 1
             self.meter.add(heard, time.perf_counter() - started)
             if progress.step % config.log_every == 0:
@@ -303,6 +309,8 @@ class Run:
         """Go on from a checkpoint; return how many rows its table had."""
         run = content["run"]
         self.progress.load_state_dict(run["progress"])
+        # The patience may be another now.
+        self.progress.judge(self.config.early_stop_patience)
         self.learner.load_state_dict({**run["learner"], "optimizer": content["optimizer"]})
         state.set_random_states(run["random"], self.world)
         return int(run["rows"])
@@ -331,14 +339,16 @@ class Run:
         audio: list[Tensor] = []
         for batch in self.epochs.batches(1):
             part = self.epochs.to_device(batch)[0].audio
-            if len(part):
+            if len(part) and self.world.main:
                 audio.append(part)
                 heard += part.numel() / coarse
-            if heard >= wanted:
+            # All read on until the first process, which alone fits, has enough.
+            if self.world.from_main(heard >= wanted):
                 break
-        with uncompiled(self.config.compile):
-            fit(guide, quantizer, audio)
-            scale_to(self.model, torch.cat(audio[:8]), guide)
+        if self.world.main:
+            with uncompiled(self.config.compile):
+                fit(guide, quantizer, audio)
+                scale_to(self.model, torch.cat(audio[:8]), guide)
         self.world.overwrite([*self.model.parameters(), *guide.buffers()])
         if self.learner.average is not None:
             self.learner.average.model.load_state_dict(self.model.state_dict())

@@ -101,9 +101,8 @@ class Referee:
                 self._keep(terms)
             return
         progress.no_better += 1
-        patience = self.config.early_stop_patience
-        if patience is not None and progress.no_better >= patience:
-            progress.ended_early = True
+        progress.judge(self.config.early_stop_patience)
+        if progress.ended_early:
             log.info("ended early: %d validations in a row were no better", progress.no_better)
 
     def contents(self) -> dict[str, Any]:

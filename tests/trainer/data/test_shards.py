@@ -212,6 +212,19 @@ def test_shards_of_nothing_are_an_error(tmp_path: Path) -> None:
         scan_shards(shard_paths(tmp_path))
 
 
+def test_a_lap_that_draws_nothing_is_no_damage(tmp_path: Path) -> None:
+    foreign(tmp_path / "a.tar", {"0.wav": wav(0.3, 0)})
+    found = list(batches(tmp_path, batch=1, weight=0.05, buffer=2))
+    assert len(found) == 1
+    broken = voice(0.3, 5)
+    broken[100:] = np.nan
+    memory = io.BytesIO()
+    soundfile.write(memory, broken, RATE, format="WAV", subtype="FLOAT")
+    foreign(tmp_path / "a.tar", {"0.wav": memory.getvalue()})
+    with pytest.raises(TrainerError, match="no recording can be read"):
+        next(iter(batches(tmp_path, batch=1, weight=0.3)))
+
+
 def test_too_few_shards_or_segments_for_the_processes(dataset: Path) -> None:
     with pytest.raises(TrainerError, match="6 shards cannot be dealt out to 7 processes"):
         next(iter(batches(dataset / "train", rank=0, world=7, batch=8)))

@@ -58,6 +58,8 @@ def test_sources_are_checked(places: Path, settings: dict[str, Any]) -> None:
     ):
         with pytest.raises(TrainerError, match=said):
             data(settings, given)
+    with pytest.raises(TrainerError, match="bucket_by_length sorts recordings in folders"):
+        data(settings, shards, bucket_by_length=True)
     config = configuration.parse({**settings, "train_data": [one, {"path": shards, "weight": 2}]})
     assert config.train_data == (Source(one), Source(shards, 2.0))
     assert configuration.parse(config.to_dict()) == config

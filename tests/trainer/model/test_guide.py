@@ -146,6 +146,11 @@ def test_a_guided_run_learns_features_and_leaves_the_quantizer(
             | {"freeze_vq": False, "freeze_encoder": False, "loss_balancer": True},
             "neither loss_balancer nor freeze_encoder",
         ),
+        (
+            {"guided_steps": 5, "pretrained_model": None, "model": SMALL.to_dict()}
+            | {"freeze_vq": False, "freeze_encoder": False, "bucket_by_length": True},
+            "does not go with bucket_by_length",
+        ),
     ],
 )
 def test_what_a_guide_does_not_go_with(

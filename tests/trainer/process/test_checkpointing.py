@@ -79,13 +79,30 @@ def test_a_save_that_fails_is_counted_and_an_error_only_if_no_later_one_makes_go
     assert torch.load(path, weights_only=True)["step"] == 2
 
     def fails() -> None:
-        with Writer() as writer, files_no_larger_than(50_000):
+        with files_no_larger_than(50_000), Writer() as writer:
             writer.save(other, large)
-            writer.wait()
 
     with pytest.raises(TrainerError, match=r"not saved: .*b\.pt: .*File too large"):
         fails()
     assert checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize("later", ["a save", "the end"])
+def test_what_could_not_be_saved_is_saved_when_there_is_room_again(
+    tmp_path: Path, later: str
+) -> None:
+    best, latest = tmp_path / "best_model.pt", tmp_path / "checkpoint_latest.pt"
+    with Writer() as writer:
+        with files_no_larger_than(50_000):
+            writer.save(best, {"step": 2, "model": torch.zeros(100_000)})
+            writer.save(latest, {"step": 3})
+            writer.wait()
+        assert not best.exists()
+        if later == "a save":
+            writer.save(latest, {"step": 4})
+            assert writer.saved(best)
+    assert torch.load(best, weights_only=True)["step"] == 2
+    assert best.stat().st_mtime_ns < latest.stat().st_mtime_ns
 
 
 def test_a_run_on_a_full_disk_goes_on_and_keeps_what_it_had(
@@ -122,8 +139,13 @@ def test_the_newest_epochs_are_kept(tmp_path: Path) -> None:
         *("checkpoint_latest.pt", "checkpoint_epochs.pt"),
     }
     assert next(path.name for path in checkpoints(tmp_path)) == "checkpoint_latest.pt"
+    # As after going on from an older epoch.
+    with Writer(keep=2) as writer:
+        writer.save(tmp_path / of_epoch(5), {"epoch": 5})
+    left = {path.name for path in tmp_path.glob("checkpoint_epoch[0-9]*.pt")}
+    assert left == {"checkpoint_epoch5.pt", "checkpoint_epoch11.pt"}
     prune(tmp_path, 1)
-    assert not (tmp_path / "checkpoint_epoch10.pt").exists()
+    assert not (tmp_path / "checkpoint_epoch11.pt").exists()
 
 
 def test_a_copy_shares_nothing() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 from contextlib import closing
@@ -70,6 +71,27 @@ def test_a_model_of_another_kind_is_not_replaced(
     train(configuration.parse({**settings, "publish_to": str(store.root)}), CPU)
     assert store.versions() == [there]
     assert "is for 32000 Hz, not 24000" in caplog.text
+
+
+def test_a_version_whose_configuration_is_not_understood_does_not_end_the_run(
+    settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ModelStore(tmp_path / "store")
+    there = store.publish(TINY, random_model(TINY, seed=5).state_dict())
+    place = store.path(there)
+    text = json.dumps({**TINY.to_dict(), "from_the_future": 1}).encode()
+    (place / "config.json").write_bytes(text)
+    manifest = Manifest.from_bytes((place / MANIFEST).read_bytes())
+    files = {**manifest.files, "config.json": hashlib.sha256(text).hexdigest()}
+    (place / MANIFEST).write_bytes(dataclasses.replace(manifest, files=files).to_bytes())
+    with (
+        Writer() as writer,
+        closing(Run(configuration.parse(settings), World(CPU), writer, StopRequest())) as run,
+    ):
+        gate = Gate(store.root, run.fixed, {})
+        assert gate.offer(tmp_path / "none.pt", 1.0, baseline=2.0) is None
+    assert "not published: " in caplog.text
+    assert "from_the_future" in caplog.text
 
 
 def test_the_version_replaced_is_measured_as_the_run_measures_itself(

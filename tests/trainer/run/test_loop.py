@@ -328,6 +328,19 @@ def test_steps_that_are_not_finite_move_nothing_and_end_the_run_when_they_do_not
     assert "a step is left out, as it is not finite (1 so far)" in caplog.text
 
 
+def test_bad_steps_that_end_a_run_leave_a_checkpoint_to_go_on_from(
+    settings: dict[str, Any],
+) -> None:
+    with running(settings, max_bad_steps=1) as run:
+        with torch.no_grad():
+            run.model.get_parameter("decoder.model.0.bias").fill_(math.nan)
+        with pytest.raises(TrainerError, match="1 steps in a row were not finite"):
+            run.train_epoch()
+    latest = torch.load(Path(settings["output_dir"]) / "checkpoint_latest.pt", weights_only=True)
+    progress = latest["run"]["progress"]
+    assert (progress["step"], progress["batch"], len(progress["reading"])) == (0, 1, 1)
+
+
 def test_each_better_model_is_published(settings: dict[str, Any], tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "store")
     best = train(configuration.parse({**settings, "publish_to": str(store.root)}), CPU)
@@ -399,8 +412,9 @@ def test_a_run_that_gets_no_better_ends_early(
     settings: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     changes = {"learning_rate": 1e-30, "max_steps": 20, "eval_every_batches": 1, "sample_clips": 0}
+    changes["early_stop_patience"] = 2
     with caplog.at_level(logging.INFO):
-        train(configuration.parse({**settings, **changes, "early_stop_patience": 2}), CPU)
+        train(configuration.parse({**settings, **changes}), CPU)
     output = Path(settings["output_dir"])
     assert "ended early: 2 validations in a row were no better" in caplog.text
     assert [row["step"] for row in rows(output)] == ["0", "1", "2", "3"]
@@ -408,6 +422,10 @@ def test_a_run_that_gets_no_better_ends_early(
     before = rows(output)
     train(configuration.parse({**settings, **changes, "resume": "auto"}), CPU)
     assert rows(output) == before, "what has ended early does not begin again"
+    # Unless there is more patience now.
+    changes["early_stop_patience"] = 3
+    train(configuration.parse({**settings, **changes, "resume": "auto"}), CPU)
+    assert [row["step"] for row in rows(output)] == ["0", "1", "2", "3", "4"]
 
 
 def test_the_averaged_weights_are_those_validated_and_kept(settings: dict[str, Any]) -> None:

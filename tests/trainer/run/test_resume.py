@@ -18,6 +18,7 @@ from tests.trainer.commands import Forked, curve, started, wait_for_rows
 from tests.trainer.conftest import everything_at_once, few_steps
 from trainer import config as configuration
 from trainer.errors import TrainerError
+from trainer.process.state import check_settings
 from trainer.run.loop import train
 
 CPU = torch.device("cpu")
@@ -141,6 +142,18 @@ def test_other_settings_are_no_continuation(
     best = Path(trained["output_dir"]) / "best_model.pt"
     with pytest.raises(TrainerError, match="no checkpoint that a run can go on from"):
         train(configuration.parse({**trained, **changes, "resume": str(best)}), CPU)
+
+
+def test_another_number_of_epochs_keeps_the_segments_that_losses_compare_on(
+    trained: dict[str, Any], tmp_path: Path
+) -> None:
+    before = configuration.parse(trained).to_dict()
+    path = tmp_path / "checkpoint_epoch1.pt"
+    check_settings(configuration.parse({**trained, "num_epochs": 5}), before, path)
+    with pytest.raises(
+        TrainerError, match=r"segments of 0\.34 s, and num_epochs 1 makes that 0\.17 s"
+    ):
+        check_settings(configuration.parse({**trained, "num_epochs": 1}), before, path)
 
 
 def test_a_finished_run_has_nothing_to_go_on_with(trained: dict[str, Any], tmp_path: Path) -> None:
