@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if len(devices) > 1:
         return workers.supervise(settings, devices)
-    return serve(settings)
+    return serve(settings.model_copy(update={"device": devices[0]}))
 
 
 def serve(settings: Settings, worker: Worker | None = None) -> int:

@@ -49,14 +49,17 @@ def devices(settings: Settings) -> list[str | None]:
     Raises
     ------
     ConfigError
-        If ``SNAC_DEVICES`` asks for devices that are not there.
+        If ``SNAC_DEVICES`` asks for devices that are not there, or for none.
     """
     text = (settings.devices or "").strip()
     if not text:
         return [settings.device]
     gpus = torch.cuda.device_count()
     if text != "all" and not text.isdecimal():
-        return [part.strip() for part in text.split(",") if part.strip()]
+        named = [part.strip() for part in text.split(",") if part.strip()]
+        if not named:
+            raise ConfigError(f"SNAC_DEVICES={text}: it names no device")
+        return [*named]
     count = gpus if text == "all" else int(text)
     if count == 0 or (gpus and count > gpus):
         raise ConfigError(f"SNAC_DEVICES={text}: this machine has {gpus} GPUs that can be seen")

@@ -99,6 +99,11 @@ def test_sigterm_turns_not_ready_drains_and_exits_cleanly(
         assert process.wait(30) == 0
 
 
+def test_a_list_of_one_device_is_where_the_only_process_serves(model_ref: str) -> None:
+    with started(model_ref, SNAC_DEVICE="meta", SNAC_DEVICES="cpu") as (_, entry):
+        assert entry["device"] == "cpu"
+
+
 def heaps_of_threads(pid: int) -> list[str]:
     """Return the heaps that glibc has reserved for threads: 64 MiB each, of which part is used."""
     size, found, last = 64 * 2**20, [], (0, 0, "")

@@ -34,6 +34,8 @@ def test_devices_are_listed_counted_or_one() -> None:
     for wrong in ("0", "all" if devices_are_none() else "99"):
         with pytest.raises(ConfigError, match="GPUs"):
             devices(Settings(devices=wrong))
+    with pytest.raises(ConfigError, match="names no device"):
+        devices(Settings(devices=" , "))
 
 
 def devices_are_none() -> bool:
