@@ -104,6 +104,27 @@ def test_a_head_without_measure_is_refused(impatient: Any) -> None:
     assert impatient.http.get("/health/live").status_code == 200
 
 
+@pytest.mark.parametrize("rest", [b"x", b"x" * 900], ids=["some", "all"])
+def test_a_body_that_comes_after_its_answer_keeps_no_connection(impatient: Any, rest: bytes) -> None:
+    with connect(impatient) as connection:
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404")
+        connection.sendall(rest)
+        everything(connection)
+
+
+def test_trailers_without_measure_are_cut(running: Any) -> None:
+    with connect(running) as connection:
+        connection.sendall(
+            b"POST /v1/encode HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"4\r\nRIFF\r\n0\r\nX-Long: "
+        )
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for _ in range(64):
+                connection.sendall(b"x" * 2**14)
+        assert everything(connection) == b""
+
+
 @pytest.mark.parametrize("path", ["/v1/encode", "/v1/decode"])
 def test_a_body_that_stops_is_408(impatient: Any, path: str) -> None:
     with connect(impatient) as connection:
