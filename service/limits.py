@@ -89,7 +89,7 @@ class RateLimits:
             stats = self._counter.get_window_stats(item, caller)
             raise RateLimitError(
                 f"{cost} more {what} would pass the limit of {item.amount} a minute",
-                retry_after=min(60.0, max(stats.reset_time - time.time(), 1.0)),
+                retry_after=stats.reset_time - time.time(),
             )
 
 
