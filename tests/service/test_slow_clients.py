@@ -105,7 +105,9 @@ def test_a_head_without_measure_is_refused(impatient: Any) -> None:
 
 
 @pytest.mark.parametrize("rest", [b"x", b"x" * 900], ids=["some", "all"])
-def test_a_body_that_comes_after_its_answer_keeps_no_connection(impatient: Any, rest: bytes) -> None:
+def test_a_body_that_comes_after_its_answer_keeps_no_connection(
+    impatient: Any, rest: bytes
+) -> None:
     with connect(impatient) as connection:
         connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 404")
