@@ -222,7 +222,8 @@ class Access(BaseSettings):
     rate_limit_audio: float | None = Field(
         default=None,
         ge=1,
-        description="Audio-seconds a minute for each key or address; past it, 429.",
+        description="Audio-seconds a minute for each key or address; past it, 429, and 413 for a "
+        "file that is longer by itself.",
     )
 
 
