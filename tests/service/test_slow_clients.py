@@ -285,15 +285,17 @@ def test_answers_that_nobody_takes_are_bounded_together(serve: Any, model_ref: s
         assert not refused()
 
 
-def test_an_answer_that_has_no_room_once_it_is_made_is_429(serve: Any, model_ref: str) -> None:
+def test_an_answer_that_never_has_room_is_413(serve: Any, model_ref: str) -> None:
     """Each item of a batch has room by itself, and all of them together have not."""
     with serve(model=model_ref, device="cpu", max_held_bytes=500_000) as running:
         answer = running.http.post("/v1/decode/batch", json={"items": [CODES] * 2})
-        assert answer.status_code == 429
-        assert answer.json()["type"] == "urn:snac:problem:overloaded"
+        assert answer.status_code == 413
+        assert answer.json()["type"] == "urn:snac:problem:too-large"
+        three = {"codes": [3 * level for level in CODES["codes"]]}
+        assert running.http.post("/v1/decode", json=three).status_code == 413
         assert running.http.post("/v1/decode/batch", json={"items": [CODES]}).is_success
         assert running.metric("snac_held_bytes") == 0
-        line = 'snac_requests_total{outcome="overloaded",route="/v1/decode/batch"}'
+        line = 'snac_requests_total{outcome="too-large",route="/v1/decode/batch"}'
         assert running.metric(line) == 1
 
 
