@@ -43,6 +43,8 @@ class Server(uvicorn.Server):
         if lifecycle.started and not self._announced:
             self._announced = True
             _announce(self._service, self.servers[0].sockets[0].getsockname()[1])
+            if self._service.worker is not None:
+                self._service.worker.announce()
         dead = self._service.worker is not None and not self._service.engine.alive
         return await super().on_tick(counter) or dead or lifecycle.failure is not None
 
@@ -101,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if len(devices) > 1:
         return workers.supervise(settings, devices)
-    return serve(settings)
+    return serve(settings.model_copy(update={"device": devices[0]}))
 
 
 def serve(settings: Settings, worker: Worker | None = None) -> int:

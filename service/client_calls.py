@@ -123,11 +123,11 @@ class Calls:
         return found
 
     def _pause(self, status: int, retry_after: str | None, attempt: int) -> float | None:
-        """Return seconds to wait before trying again; None when there is no point."""
+        """Return seconds to wait before trying again, a call's own at most; None: no point."""
         if status not in (429, 503) or attempt >= self._retries:
             return None
         try:
-            return max(0.0, float(retry_after or 1))
+            return min(max(0.0, float(retry_after or 1)), self._timeout)
         except ValueError:
             return 1.0  # a date, which no service of this kind sends
 

@@ -51,6 +51,10 @@ from snac_core.errors import (
 MEDIA_TYPE = "application/problem+json"
 _MAX_LISTED = 5
 
+LONGEST_RETRY_SECONDS = 60
+"""The most that `Retry-After` asks for: how fast a queue empties is a guess, and a bad one may
+not send clients away for an hour."""
+
 
 class ServiceError(SnacError):
     """Base of the errors that belong to HTTP; ``headers`` go out with the answer."""
@@ -110,10 +114,10 @@ class UnsupportedMediaError(ServiceError):
 
 
 class OverloadedError(ServiceError):
-    """The queue is full; ``retry_after`` seconds from now it should not be."""
+    """The queue is full; ``retry_after`` seconds from now, a minute at most, it should not be."""
 
     def __init__(self, detail: str, retry_after: float) -> None:
-        self.retry_after = max(1, math.ceil(retry_after))
+        self.retry_after = max(1, math.ceil(min(retry_after, LONGEST_RETRY_SECONDS)))
         super().__init__(detail, {"Retry-After": str(self.retry_after)})
 
 

@@ -6,7 +6,7 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import OverloadedError, problem_response
+from service.errors import OverloadedError, TooLargeError, problem_response
 from service.metrics import Metrics
 
 SMALL_BYTES = 2**16
@@ -29,8 +29,12 @@ class Held:
         self.most, self.now = most, 0
         metrics.held_bytes.set_function(lambda: self.now)
 
-    def check(self, more: int) -> None:
+    def check(self, more: int, own: int = 0) -> None:
         """Raise what `add` would raise; what is let in by it is counted only once it is there."""
+        if own + more > self.most:
+            raise TooLargeError(
+                f"this needs {own + more} bytes; requests and answers may hold {self.most} together"
+            )
         if self.now + more > self.most:
             raise OverloadedError(
                 f"requests and answers hold {self.now} bytes, of at most {self.most}, and this "
@@ -38,21 +42,23 @@ class Held:
                 retry_after=1.0,
             )
 
-    def add(self, more: int) -> None:
-        """Count ``more`` bytes, or as many fewer.
+    def add(self, more: int, own: int = 0) -> None:
+        """Count ``more`` bytes, or as many fewer, of a request that holds ``own``.
 
         Raises
         ------
         OverloadedError
             If that would be too many. Nothing is counted then.
+        TooLargeError
+            If it would be too many with nobody else there.
         """
         if more > 0:
-            self.check(more)
+            self.check(more, own)
         self.now += more
 
 
 class HeldLimit:
-    """Count what each request holds, and answer 429 for what would be too much.
+    """Count what each request holds; answer 429 for what is too much now, 413 for what always is.
 
     First that is its body, as far as it has come. An answer of a known length takes the body's
     place, until the client has taken it. One that is sent as it is made never waits as a whole.
@@ -74,7 +80,7 @@ class HeldLimit:
             nonlocal held
             message = await receive()
             more = len(message.get("body", b""))
-            self.held.add(more)
+            self.held.add(more, held)
             held += more
             return message
 
@@ -86,8 +92,8 @@ class HeldLimit:
                 size = int(Headers(raw=message["headers"]).get("content-length", 0))
                 if size > SMALL_BYTES:
                     try:
-                        self.held.add(size - held)
-                    except OverloadedError as error:
+                        self.held.add(size - held, held)
+                    except (OverloadedError, TooLargeError) as error:
                         refused = True
                         await problem_response(Request(scope), error)(scope, receive, send)
                         return

@@ -69,6 +69,7 @@ class RateLimits:
         self._requests = _per_minute(settings.rate_limit_requests, "requests")
         audio = settings.rate_limit_audio
         self._audio = _per_minute(None if audio is None else audio * _MS, "audio")
+        self.audio_share = math.inf if audio is None else audio
 
     def count_request(self, caller: str) -> None:
         """Count a request of ``caller``; raises RateLimitError if it is one too many."""
@@ -76,20 +77,29 @@ class RateLimits:
             self._count(self._requests, caller, 1, "requests")
 
     def count_audio(self, caller: str, seconds: float) -> None:
-        """Count audio of ``caller``; raises RateLimitError if it is too much.
+        """Count audio of ``caller``.
 
-        A file longer than a minute's share takes the whole of one.
+        Raises
+        ------
+        RateLimitError
+            If it is too much now.
+        TooLargeError
+            If it is more than a minute's share, and so will always be too much.
         """
-        if self._audio is not None:
-            cost = min(math.ceil(seconds * _MS), self._audio.amount)
-            self._count(self._audio, caller, cost, "audio-milliseconds")
+        if self._audio is None:
+            return
+        if seconds > self.audio_share:
+            raise TooLargeError(
+                f"{seconds:.1f} s of audio; {self.audio_share:g} s a minute are what one caller has"
+            )
+        self._count(self._audio, caller, math.ceil(seconds * _MS), "audio-milliseconds")
 
     def _count(self, item: limits.RateLimitItem, caller: str, cost: int, what: str) -> None:
         if not self._counter.hit(item, caller, cost=cost):
             stats = self._counter.get_window_stats(item, caller)
             raise RateLimitError(
                 f"{cost} more {what} would pass the limit of {item.amount} a minute",
-                retry_after=min(60.0, max(stats.reset_time - time.time(), 1.0)),
+                retry_after=stats.reset_time - time.time(),
             )
 
 

@@ -196,6 +196,8 @@ class Service:
         ------
         OverloadedError
             If the answer would be refused once it is made: it has no room, or the queue is full.
+        TooLargeError
+            If it never has room.
         """
 
         def write(job: DecodeJob) -> tuple[Samples, bytes]:

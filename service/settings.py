@@ -114,7 +114,8 @@ class Limits(BaseSettings):
         default=2 * 2**30,
         ge=1,
         description="Bytes that bodies, until they are answered, and answers, until they are "
-        "taken, may have together; a request that would need more is answered 429.",
+        "taken, may have together; a request that would need more is answered 429, and one that "
+        "would alone need more 413.",
     )
     max_codes_bytes: int = Field(
         default=32 * 2**20, ge=1, description="Largest body of a decode request."
@@ -222,7 +223,8 @@ class Access(BaseSettings):
     rate_limit_audio: float | None = Field(
         default=None,
         ge=1,
-        description="Audio-seconds a minute for each key or address; past it, 429.",
+        description="Audio-seconds a minute for each key or address; past it, 429, and 413 for a "
+        "file that is longer by itself.",
     )
 
 

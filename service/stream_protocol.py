@@ -13,14 +13,19 @@ from service.settings import Settings
 SEND_BUFFER_BYTES = 2**17
 """What the system may hold of a stream that its client has not taken: seconds of audio."""
 
+MOST_UNREAD_PONGS = 1000
+"""Answers to pings, of 131 bytes at most, that may wait behind what a peer does not read."""
+
 
 class StreamProtocol(WebSocketsSansIOProtocol):
     """A WebSocket that holds little for a peer who does not read, and in the end lets go.
 
     A system's own choice of buffer is megabytes: audio that a listener who interrupts never
     hears. Closing flushes what is written, so that a peer who takes nothing would hold the
-    socket and its buffers for ever.
+    socket and its buffers for ever. And pings are answered at once, whatever waits to be read.
     """
+
+    _unread_pongs = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound the system's buffer."""
@@ -28,6 +33,14 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         connection: socket.socket | None = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+    def handle_ping(self) -> None:
+        """Answer, unless too many answers wait already: then cut the connection."""
+        self._unread_pongs = 0 if self.writable.is_set() else self._unread_pongs + 1
+        if self._unread_pongs > MOST_UNREAD_PONGS:
+            self.transport.abort()
+        else:
+            super().handle_ping()
 
     async def send(self, message: Any) -> None:
         """Take a refusal for an answer: it completes the handshake, too."""

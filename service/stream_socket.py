@@ -35,7 +35,7 @@ from service.errors import (
     problem_type,
 )
 from service.runtime import Service
-from service.security import caller, check_api_key
+from service.security import HEADERS, caller, check_api_key
 from service.stream_messages import Start, check_start, dump, start_from_query
 from service.streams import Stream, StreamKind, first_of
 from service.token_reader import token_reader
@@ -274,7 +274,7 @@ async def _accept(websocket: WebSocket, request_id: str) -> None:
 
 async def _refuse(websocket: WebSocket, error: Exception, request_id: str) -> None:
     body = problem(error, request_id, websocket.url.path)
-    headers = {**getattr(error, "headers", {}), "X-Request-Id": request_id}
+    headers = {**HEADERS, **getattr(error, "headers", {}), "X-Request-Id": request_id}
     await websocket.send_denial_response(
         Response(json.dumps(body), body["status"], headers, MEDIA_TYPE)
     )

@@ -218,7 +218,8 @@ class Streams:
             stream.touch()
 
     def _count(self, stream: Stream) -> None:
-        whole = int(stream.uncounted_seconds)
+        # A step longer than a minute's share is paid for in parts, before the next ones.
+        whole = int(min(stream.uncounted_seconds, self._rates.audio_share))
         if whole:
             self._rates.count_audio(stream.caller, whole)
             stream.uncounted_seconds -= whole

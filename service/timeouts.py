@@ -69,7 +69,11 @@ class SlowBody:
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """HTTP/1.1 with bounds on a request's head and on how long an answer may lie unread."""
+    """HTTP/1.1 with bounds on a request's head and on how long an answer may lie unread.
+
+    What is no body, trailers and the lines between chunks, has the bound of a head; and a request
+    that goes on after its answer must end within the time that a head has.
+    """
 
     header_timeout = 15.0
     write_timeout = 60.0
@@ -92,13 +96,21 @@ class PatientProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head, and refuse one without end."""
+        """Count what belongs to no body, and refuse what has no end."""
+        self._head_bytes += len(data)
         if self._in_head:
-            self._head_bytes += len(data)
             self._await_head()
         super().data_received(data)
-        if self._in_head and self._head_bytes > self.max_header_bytes:
-            self.send_400_response(f"A head may have at most {self.max_header_bytes} bytes.")
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return
+        if self._head_bytes > self.max_header_bytes:
+            if self._in_head:
+                self.send_400_response(f"A head may have at most {self.max_header_bytes} bytes.")
+            else:
+                _reset(self.transport)
+        elif self.cycle is not None and self.cycle.response_complete:
+            # Any byte ends uvicorn's keep-alive timer, also one that belongs to no new request.
+            self._await_head()
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -106,6 +118,11 @@ class PatientProtocol(HttpToolsProtocol):
         self._stop(self._head_timer)
         self._head_timer = None
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Others count bodies."""
+        self._head_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """What comes next is another head; uvicorn's keep-alive timer waits for its first byte."""

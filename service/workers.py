@@ -40,7 +40,16 @@ REFUSED = (1, 2)
 """Exit codes of a service that could not start."""
 ENGINE_DEAD = 3
 """Exit code of a worker whose engine has ended."""
-_LONGEST_PAUSE = 30.0
+RELOAD_SECONDS = 120.0
+"""How long a worker may take to load what another has been told to load."""
+METRICS_SECONDS = 3.0
+"""How long a worker may take to print its metrics; who collects them waits for all."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_SETTLED_SECONDS = 60.0
+"""A worker that has lived so long may fail as if for the first time."""
+_LOOK_SECONDS = 0.5
+"""How often who waits with a start looks whether all are to end."""
 
 
 def devices(settings: Settings) -> list[str | None]:
@@ -49,14 +58,17 @@ def devices(settings: Settings) -> list[str | None]:
     Raises
     ------
     ConfigError
-        If ``SNAC_DEVICES`` asks for devices that are not there.
+        If ``SNAC_DEVICES`` asks for devices that are not there, or for none.
     """
     text = (settings.devices or "").strip()
     if not text:
         return [settings.device]
     gpus = torch.cuda.device_count()
     if text != "all" and not text.isdecimal():
-        return [part.strip() for part in text.split(",") if part.strip()]
+        named = [part.strip() for part in text.split(",") if part.strip()]
+        if not named:
+            raise ConfigError(f"SNAC_DEVICES={text}: it names no device")
+        return [*named]
     count = gpus if text == "all" else int(text)
     if count == 0 or (gpus and count > gpus):
         raise ConfigError(f"SNAC_DEVICES={text}: this machine has {gpus} GPUs that can be seen")
@@ -82,51 +94,68 @@ class Worker:
         own.bind(str(self._path(self.number)))
         return [shared_port(settings.host, settings.port), own]
 
-    async def ask_others(
-        self, method: str, path: str, headers: dict[str, str] | None = None
-    ) -> dict[int, httpx.Response]:
-        """Make a call to each other worker; who does not answer is left out."""
-        others = [number for number in range(self.count) if number != self.number]
-        answers = await asyncio.gather(
-            *(self._ask(number, method, path, headers or {}) for number in others)
-        )
+    def announce(self) -> None:
+        """Have the process that started it know that it has served."""
+        served(self.folder, self.number).touch()
+
+    async def others_metrics(self) -> dict[int, str]:
+        """Return the metrics of each other worker that prints them in time."""
+        answers = await self._ask_others("GET", "/metrics", {}, METRICS_SECONDS)
         return {
-            number: answer
-            for number, answer in zip(others, answers, strict=True)
-            if answer is not None
+            number: answer.text
+            for number, answer in answers.items()
+            if isinstance(answer, httpx.Response) and answer.status_code == 200
         }
 
     async def reload_others(self, query: str, admin_key: str | None) -> None:
         """Have every other worker look at the model store.
 
+        One that cannot be reached is being started again, and will load the current version.
+
         Raises
         ------
         ReloadError
-            Naming the workers that did not take the version.
+            Naming the workers that did not take the version, or did not say so in time.
         """
         headers = {} if admin_key is None else {"X-Admin-Key": admin_key}
-        answers = await self.ask_others("POST", f"/v1/models/reload?{query}", headers)
-        failed = {
-            number: answer.json()["detail"]
-            for number, answer in answers.items()
-            if not answer.is_success
-        }
+        path = f"/v1/models/reload?{query}"
+        answers = await self._ask_others("POST", path, headers, RELOAD_SECONDS)
+        failed = {}
+        for number, answer in answers.items():
+            if isinstance(answer, httpx.TimeoutException):
+                failed[number] = f"no answer within {RELOAD_SECONDS:g} s"
+            elif isinstance(answer, httpx.Response) and not answer.is_success:
+                failed[number] = answer.json()["detail"]
         if failed:
             raise ReloadError(f"worker {self.number} serves it, others do not: {failed}")
 
+    async def _ask_others(
+        self, method: str, path: str, headers: dict[str, str], timeout: float
+    ) -> dict[int, httpx.Response | httpx.TransportError]:
+        others = [number for number in range(self.count) if number != self.number]
+        answers = await asyncio.gather(
+            *(self._ask(number, method, path, headers, timeout) for number in others)
+        )
+        return dict(zip(others, answers, strict=True))
+
     async def _ask(
-        self, number: int, method: str, path: str, headers: dict[str, str]
-    ) -> httpx.Response | None:
+        self, number: int, method: str, path: str, headers: dict[str, str], timeout: float
+    ) -> httpx.Response | httpx.TransportError:
         transport = httpx.AsyncHTTPTransport(uds=str(self._path(number)))
         async with httpx.AsyncClient(transport=transport, base_url="http://worker") as http:
             try:
-                return await http.request(method, path, headers=headers, timeout=120)
+                return await http.request(method, path, headers=headers, timeout=timeout)
             except httpx.TransportError as error:
-                log.warning("a worker does not answer", worker=number, reason=str(error))
-                return None
+                log.warning("a worker does not answer", worker=number, reason=repr(error))
+                return error
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number}.sock"
+
+
+def served(folder: Path, number: int) -> Path:
+    """Return the file that is there once a worker has served."""
+    return folder / f"{number}.served"
 
 
 def shared_port(host: str, port: int) -> socket.socket:
@@ -165,7 +194,9 @@ class _Crew:
     def __init__(self, settings: Settings, where: Sequence[str | None], folder: Path) -> None:
         self._settings, self._where, self._folder = settings, where, folder
         self._processes: dict[int, BaseProcess] = {}
-        self._pauses = dict.fromkeys(range(len(where)), 0.5)
+        self._begun: dict[int, float] = {}
+        self._pauses: dict[int, float] = {}
+        self._due: dict[int, float] = {}
         self._stopping = False
 
     def run(self) -> int:
@@ -173,8 +204,10 @@ class _Crew:
         for number in range(len(self._where)):
             self._start(number, late=False)
         code = 0
-        while self._processes:
-            wait([process.sentinel for process in self._processes.values()])
+        while self._processes or (self._due and not self._stopping):
+            # A signal that ends the workers ends this wait, if there are any.
+            sentinels = [process.sentinel for process in self._processes.values()]
+            wait(sentinels, _LOOK_SECONDS if self._due else None)
             for number, process in list(self._processes.items()):
                 if process.is_alive():
                     continue
@@ -184,11 +217,15 @@ class _Crew:
                 if self._stopping:
                     # Who was still starting is ended by the signal itself.
                     code = code or (0 if ended == -signal.SIGTERM else ended)
-                elif ended in REFUSED and self._pauses[number] == 0.5:
+                elif ended in REFUSED and not self._has_started(number):
                     code = ended
                     self.stop(signal.SIGTERM, None)
                 else:
-                    self._replace(number, ended)
+                    self._replace_later(number, ended)
+            for number, due in list(self._due.items()):
+                if due <= time.monotonic() and not self._stopping:
+                    del self._due[number]
+                    self._start(number, late=True)
         return code
 
     def stop(self, number: int, frame: FrameType | None) -> None:
@@ -197,13 +234,15 @@ class _Crew:
         for process in self._processes.values():
             process.terminate()
 
-    def _replace(self, number: int, code: int) -> None:
-        pause = self._pauses[number]
+    def _has_started(self, number: int) -> bool:
+        return number in self._pauses or served(self._folder, number).exists()
+
+    def _replace_later(self, number: int, code: int) -> None:
+        settled = time.monotonic() - self._begun[number] > _SETTLED_SECONDS
+        pause = _FIRST_PAUSE if settled else self._pauses.get(number, _FIRST_PAUSE)
         log.error("a worker ended and is started again", worker=number, code=code, pause=pause)
-        time.sleep(pause)
         self._pauses[number] = min(2 * pause, _LONGEST_PAUSE)
-        if not self._stopping:
-            self._start(number, late=True)
+        self._due[number] = time.monotonic() + pause
 
     def _start(self, number: int, late: bool) -> None:
         settings = self._settings.model_copy(update={"device": self._where[number]})
@@ -212,7 +251,7 @@ class _Crew:
             target=_work, args=(settings, worker), name=f"snac-worker-{number}"
         )
         process.start()
-        self._processes[number] = process
+        self._processes[number], self._begun[number] = process, time.monotonic()
         if self._stopping:
             # Whoever asked did not know of this one.
             process.terminate()

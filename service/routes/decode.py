@@ -65,7 +65,8 @@ async def decode(
     codec = service.admit(request)
     if stream:
         service.streams.check_open()
-    data = await read_bounded(request, service.settings.max_codes_bytes)
+    most = service.settings.max_codes_bytes
+    data = await service.in_time(request, read_bounded(request, most))
     sent = content_type(request.headers.get("content-type"))
     query = {
         "layout": layout,
@@ -117,7 +118,8 @@ async def decode_batch(
     """Decode `items`, each as `/v1/decode` takes it; one that fails does not fail the rest."""
     media = negotiate(request.headers.get("accept"), (JSON, ZIP))
     codec = service.admit(request)
-    data = await read_bounded(request, service.settings.max_codes_bytes)
+    most = service.settings.max_codes_bytes
+    data = await service.in_time(request, read_bounded(request, most))
     sent = content_type(request.headers.get("content-type"))
     depth = service.settings.max_json_depth
     fields = await service.in_thread(parse_fields, data, sent, codec.config, depth)
@@ -157,7 +159,7 @@ async def reconstruct(
     """Hear what the codes keep of one audio file; headers say how close it is."""
     media = negotiate(request.headers.get("accept"), tuple(AUDIO_FORMATS))
     codec = service.admit(request)
-    upload = await read_audio(request)
+    upload = await service.in_time(request, read_audio(request))
 
     async def answer() -> tuple[bytes, dict[str, str]]:
         original, codes = await service.encode(request, codec, upload)

@@ -62,7 +62,7 @@ async def encode(
     wanted = _usable_layout(codec, layout, base)
     if media == NPZ and wanted.name != "hierarchical":
         raise InvalidRequestError(f"npz carries the layout hierarchical only, not {wanted.name}")
-    upload = await read_audio(request)
+    upload = await service.in_time(request, read_audio(request))
 
     async def answer() -> bytes:
         _, codes = await service.encode(request, codec, upload)
@@ -96,8 +96,9 @@ async def encode_batch(
     media = negotiate(request.headers.get("accept"), (JSON, NDJSON))
     codec = service.admit(request)
     wanted = _usable_layout(codec, layout, base)
-    uploads = await read_uploads(request, "files", most=service.settings.max_files)
-    check_count(len(uploads), service.settings.max_files, "files in parts named 'files'")
+    most = service.settings.max_files
+    uploads = await service.in_time(request, read_uploads(request, "files", most))
+    check_count(len(uploads), most, "files in parts named 'files'")
 
     def items() -> list[Item]:
         return [

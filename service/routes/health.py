@@ -52,13 +52,8 @@ async def metrics(request: Request, service: ServiceDep) -> Response:
     """Print every metric in Prometheus text format, of all workers if there are several."""
     text = service.metrics.exposition()
     if service.worker is not None and from_outside(request):
-        others = await service.worker.ask_others("GET", "/metrics")
-        text = merge(
-            {
-                service.worker.number: text.decode(),
-                **{number: answer.text for number, answer in others.items()},
-            }
-        )
+        others = await service.worker.others_metrics()
+        text = merge({service.worker.number: text.decode(), **others})
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 

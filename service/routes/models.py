@@ -33,7 +33,7 @@ AllowChange = Annotated[
 ]
 
 
-@router.get("", summary="Known versions", dependencies=_reading, responses=problems(401, 500))
+@router.get("", summary="Known versions", dependencies=_reading, responses=problems(401, 429, 500))
 async def models(service: ServiceDep) -> ModelList:
     """List the model store's versions, with the reason for each that could not be served."""
     states = await asyncio.to_thread(service.models.describe)
@@ -46,7 +46,7 @@ async def models(service: ServiceDep) -> ModelList:
     "/current",
     summary="The model that answers",
     dependencies=_reading,
-    responses=problems(401, 500, 503),
+    responses=problems(401, 429, 500, 503),
 )
 async def current(request: Request, service: ServiceDep) -> CurrentModel:
     """Say which model answers now, and the shape of its codes."""

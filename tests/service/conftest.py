@@ -120,8 +120,10 @@ def serving(**values: Any) -> Iterator[Running]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
+        deadline = time.monotonic() + 390
         while not server.started:
             assert thread.is_alive(), "the server did not start"
+            assert time.monotonic() < deadline, "the server had not started after 390 s"
             time.sleep(0.01)
         with httpx.Client(base_url=url, timeout=60) as http:
             lifecycle = app.state.service.lifecycle

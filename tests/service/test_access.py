@@ -238,4 +238,7 @@ def test_audio_is_rationed_by_its_seconds_for_each_address(
         for seconds, status in ((4.0, 200), (4.0, 200), (4.0, 429), (0.5, 200)):
             answer = running.http.post("/v1/encode", content=wav_of(samples_of(seconds)))
             assert answer.status_code == status, answer.text
+        longer = running.http.post("/v1/encode", content=wav_of(samples_of(10.5)))
+        assert longer.status_code == 413
+        assert "10 s a minute" in longer.json()["detail"]
         assert running.service.engine.queued_seconds == 0.0

@@ -17,6 +17,7 @@ import torch
 
 from service.batching import Engine, Timing
 from service.client import ProblemError, SnacClient
+from service.client_calls import Calls
 from service.errors import EngineDeadError, NotReadyError, OverloadedError
 from service.metrics import Metrics
 from snac_core.codec import Codec, Step
@@ -490,3 +491,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
     asyncio.run(asyncio.wait_for(poll(), 300))
+
+
+def test_nobody_is_sent_away_for_long() -> None:
+    assert OverloadedError("full", retry_after=1e9).headers == {"Retry-After": "60"}
+    assert OverloadedError("full", retry_after=-1.0).headers == {"Retry-After": "1"}
+    calls = Calls("http://service", None, timeout=5.0, retries=1)
+    assert calls._pause(429, "3600", 0) == 5.0
+    assert calls._pause(503, "2", 0) == 2.0

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -96,8 +97,12 @@ def test_a_publisher_killed_in_the_middle_leaves_a_store_that_serves(
         for turn in range(2):
             process = publisher(10_000)
             assert process.stdout is not None
+            # A publisher that says nothing ends its own wait.
+            timer = threading.Timer(390, process.kill)
+            timer.start()
             for _ in range(turn + 1):
                 process.stdout.readline()
+            timer.cancel()
             time.sleep(chance.uniform(0, 0.1))
             process.send_signal(signal.SIGKILL)
             process.communicate()
@@ -121,7 +126,7 @@ def test_a_full_disk_refuses_the_publisher_and_leaves_the_service(
     size = (store.path(first or "") / "model.safetensors").stat().st_size
     with serve(model_store=store.root, device="cpu", reload_interval=0.05) as running:
         process = publisher(1, limit=size // 2)
-        said, _ = process.communicate()
+        said, _ = process.communicate(timeout=390)
         assert process.returncode == 3
         assert "cannot publish" in said
         assert (store.current(), store.versions()) == (first, before)
@@ -129,7 +134,7 @@ def test_a_full_disk_refuses_the_publisher_and_leaves_the_service(
         wav = wav_of(samples_of(0.2))
         assert running.http.post("/v1/encode", content=wav).status_code == 200
         whole = publisher(1)
-        version = whole.communicate()[0].strip()
+        version = whole.communicate(timeout=390)[0].strip()
         wait_for(lambda: running.http.get("/v1/models/current").json()["version"] == version)
 
 

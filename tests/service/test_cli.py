@@ -9,6 +9,8 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,16 +34,21 @@ def started(model: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str
         stderr=subprocess.PIPE,
         text=True,
     )
+    # Without it a process that says nothing would be read from for ever.
+    timer = threading.Timer(390, process.kill)
+    timer.start()
     try:
         assert process.stderr is not None
         for line in process.stderr:
             entry = json.loads(line)
             if entry["event"] == "serving":
+                timer.cancel()
                 yield process, entry
                 break
         else:
             raise AssertionError(f"it ended with {process.wait()} and never served")
     finally:
+        timer.cancel()
         process.kill()
         process.communicate()
 
@@ -88,15 +95,22 @@ def test_sigterm_turns_not_ready_drains_and_exits_cleanly(
                 content=wav_of(samples_of(120.0)),
                 timeout=300,
             )
+            deadline = time.monotonic() + 300
             while not long.done() and "snac_queue_audio_seconds 0.0" in http.get("/metrics").text:
-                pass
+                assert time.monotonic() < deadline, "nothing was queued within 300 s"
             process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + 300
             while http.get("/health/ready").status_code == 200:
-                pass
+                assert time.monotonic() < deadline, "it was still ready after 300 s"
             assert http.get("/health/live").status_code == 200
             assert http.get("/health/ready").json()["detail"] == "the service is stopping"
             assert long.result().status_code == 200
         assert process.wait(30) == 0
+
+
+def test_a_list_of_one_device_is_where_the_only_process_serves(model_ref: str) -> None:
+    with started(model_ref, SNAC_DEVICE="meta", SNAC_DEVICES="cpu") as (_, entry):
+        assert entry["device"] == "cpu"
 
 
 def heaps_of_threads(pid: int) -> list[str]:
@@ -132,6 +146,7 @@ def test_a_model_that_is_not_there_is_told_without_a_trace(tmp_path: Path) -> No
         capture_output=True,
         text=True,
         check=False,
+        timeout=390,
     )
     assert ended.returncode == 1
     assert "snac-service: no model" in ended.stderr

@@ -37,8 +37,9 @@ def test_loading_is_told_step_by_step_and_happens_once() -> None:
         lifecycle.check_started()
     lifecycle.start(load)
     lifecycle.start(load)
+    deadline = time.monotonic() + 300
     while lifecycle.step != "unpacking":
-        pass
+        assert time.monotonic() < deadline, "loading did not begin within 300 s"
     with pytest.raises(NotReadyError, match=r"starting: unpacking \(\d+ s so far\)") as caught:
         lifecycle.check_ready()
     assert caught.value.headers == {"Retry-After": "1"}
@@ -95,8 +96,10 @@ def test_the_port_answers_while_a_model_is_loaded(tmp_path: Path, model_ref: str
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=300) as http:
+            deadline = time.monotonic() + 390
             while not answers(http):
                 assert process.poll() is None
+                assert time.monotonic() < deadline, "nobody listened within 390 s"
                 time.sleep(0.05)
             live, startup, ready = (http.get(probe) for probe in PROBES)
             assert live.status_code == 200
@@ -108,8 +111,10 @@ def test_the_port_answers_while_a_model_is_loaded(tmp_path: Path, model_ref: str
             assert refused.json()["type"] == "urn:snac:problem:not-ready"
             with (root / "current.json").open("w") as pipe:
                 json.dump({"version": store.current(), "previous": None}, pipe)
+            deadline = time.monotonic() + 390
             while http.get("/health/startup").status_code != 200:
                 assert process.poll() is None
+                assert time.monotonic() < deadline, "it had not started after 390 s"
             assert [http.get(probe).status_code for probe in PROBES] == [200, 200, 200]
         process.send_signal(signal.SIGTERM)
         assert process.wait(300) == 0

@@ -73,6 +73,8 @@ def test_every_call_documents_its_media_types_and_problems(running: Any) -> None
             assert call["requestBody"]["content"], path
             statuses = {"400", "401", "406", "413", "415", "422", "429", "500", "503", "504"}
             assert statuses <= set(call["responses"]), path
+    for path in ("/v1/models", "/v1/models/current"):
+        assert "429" in calls["get", path]["responses"]
     schemas = document["components"]["schemas"]
     for name in re.findall(r'"\$ref": "([^"]+)"', json.dumps(document)):
         assert name.removeprefix("#/components/schemas/") in schemas

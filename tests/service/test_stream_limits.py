@@ -194,6 +194,7 @@ def refusal(running: Any, **how: Any) -> tuple[int, dict[str, Any], Any]:
         pass
     answer = raised.value.response
     assert answer.headers["Content-Type"].startswith("application/problem+json")
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
     return answer.status_code, json.loads(answer.body), answer.headers
 
 
@@ -475,3 +476,21 @@ def test_sigterm_lets_streams_end_then_ends_them_and_no_key_is_logged(
     finally:
         process.kill()
         process.communicate()
+
+
+def test_who_pings_and_never_reads_is_cut(running: Any) -> None:
+    """A megabyte of answers fills what the systems hold, and then what the service would."""
+    ping = b"\x89\xfd" + bytes(4) + bytes(125)
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.settimeout(300)
+        host, port = running.url.removeprefix("http://").split(":")
+        raw.connect((host, int(port)))
+        raw.sendall(
+            f"GET /v1/stream/decode{FLAT} HTTP/1.1\r\nHost: {host}:{port}\r\n"
+            "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        assert raw.recv(12).endswith(b"101")
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            raw.sendall(40_000 * ping)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,8 +20,10 @@ import httpx
 import psutil
 import pytest
 
+from service import workers
+from service.errors import ReloadError
 from service.settings import Settings
-from service.workers import devices
+from service.workers import Worker, devices
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError
 from snac_core.model_store import ModelStore
@@ -34,6 +38,8 @@ def test_devices_are_listed_counted_or_one() -> None:
     for wrong in ("0", "all" if devices_are_none() else "99"):
         with pytest.raises(ConfigError, match="GPUs"):
             devices(Settings(devices=wrong))
+    with pytest.raises(ConfigError, match="names no device"):
+        devices(Settings(devices=" , "))
 
 
 def devices_are_none() -> bool:
@@ -63,7 +69,9 @@ def crew(store: Path) -> Iterator[tuple[subprocess.Popen[str], str, list[dict[st
 
     def follow() -> None:
         for line in lines:
-            entries.append(json.loads(line))
+            # A library or the interpreter may say something of its own.
+            with contextlib.suppress(json.JSONDecodeError):
+                entries.append(json.loads(line))
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -142,6 +150,22 @@ def test_two_workers_are_one_service(
 
         process.send_signal(signal.SIGTERM)
         assert process.wait(400) == 0
+
+
+def test_a_worker_that_hangs_is_named_and_one_that_is_away_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RELOAD_SECONDS", "METRICS_SECONDS"):
+        monkeypatch.setattr(workers, name, 0.2)
+    worker = Worker(0, 3, tmp_path)
+    with socket.socket(socket.AF_UNIX) as hung:
+        hung.bind(str(tmp_path / "1.sock"))
+        hung.listen()
+        with pytest.raises(ReloadError, match=r"\{1: 'no answer within 0.2 s'\}"):
+            asyncio.run(worker.reload_others("", None))
+        assert asyncio.run(worker.others_metrics()) == {}
+    (tmp_path / "1.sock").unlink()
+    asyncio.run(worker.reload_others("", None))
 
 
 def test_workers_that_cannot_start_end_the_service(tmp_path: Path) -> None:

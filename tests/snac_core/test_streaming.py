@@ -6,6 +6,7 @@ import gc
 import io
 import itertools
 import threading
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -358,7 +359,9 @@ def test_one_thread_feeds_while_another_runs() -> None:
 
     def run() -> None:
         try:
+            deadline = time.monotonic() + 300
             while not decoder.done:
+                assert time.monotonic() < deadline, "it was not done within 300 s"
                 job = decoder.take_step()
                 if job is not None:
                     codec.run(job.steps)
@@ -366,7 +369,7 @@ def test_one_thread_feeds_while_another_runs() -> None:
             failures.append(error)
             raise
 
-    worker = threading.Thread(target=run)
+    worker = threading.Thread(target=run, daemon=True)
     worker.start()
     parts = []
     for frame in range(20):

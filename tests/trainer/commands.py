@@ -16,6 +16,9 @@ import torch
 
 from trainer.cli import main
 
+LONGEST_WAIT = 390.0
+"""Seconds after which a process that does not go on fails its test."""
+
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["trainer.cli", "torch._dynamo", "torch.utils.tensorboard"])
 
@@ -72,7 +75,10 @@ class Forked:
 
     def communicate(self) -> tuple[str, None]:
         """Wait for its end and return what it said."""
-        self._process.join()
+        self._process.join(LONGEST_WAIT)
+        if self._process.is_alive():
+            self.kill()
+            raise AssertionError(f"it did not end within {LONGEST_WAIT:g} s")
         return self._said.read_text(), None
 
 
@@ -103,8 +109,10 @@ def started(*arguments: str) -> subprocess.Popen[str]:
 def wait_for_rows(process: Started, output: Path, count: int) -> None:
     """Return once ``metrics.csv`` has so many rows; fail when the process ends before."""
     path = output / "metrics.csv"
+    deadline = time.monotonic() + LONGEST_WAIT
     while not (path.exists() and path.read_text().count("\n") > count):
         assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"no {count} rows within {LONGEST_WAIT:g} s"
         time.sleep(0.02)
 
 
