@@ -120,10 +120,10 @@ def single_clips(
         for seconds, bar in zip((1.0, 8.0), bars, strict=True):
             (wave,) = clips(1, seconds, seconds)
             runs = peers.runs(kind, wave)
-            if not compiled:
+            # To compile or to export takes a minute: for one length each.
+            if not compiled or seconds != 8.0:
                 del runs[COMPILED]
-            # An export takes half a minute: of one length each.
-            if compiled and seconds == 8.0:
+            else:
                 runs[ONNX] = peers.in_onnx(kind, wave)
             rates: list[float] = []
             runs["products"] = functools.partial(_keep, rates, rate)

@@ -1,6 +1,6 @@
 """The service over HTTP against a plain FastAPI handler around the published package.
 
-    python bench/serving.py [--clients 16] [--requests 32] [--rounds 2]
+    python bench/serving.py [--clients 16] [--requests 32] [--rounds 1]
 
 Both run in processes of their own, with the same weights; clients post clips of 1-10 s to one,
 then to the other, in turns. Then more and more clients post to ours. Writes
@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--requests", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     model, waves = upstream(), clips(options.requests, 1.0, 10.0)
     load, few = Load(waves, options.clients), Load(waves[:4], 4)
