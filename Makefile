@@ -77,7 +77,8 @@ lock: $(FULL) ## pin the whole tree again in constraints.txt (ARGS=--upgrade: to
 bench: $(FULL) ## measure against the published package; writes bench/results/ (a quiet machine!)
 	$(BIN)/python bench/cpu.py
 	$(BIN)/python bench/serving.py
-	$(BIN)/python bench/streaming.py --batches 1 4 8 > bench/results/streaming.md; cat bench/results/streaming.md
+	$(BIN)/python bench/streaming.py --batches 1 4 8 > bench/results/streaming.md
+	@cat bench/results/streaming.md
 	@cat bench/results/*.md > bench/results/table.tmp; mv bench/results/table.tmp bench/RESULTS.md
 
 clean: ## remove .venv, caches and build products

@@ -249,6 +249,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 8])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    print("## streaming\n")
     print(
         f"{describe()}; {torch.get_num_threads()} threads, "
         f"torch {torch.__version__}, {options.device}, {options.preset}\n"
