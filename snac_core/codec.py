@@ -40,7 +40,7 @@ __all__ = [
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
 
-WINDOW_SECONDS = 4.0
+WINDOW_SECONDS = 8.0
 CUDA_BATCH_SECONDS = 128.0
 
 

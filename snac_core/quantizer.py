@@ -56,12 +56,11 @@ class VectorQuantize(nn.Module):
         batch = projected.shape[0]
         points = F.normalize(projected.transpose(1, 2).reshape(-1, projected.shape[1]))
         book = F.normalize(self.codebook.weight)
-        distance = (
-            points.pow(2).sum(1, keepdim=True)
-            - 2 * points @ book.t()
-            + book.pow(2).sum(1, keepdim=True).t()
-        )
-        return (-distance).max(1)[1].reshape(batch, -1)
+        # In place: fresh memory for thousands of entries a position costs more than the sums.
+        distance = (2 * points @ book.t()).neg_()
+        distance += points.pow(2).sum(1, keepdim=True)
+        distance += book.pow(2).sum(1)
+        return distance.min(1)[1].reshape(batch, -1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the latent, Tensor[B x C x T], of ``codes``, Tensor[B x T/stride]."""

@@ -50,6 +50,8 @@ class RowNetwork:
     ----------
     weights
         The copies, for others who compute the same layers.
+    layers
+        What ``encode`` and ``decode`` walk, beside the quantizer.
     """
 
     def __init__(self, model: SNAC, kernels: Kernels, between: Callable[[], None]) -> None:
@@ -57,20 +59,21 @@ class RowNetwork:
         self.kernels, self.weights, self.between = kernels, RowWeights(), between
         # One for each run that is under way: a run may be started in the middle of another.
         self._spaces: list[Space] = []
-        self._encoder = list(self._layers(model.encoder.block))
-        self._decoder = list(self._layers(model.decoder.model))
+        self.layers: dict[str, list[Layer]] = {
+            "encode": list(self._layers(model.encoder.block)),
+            "decode": list(self._layers(model.decoder.model)),
+        }
 
     def encode(self, audio: Tensor, extent: Extent | None = None) -> list[Tensor]:
         """Return what `SNAC.encode` does, for ``audio``, Tensor[1 x 1 x T]."""
-        latent = self._run(self._encoder, audio, extent or Extent(audio.shape[-1]))
+        latent = self._run(self.layers["encode"], audio, extent or Extent(audio.shape[-1]))
         return [level.codes for level in self._quantizer(latent)[1]]
 
     def decode(self, codes: list[Tensor], extent: Extent | None = None) -> Tensor:
         """Return what `SNAC.decode` does, for codes of one clip."""
         latent = self._quantizer.decode(codes)
-        return self._run(
-            self._decoder, latent, extent or Extent(latent.shape[-1] * self.config.hop)
-        )
+        extent = extent or Extent(latent.shape[-1] * self.config.hop)
+        return self._run(self.layers["decode"], latent, extent)
 
     def _run(self, layers: list[Layer], x: Tensor, extent: Extent) -> Tensor:
         if len(x) != 1 or extent.valid is not None:
@@ -258,7 +261,7 @@ class ToOneChannel:
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[T x 1] of Tensor[T x C]."""
-        given = F.pad((x @ self._taps).t(), (self._padding, self._padding))
+        given = F.pad(torch.mm(self._taps.t(), x.t()), (self._padding, self._padding))
         out = given[0, : len(x)] + self._bias
         for tap in range(1, len(given)):
             out += given[tap, tap : tap + len(x)]

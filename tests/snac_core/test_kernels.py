@@ -132,7 +132,7 @@ def test_one_build_serves_every_model_and_nearly_every_layer(compiled: Kernels) 
             network = RowNetwork(random_model(config, seed).fold(), compiled, lambda: None)
         left = [
             type(layer._module).__name__
-            for layer in (*network._encoder, *network._decoder)
+            for layer in (*network.layers["encode"], *network.layers["decode"])
             if isinstance(layer, AsWritten)
         ]
         # The latent's convolutions, at a 512th of the sample rate, and the last step.
