@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snac_core.attention import LocalMHA
-from snac_core.extent import Extent, Noise
+from snac_core.extent import Draw, Extent, Noise
 from snac_core.layers import (
     Chain,
     DecoderBlock,
@@ -50,9 +50,9 @@ class Muted(Noise):
 
     loudness: Tensor
 
-    def normal(self, block: int, step: int, length: int) -> Tensor:
+    def normal(self, block: int, step: int, length: int, draw: Draw | None = None) -> Tensor:
         """Return Tensor[B x 1 x length] as `Noise.normal` does, zero where muted."""
-        return super().normal(block, step, length) * self.loudness[:, None, None]
+        return super().normal(block, step, length, draw) * self.loudness[:, None, None]
 
 
 @dataclasses.dataclass(frozen=True)

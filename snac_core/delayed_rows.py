@@ -139,14 +139,14 @@ class Noisy:
     """`NoiseBlock`."""
 
     def __init__(self, layer: delay.Noisy, network: RowNetwork) -> None:
-        self._index, self._place = layer.module.index, layer.place
-        self._noisy = rows.Noisy(layer.module, network.weights)
+        self._place = layer.place
+        self._noisy = rows.Noisy(layer.module, network.kernels, network.weights)
 
     def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
         """Return Tensor[B x T x C]."""
         channels_first = x.transpose(1, 2)
         extent = tick.extent(channels_first, self._place)
-        noise = extent.normal(channels_first, self._index)
+        noise = self._noisy.draw(channels_first, extent)
         if noise is None:
             return x
         return self._noisy.add(noise, x.flatten(0, 1), space).view(x.shape)

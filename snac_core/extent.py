@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 _MASK32 = 0xFFFFFFFF
+
+Draw: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
+"""A way to compute `draw_normal`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Noise:
     seed: Tensor
     start: Tensor
 
-    def normal(self, block: int, step: int, length: int) -> Tensor:
+    def normal(self, block: int, step: int, length: int, draw: Draw | None = None) -> Tensor:
         """Return Tensor[B x 1 x length] of standard normal noise.
 
         Parameters
@@ -42,16 +47,32 @@ class Noise:
             Samples per position at this block's resolution.
         length
             Positions wanted from ``start`` on.
+        draw
+            What computes it; None is `draw_normal`.
         """
-        positions = (self.start // step)[:, None] + torch.arange(length, device=self.start.device)
         key = _mix(_mix(self.seed & _MASK32) ^ ((self.seed >> 32) & _MASK32))
         key = _mix(key + 0x9E3779B9 * (block + 1))
-        word = _mix((positions & _MASK32) ^ key[:, None])
-        # Box-Muller, with the first uniform in (0, 1] so that its logarithm is finite.
-        first = (_mix(word ^ 0x68E31DA4).double() + 1.0) / 2.0**32
-        second = _mix(word ^ 0xB5297A4D).double() / 2.0**32
-        normal = torch.sqrt(-2.0 * torch.log(first)) * torch.cos(2.0 * math.pi * second)
-        return normal.float()[:, None, :]
+        return (draw or draw_normal)(key, self.start // step, length)[:, None, :]
+
+
+def draw_normal(key: Tensor, start: Tensor, length: int) -> Tensor:
+    """Return Tensor[B x length] of standard normal noise that ``key`` and position decide.
+
+    Parameters
+    ----------
+    key
+        Tensor[B] of int64 with 32 bits that matter.
+    start
+        Tensor[B] of int64, the first position of each item.
+    length
+        Positions wanted.
+    """
+    positions = start[:, None] + torch.arange(length, device=start.device)
+    word = _mix((positions & _MASK32) ^ key[:, None])
+    # Box-Muller, with the first uniform in (0, 1] so that its logarithm is finite.
+    first = (_mix(word ^ 0x68E31DA4).double() + 1.0) / 2.0**32
+    second = _mix(word ^ 0xB5297A4D).double() / 2.0**32
+    return (torch.sqrt(-2.0 * torch.log(first)) * torch.cos(2.0 * math.pi * second)).float()
 
 
 def _mix(word: Tensor) -> Tensor:
@@ -92,11 +113,11 @@ class Extent:
         # `where`, not a product: garbage past the end may have overflowed.
         return torch.where(keep[:, None, :], x, torch.zeros((), dtype=x.dtype, device=x.device))
 
-    def normal(self, x: Tensor, block: int) -> Tensor | None:
+    def normal(self, x: Tensor, block: int, draw: Draw | None = None) -> Tensor | None:
         """Return noise Tensor[B x 1 x T] for ``x``, Tensor[B x C x T], or None when off."""
         if isinstance(self.noise, Noise):
             length = x.shape[-1]
-            return self.noise.normal(block, self.samples // length, length).to(x.dtype)
+            return self.noise.normal(block, self.samples // length, length, draw).to(x.dtype)
         if self.noise == "random":
             return torch.randn((x.shape[0], 1, x.shape[-1]), device=x.device, dtype=x.dtype)
         if self.noise == "off":

@@ -14,6 +14,7 @@
 #include <cstring>
 
 using V = at::vec::Vectorized<float>;
+using D = at::vec::Vectorized<double>;
 
 // The matrix product of the library that torch brings along.
 extern "C" void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*,
@@ -97,6 +98,12 @@ inline void unit_row(int64_t channels, int64_t dilation, const float* from, cons
   });
 }
 
+uint32_t scramble(uint32_t word) {
+  word = (word ^ (word >> 16)) * 0x7FEB352Du;
+  word = (word ^ (word >> 15)) * 0x846CA68Bu;
+  return word ^ (word >> 16);
+}
+
 }  // namespace
 
 extern "C" {
@@ -177,6 +184,51 @@ void snac_late_unit(const float* x, float* out, int64_t streams, int64_t length,
       }
       add_product(bottom - top, C, C, mixed, mix, out + top * C);
     }
+  }
+}
+
+// NoiseBlock: x + noise (x mixed), with a noise for each position. Scratch: rows C.
+void snac_noisy(const float* x, float* out, int64_t length, int64_t channels, const float* noise,
+                const float* mix, int64_t rows, float* scratch, int64_t threads) {
+  const int64_t C = channels, tiles = (length + rows - 1) / rows;
+  const int64_t share = (tiles + threads - 1) / threads;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t thread = 0; thread < threads; thread++) {
+    float* const scaled = scratch + thread * rows * C;
+    for (int64_t tile = thread * share; tile < std::min(tiles, (thread + 1) * share); tile++) {
+      const int64_t first = tile * rows, last = std::min(length, first + rows);
+      for (int64_t t = first; t < last; t++) {
+        const float own = noise[t];
+        const float* const from = x + t * C;
+        std::transform(from, from + C, scaled + (t - first) * C, [&](float v) { return own * v; });
+      }
+      std::memcpy(out + first * C, x + first * C, (last - first) * C * sizeof(float));
+      add_product(last - first, C, C, scaled, mix, out + first * C);
+    }
+  }
+}
+
+// The noise of snac_core/extent.py, draw_normal: out[items][length] of key and start, [items].
+void snac_normal(float* out, int64_t items, int64_t length, const int64_t* key,
+                 const int64_t* start, int64_t threads) {
+  constexpr int64_t run = 1024;
+  const int64_t runs = (length + run - 1) / run;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t one = 0; one < items * runs; one++) {
+    const int64_t item = one / runs, first = one % runs * run, count = std::min(run, length - first);
+    const uint32_t own = key[item], from = start[item] + first;
+    double radius[run], turn[run];
+    for (int64_t i = 0; i < run; i++) {
+      const uint32_t word = scramble((from + static_cast<uint32_t>(i)) ^ own);
+      radius[i] = (scramble(word ^ 0x68E31DA4u) + 1.0) / 4294967296.0;
+      turn[i] = 2 * 3.14159265358979323846 * (scramble(word ^ 0xB5297A4Du) / 4294967296.0);
+    }
+    for (int64_t i = 0; i < run; i += D::size()) {
+      const D normal = (D(-2.0) * D::loadu(radius + i).log()).sqrt() * D::loadu(turn + i).cos();
+      normal.store(radius + i);
+    }
+    std::transform(radius, radius + count, out + item * length + first,
+                   [](double value) { return static_cast<float>(value); });
   }
 }
 

@@ -118,7 +118,7 @@ class Kernels:
     def __init__(self, library: Path) -> None:
         # It finds the matrix product, the sine and the threads among what torch has loaded.
         self._library = ctypes.CDLL(str(library))
-        for name in ("snac_snake", "snac_unit", "snac_late_unit"):
+        for name in ("snac_snake", "snac_unit", "snac_late_unit", "snac_noisy", "snac_normal"):
             getattr(self._library, name).restype = None
 
     def snake(
@@ -135,7 +135,9 @@ class Kernels:
         """Return a depth-wise residual unit of ``x``."""
         length, channels = x.shape
         out, sizes = space.take(length, channels), (length, channels, weights.dilation)
-        self._call("snac_unit", x, out, *sizes, *_flat(weights), *_tiles(x, weights, space))
+        self._call(
+            "snac_unit", x, out, *sizes, *_flat(weights), *_tiles(x, space, weights.dilation)
+        )
         return out
 
     def late_unit(
@@ -147,9 +149,21 @@ class Kernels:
             "snac_late_unit",
             *(x, out, *x.shape, weights.dilation, *_flat(weights)),
             *(memory.before, memory.after, memory.before.shape[1], memory.active, memory.skip),
-            *_tiles(rows, weights, space),
+            *_tiles(rows, space, weights.dilation),
         )
         return out.view(x.shape)
+
+    def noisy(self, x: Tensor, noise: Tensor, mix: Tensor, space: Space) -> Tensor:
+        """Return ``x`` with noise, Tensor[T], on top of each position, by a `NoiseBlock`."""
+        out = space.take(*x.shape)
+        self._call("snac_noisy", x, out, *x.shape, noise, mix, *_tiles(x, space))
+        return out
+
+    def normal(self, key: Tensor, start: Tensor, length: int) -> Tensor:
+        """Return what `draw_normal` does, Tensor[B x length]."""
+        out, threads = torch.empty(len(key), length), torch.get_num_threads()
+        self._call("snac_normal", out, *out.shape, key, start, threads)
+        return out
 
     def _call(self, name: str, *arguments: Tensor | int) -> None:
         getattr(self._library, name)(*(_argument(value) for value in arguments))
@@ -160,19 +174,20 @@ def _flat(weights: UnitWeights) -> tuple[Tensor, ...]:
     return (*first, *weights.second, weights.mix, weights.mix_bias)
 
 
-def _tiles(x: Tensor, weights: UnitWeights, space: Space) -> tuple[int, Tensor, int]:
+def _tiles(x: Tensor, space: Space, dilation: int = 0) -> tuple[int, Tensor, int]:
     (length, channels), threads = x.shape, torch.get_num_threads()
     rows = min(max(_TILE // channels, 64), math.ceil(length / threads))
-    own = (2 * rows + 6 * weights.dilation) * channels
+    own = (2 * rows + 6 * dilation) * channels
     return rows, space.scratch(threads * own), threads
 
 
 def _argument(value: Tensor | int) -> ctypes.c_void_p | ctypes.c_int64:
     if isinstance(value, int):
         return ctypes.c_int64(value)
-    if value.dtype != torch.float32 or not value.is_contiguous() or value.device.type != "cpu":
+    known = value.dtype in (torch.float32, torch.int64)
+    if not known or not value.is_contiguous() or value.device.type != "cpu":
         raise ValueError(
-            f"kernels take contiguous float32 on the CPU, not {value.dtype} of "
+            f"kernels take contiguous float32 or int64 on the CPU, not {value.dtype} of "
             f"{tuple(value.shape)} with strides {value.stride()} on {value.device}"
         )
     return ctypes.c_void_p(value.data_ptr())

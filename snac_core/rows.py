@@ -108,7 +108,7 @@ class RowNetwork:
                 own = row_weights.depthwise(module)
                 yield Unit(module, kernels, weights) if own else AsWritten(module)
             elif isinstance(module, NoiseBlock):
-                yield Noisy(module, weights)
+                yield Noisy(module, kernels, weights)
             elif isinstance(module, Snake1d):
                 if not changes_rate(modules[index + 1]):
                     yield Activation(module, kernels, weights)
@@ -224,19 +224,22 @@ class Upsampling:
 class Noisy:
     """`NoiseBlock`."""
 
-    def __init__(self, module: NoiseBlock, weights: RowWeights) -> None:
-        self._index = module.index
+    def __init__(self, module: NoiseBlock, kernels: Kernels, weights: RowWeights) -> None:
+        self._index, self._kernels = module.index, kernels
         self._mix, _ = weights.of(module.linear, row_weights.mix)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[T x C]."""
-        noise = extent.normal(_channels(x), self._index)
+        noise = self.draw(_channels(x), extent)
         return x if noise is None else self.add(noise, x, space)
+
+    def draw(self, x: Tensor, extent: Extent) -> Tensor | None:
+        """Return noise Tensor[B x 1 x T] for ``x``, Tensor[B x C x T], or None when off."""
+        return extent.normal(x, self._index, self._kernels.normal)
 
     def add(self, noise: Tensor, x: Tensor, space: Space) -> Tensor:
         """Return ``x`` with ``noise``, Tensor[1 x 1 x T]; streams stacked, Tensor[B x 1 x T/B]."""
-        out = torch.mm(x, self._mix, out=space.take(*x.shape))
-        return out.mul_(noise.reshape(-1, 1)).add_(x)
+        return self._kernels.noisy(x, noise.reshape(-1), self._mix, space)
 
 
 class FromOneChannel:

@@ -14,7 +14,7 @@ import torch
 from snac_core import kernels
 from snac_core.codec import Codec, Precision
 from snac_core.config import SnacConfig
-from snac_core.extent import Extent
+from snac_core.extent import Extent, Noise, draw_normal
 from snac_core.kernels import Kernels, KernelsError, Snake, Space
 from snac_core.model import SNAC
 from snac_core.rows import AsWritten, RowNetwork
@@ -38,6 +38,13 @@ def compiled() -> Kernels:
     return found
 
 
+def test_noise_is_that_of_the_layers(compiled: Kernels) -> None:
+    key, start = torch.tensor([5, 2**32 - 1, 77]), torch.tensor([0, -40, 2**33 + 5])
+    for length in (1, 1023, 1024, 5000):
+        ours, theirs = compiled.normal(key, start, length), draw_normal(key, start, length)
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("threads", [1, 3])
 @torch.inference_mode()
@@ -54,10 +61,11 @@ def test_rows_equal_the_layers(config: SnacConfig, threads: int, compiled: Kerne
             codes = model.encode(audio)
             for ours, theirs in zip(rows.encode(audio), codes, strict=True):
                 assert torch.equal(ours, theirs)
-            extent = Extent(length)
-            torch.testing.assert_close(
-                rows.decode(codes, extent), model.decode(codes, extent), rtol=0, atol=1e-5
-            )
+            drawn = Noise(torch.tensor([-3]), torch.tensor([512]))
+            for extent in (Extent(length), Extent(length, noise=drawn)):
+                torch.testing.assert_close(
+                    rows.decode(codes, extent), model.decode(codes, extent), rtol=0, atol=1e-5
+                )
     finally:
         torch.set_num_threads(before)
 
