@@ -51,12 +51,18 @@ class GpuKernels:
     whole
         The most channels of a residual unit whose product is part of its kernel, in half
         precision: no signal leaves it then but the result. 0 leaves all products to the library.
+    tile
+        Elements that a program works on at once.
+    steps
+        Rows that a lane of a residual unit makes.
     """
 
     batches = True
 
-    def __init__(self, device: torch.device, whole: int = 0) -> None:
-        self._device, self._whole = device, whole
+    def __init__(
+        self, device: torch.device, whole: int = 0, tile: int = _TILE, steps: int = _STEPS
+    ) -> None:
+        self._device, self._whole, self._tile, self._steps = device, whole, tile, steps
 
     def space(self, dtype: torch.dtype) -> Space:
         """Return memory for one run."""
@@ -73,46 +79,47 @@ class GpuKernels:
     ) -> Tensor:
         """Return the activation of ``x``, zero past each end, with rows of zeros around it."""
         batch, length, channels = x.shape
-        whole, wide = before + length + after, _wide(channels)
-        out, rows = space.take(batch * whole, channels), _TILE // wide
+        whole, wide = before + length + after, self._wide(channels)
+        out, rows = space.take(batch * whole, channels), self._tile // wide
         grid = (triton.cdiv(whole, rows), batch, triton.cdiv(channels, wide))
-        _snake_kernel[grid](
-            *(x, _item(x), out, *snake, _valid(extent), extent.samples // length),
-            *(length, before, whole),
-            CHANNELS=channels,
-            ROWS=rows,
-            WIDE=wide,
-            num_warps=_WARPS,
-        )
+        with torch.cuda.device_of(x):
+            _snake_kernel[grid](
+                *(x, _item(x), out, *snake, _valid(extent), extent.samples // length),
+                *(length, before, whole),
+                CHANNELS=channels,
+                ROWS=rows,
+                WIDE=wide,
+                num_warps=_WARPS,
+            )
         return out.view(batch, whole, channels)
 
     def unit(self, x: Tensor, weights: UnitWeights, extent: Extent, space: Space) -> Tensor:
         """Return a depth-wise residual unit of ``x``."""
         batch, length, channels = x.shape
         whole = x.dtype != torch.float32 and channels <= self._whole
-        wide = max(16, triton.next_power_of_2(channels)) if whole else _wide(channels)
-        lanes = _WHOLE_ROWS if whole else _TILE // wide
+        wide = max(16, triton.next_power_of_2(channels)) if whole else self._wide(channels)
+        lanes = _WHOLE_ROWS if whole else self._tile // wide
         out = space.take(batch * length, channels)
         mixed = out if whole else space.take(batch * length, channels)
         # Lanes of a dilation stand side by side, and a last group of them may be needed in part.
-        groups = triton.cdiv(length, weights.dilation * _STEPS)
+        groups = triton.cdiv(length, weights.dilation * self._steps)
         grid = (
             triton.cdiv(groups * weights.dilation, lanes),
             batch,
             triton.cdiv(channels, wide),
         )
-        _unit_kernel[grid](
-            *(x, _item(x), mixed, out, *weights.first, weights.taps, weights.bias),
-            *(*weights.second, weights.mix, weights.mix_bias),
-            *(_valid(extent), extent.samples // length, length),
-            CHANNELS=channels,
-            DILATION=weights.dilation,
-            STEPS=_STEPS,
-            LANES=lanes,
-            WIDE=wide,
-            WHOLE=whole,
-            num_warps=max(_WARPS, lanes * wide // 128) if whole else _WARPS,
-        )
+        with torch.cuda.device_of(x):
+            _unit_kernel[grid](
+                *(x, _item(x), mixed, out, *weights.first, weights.taps, weights.bias),
+                *(*weights.second, weights.mix, weights.mix_bias),
+                *(_valid(extent), extent.samples // length, length, weights.dilation),
+                CHANNELS=channels,
+                STEPS=self._steps,
+                LANES=lanes,
+                WIDE=wide,
+                WHOLE=whole,
+                num_warps=max(_WARPS, lanes * wide // 128) if whole else _WARPS,
+            )
         if not whole:
             out.addmm_(mixed, weights.mix)
         return out.view(batch, length, channels)
@@ -126,18 +133,19 @@ class GpuKernels:
         out = torch.empty(batch, length, 1, dtype=x.dtype, device=x.device)
         grid = (triton.cdiv(length, _POSITIONS), batch)
         step = extent.samples // length
-        _normal_kernel[grid](
-            *(out, noise.seed, noise.start, index + 1, step, length),
-            SIZE=_POSITIONS,
-            num_warps=_WARPS,
-        )
+        with torch.cuda.device_of(x):
+            _normal_kernel[grid](
+                *(out, noise.seed, noise.start, index + 1, step, length),
+                SIZE=_POSITIONS,
+                num_warps=_WARPS,
+            )
         return out
 
-
-def _wide(channels: int) -> int:
-    """Return how many channels a program takes: a power of two that divides them, or all."""
-    divisor = channels & -channels
-    return min(divisor if divisor >= 16 else triton.next_power_of_2(channels), _TILE // 4)
+    def _wide(self, channels: int) -> int:
+        """Return how many channels a program takes: a power of two that divides them, or all."""
+        divisor = channels & -channels
+        wide = divisor if divisor >= 16 else triton.next_power_of_2(channels)
+        return min(wide, self._tile // 4)
 
 
 def _item(x: Tensor) -> int:
@@ -211,7 +219,7 @@ def _snake_kernel(
     tl.store(to, value.to(out.dtype.element_ty), mask=(row < whole)[:, None] & here)
 
 
-@triton.jit(do_not_specialize=["step", "length"])
+@triton.jit(do_not_specialize=["step", "length", "dilation"])
 def _unit_kernel(
     x,
     x_item,
@@ -228,8 +236,8 @@ def _unit_kernel(
     valid,
     step,
     length,
+    dilation,
     CHANNELS: tl.constexpr,
-    DILATION: tl.constexpr,
     STEPS: tl.constexpr,
     LANES: tl.constexpr,
     WIDE: tl.constexpr,
@@ -237,7 +245,7 @@ def _unit_kernel(
 ):
     """Write what a residual unit mixes, and what that adds to; or, where ``WHOLE``, their sum.
 
-    A lane takes every ``DILATION``-th row, ``STEPS`` of them, one after the other, and holds the
+    A lane takes every ``dilation``-th row, ``STEPS`` of them, one after the other, and holds the
     seven activations that it convolves: each is computed once, but for six before a lane's first.
     """
     item = tl.program_id(1).to(tl.int64)
@@ -245,7 +253,7 @@ def _unit_kernel(
     real = column < CHANNELS
     here = real[None, :]
     lane = tl.program_id(0) * LANES + tl.arange(0, LANES)
-    row = (lane // DILATION) * (DILATION * STEPS) + lane % DILATION
+    row = (lane // dilation) * (dilation * STEPS) + lane % dilation
     own = tl.minimum(tl.load(valid + item) // step, length)
     x += item * x_item + column[None, :]
     out += item * length * CHANNELS + column[None, :]
@@ -268,23 +276,23 @@ def _unit_kernel(
         cell = column[:, None] * CHANNELS + column[None, :]
         matrix = tl.load(mix + cell, mask=real[:, None] & here, other=0.0)
 
-    t = row - 3 * DILATION
+    t = row - 3 * dilation
     a0 = _snake(_read(x, t, (t >= 0) & (t < own), here, CHANNELS), first_a, first_b)
-    t += DILATION
+    t += dilation
     a1 = _snake(_read(x, t, (t >= 0) & (t < own), here, CHANNELS), first_a, first_b)
-    t += DILATION
+    t += dilation
     a2 = _snake(_read(x, t, (t >= 0) & (t < own), here, CHANNELS), first_a, first_b)
     a3 = _snake(_read(x, row, row < own, here, CHANNELS), first_a, first_b)
-    t = row + DILATION
+    t = row + dilation
     a4 = _snake(_read(x, t, t < own, here, CHANNELS), first_a, first_b)
-    t += DILATION
+    t += dilation
     a5 = _snake(_read(x, t, t < own, here, CHANNELS), first_a, first_b)
-    t += DILATION
+    t += dilation
     coming = _read(x, t, t < own, here, CHANNELS)
     for _ in range(STEPS):
         a6 = _snake(coming, first_a, first_b)
         # On its way while this step is computed.
-        t += DILATION
+        t += dilation
         coming = _read(x, t, t < own, here, CHANNELS)
         # Read three steps ago: it is still near.
         same = _read(x, row, row < own, here, CHANNELS) + more
@@ -304,7 +312,7 @@ def _unit_kernel(
             tl.store(mixed + at, total.to(mixed.dtype.element_ty), mask=known)
         tl.store(out + at, same.to(out.dtype.element_ty), mask=known)
         a0, a1, a2, a3, a4, a5 = a1, a2, a3, a4, a5, a6
-        row += DILATION
+        row += dilation
 
 
 @triton.jit

@@ -26,19 +26,27 @@ Capture: TypeAlias = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], N
 """What makes of a computation its replay, and the place where that leaves its results."""
 
 _MOST = 16
+# CUDA has one capture in a process at a time, and several models may be in use.
+_capturing = threading.Lock()
 
 
 class CudaCapture:
     """Captures in graphs that share their memory, as only one of them runs at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __call__(self, run: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
         """Return the replay of ``run``, which must have run before, and its results' place."""
         graph = torch.cuda.CUDAGraph()
         # What other threads ask of the GPU meanwhile, such as to load a model, is not captured.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        with (
+            _capturing,
+            torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ),
+        ):
             made = run()
         return graph.replay, made
 
@@ -52,7 +60,7 @@ class Captured(NamedTuple):
 
 
 class GraphedNetwork:
-    """A `RowNetwork` on a GPU, for batches padded to few shapes. Any threads may use it at once.
+    """A network on a GPU, for batches padded to few shapes. Any threads may use it at once.
 
     The first batch of a shape runs as it is, which also has its kernels compiled; the second is
     captured. What a graph reads of the model are the network's own weights, so another model has
@@ -61,7 +69,7 @@ class GraphedNetwork:
     Parameters
     ----------
     network
-        What it computes.
+        What computes, in rows or as the layers are written.
     capture
         How; `CudaCapture` but in tests.
     most
@@ -73,7 +81,7 @@ class GraphedNetwork:
         Graphs made so far.
     """
 
-    def __init__(self, network: RowNetwork, capture: Capture, most: int = _MOST) -> None:
+    def __init__(self, network: RowNetwork | SNAC, capture: Capture, most: int = _MOST) -> None:
         self.config, self._network = network.config, network
         self._capture, self._most, self.captures = capture, most, 0
         self._seen: OrderedDict[Key, None] = OrderedDict()
@@ -205,4 +213,4 @@ def graphed(model: SNAC, device: torch.device, decoding: torch.dtype) -> Graphed
             f"not {precision!r}"
         )
     rows = RowNetwork(model, GpuKernels(device), lambda: None, decoding)
-    return GraphedNetwork(rows, CudaCapture())
+    return GraphedNetwork(rows, CudaCapture(device))

@@ -46,12 +46,9 @@ SMALL = SnacConfig(
 NUMPY_WARNS = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
 
 
-@pytest.fixture
-def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_programs(whole: int = 0) -> GpuKernels:
     """The interpreter pays for each operation, whatever its size: large blocks, few steps."""
-    if DEVICE.type == "cpu":
-        monkeypatch.setattr(gpu_kernels, "_TILE", 512)
-        monkeypatch.setattr(gpu_kernels, "_STEPS", 4)
+    return GpuKernels(DEVICE, whole) if DEVICE.type == "cuda" else GpuKernels(DEVICE, whole, 512, 4)
 
 
 def signal(*shape: int, seed: int = 0) -> Tensor:
@@ -69,11 +66,7 @@ def lengths(*values: int) -> Tensor:
     [(96, 1, 256, 8), (48, 3, 512, 4), (20, 9, 512, 2), (3, 3, 128, 3)],
 )
 @torch.inference_mode()
-def test_a_unit_equals_its_layers(
-    channels: int, dilation: int, tile: int, steps: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gpu_kernels, "_TILE", tile)
-    monkeypatch.setattr(gpu_kernels, "_STEPS", steps)
+def test_a_unit_equals_its_layers(channels: int, dilation: int, tile: int, steps: int) -> None:
     torch.manual_seed(0)
     unit = ResidualUnit(channels, dilation, depthwise=True).to(DEVICE)
     for snake in (unit.block[0], unit.block[2]):
@@ -86,7 +79,7 @@ def test_a_unit_equals_its_layers(
     x[1] = torch.inf
     apart = torch.full((3, 31, channels), torch.nan, device=DEVICE)[:, 2:30]
     apart.copy_(x.transpose(1, 2))
-    kernels = GpuKernels(DEVICE)
+    kernels = GpuKernels(DEVICE, tile=tile, steps=steps)
     weights = row_weights.unit(unit)
     got = kernels.unit(apart, weights, extent, kernels.space(x.dtype)).transpose(1, 2)
     expected = unit(x, extent)
@@ -103,7 +96,7 @@ def test_a_unit_equals_its_layers(
 @pytest.mark.parametrize("channels", [16, 20])
 @torch.inference_mode()
 def test_a_unit_that_multiplies_equals_one_that_leaves_it_to_the_library(
-    channels: int, few_programs: None
+    channels: int,
 ) -> None:
     torch.manual_seed(0)
     unit = ResidualUnit(channels, 3, depthwise=True).to(DEVICE)
@@ -112,7 +105,7 @@ def test_a_unit_that_multiplies_equals_one_that_leaves_it_to_the_library(
     x, extent = signal(2, 40, channels).half(), Extent(40, lengths(40, 25))
     made = []
     for whole in (0, 32):
-        kernels = GpuKernels(DEVICE, whole)
+        kernels = few_programs(whole)
         made.append(kernels.unit(x, weights, extent, kernels.space(x.dtype)).float())
     # The library rounds the sum of the input and the bias on the way.
     torch.testing.assert_close(made[0], made[1], rtol=2**-9, atol=2**-9)
@@ -123,12 +116,12 @@ def test_a_unit_that_multiplies_equals_one_that_leaves_it_to_the_library(
 @NUMPY_WARNS
 @pytest.mark.parametrize("scale", [1.0, 100.0, 1e6, 1e12])
 def test_the_activation_is_as_exact_as_its_formula_in_floats(
-    scale: float, few_programs: None
+    scale: float,
 ) -> None:
     x = scale * signal(1, 29, 48)
     alpha = (0.5 + torch.rand(48, generator=torch.Generator().manual_seed(1))).to(DEVICE)
     snake = Snake(alpha, (alpha + 1e-9).reciprocal())
-    kernels = GpuKernels(DEVICE)
+    kernels = few_programs()
     got = kernels.snake(x, snake, Extent(58, lengths(50)), kernels.space(x.dtype), 2, 1)
     assert got.shape == (1, 32, 48)
     assert not got[0, :2].any()
@@ -142,10 +135,10 @@ def test_the_activation_is_as_exact_as_its_formula_in_floats(
 
 
 @NUMPY_WARNS
-def test_what_is_not_a_number_stays_so(few_programs: None) -> None:
+def test_what_is_not_a_number_stays_so() -> None:
     x = torch.zeros(1, 3, 20, device=DEVICE)
     x[0, 1, 7], x[0, 2, 3] = torch.nan, torch.inf
-    ones, kernels = torch.ones(20, device=DEVICE), GpuKernels(DEVICE)
+    ones, kernels = torch.ones(20, device=DEVICE), few_programs()
     got = kernels.snake(x, Snake(ones, ones), Extent(3, lengths(3)), kernels.space(x.dtype))
     assert got.isnan().nonzero().tolist() == [[0, 1, 7], [0, 2, 3]]
 
@@ -180,9 +173,9 @@ def model() -> SNAC:
 
 @torch.inference_mode()
 def test_a_padded_batch_equals_the_layers_and_each_clip_alone(
-    model: SNAC, few_programs: None
+    model: SNAC,
 ) -> None:
-    rows, unit = RowNetwork(model, GpuKernels(DEVICE), lambda: None), SMALL.pad_multiple
+    rows, unit = RowNetwork(model, few_programs(), lambda: None), SMALL.pad_multiple
     length, own = 3 * unit, [3 * unit, unit]
     audio = 0.1 * signal(2, 1, length)
     noise = Noise(lengths(7, -8), lengths(0, 2 * unit))
@@ -205,9 +198,9 @@ def test_a_padded_batch_equals_the_layers_and_each_clip_alone(
 
 @torch.inference_mode()
 def test_decoding_in_half_precision_is_as_near_as_the_layers_are(
-    model: SNAC, few_programs: None
+    model: SNAC,
 ) -> None:
-    rows = RowNetwork(model, GpuKernels(DEVICE), lambda: None, torch.bfloat16)
+    rows = RowNetwork(model, few_programs(), lambda: None, torch.bfloat16)
     audio = 0.1 * signal(1, 1, 2 * SMALL.pad_multiple)
     codes = model.encode(audio)
     exact = model.decode(codes)
@@ -220,7 +213,7 @@ def test_decoding_in_half_precision_is_as_near_as_the_layers_are(
 
 
 COMPILE = """
-import sys, triton
+import pathlib, subprocess, sys, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from snac_core import gpu_kernels
@@ -228,32 +221,42 @@ from snac_core import gpu_kernels
 def build(kernel, constants, warps, half):
     kinds = {name: "*fp32" for name in kernel.arg_names}
     kinds |= {name: "constexpr" for name in constants} | {"x_item": "i64", "valid": "*i64"}
-    kinds |= {name: "i32" for name in ("step", "length", "before", "whole", "number")}
+    kinds |= {name: "i32" for name in ("step", "length", "before", "whole", "number", "dilation")}
     kinds |= {"seed": "*i64", "start": "*i64"}
     kinds |= {name: "*bf16" if half else "*fp32" for name in ("x", "mixed", "out", "mix")}
     kinds = {name: kinds[name] for name in kernel.arg_names}
     target = GPUTarget("cuda", int(sys.argv[1]), 32)
     source = ASTSource(kernel, kinds, constants)
-    return triton.compile(source, target=target, options={"num_warps": warps}).asm
+    made = triton.compile(source, target=target, options={"num_warps": warps}).asm
+    binary = pathlib.Path(sys.argv[2], "kernel.cubin")
+    binary.write_bytes(made["cubin"])
+    tool = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    used = subprocess.run([tool, "--dump-resource-usage", binary], capture_output=True, check=True)
+    return made["ptx"], used.stdout.decode()
 
 rows = {"CHANNELS": 64, "WIDE": 64}
-unit = {**rows, "DILATION": 9, "STEPS": 32}
+unit = {**rows, "STEPS": 32}
 made = [
     build(gpu_kernels._snake_kernel, {**rows, "ROWS": 4}, 4, False),
     build(gpu_kernels._unit_kernel, {**unit, "LANES": 4, "WHOLE": False}, 4, False),
     build(gpu_kernels._unit_kernel, {**unit, "LANES": 16, "WHOLE": True}, 8, True),
     build(gpu_kernels._normal_kernel, {"SIZE": 1024}, 4, False),
 ]
-print(*(len(one["cubin"]) > 0 for one in made), "mma.sync" in made[2]["ptx"])
-print("local" in made[1]["ptx"])
+for ptx, used in made:
+    print(used.count("STACK:0") == used.count("LOCAL:0") == used.count("REG:") == 1)
+print("mma.sync" in made[2][0])
 """
 
 
 def test_they_compile_for_a_gpu_without_one(tmp_path: Path) -> None:
-    """To machine code, by the compiler that comes with Triton: for Hopper here."""
+    """To machine code for Hopper, by the compiler that comes with Triton, with registers to spare.
+
+    What is counted in place of time: no kernel keeps anything in memory that a register could
+    hold, and the one that multiplies does so on the matrix units.
+    """
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", COMPILE, "90"],
+        [sys.executable, "-W", "error", "-c", COMPILE, "90", str(tmp_path)],
         env=environment,
         cwd=Path(gpu_kernels.__file__).parents[1],
         capture_output=True,
@@ -261,4 +264,4 @@ def test_they_compile_for_a_gpu_without_one(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["True", "True", "True", "True", "True", "False"]
+    assert done.stdout.split() == ["True"] * 5
