@@ -143,8 +143,8 @@ class GraphedNetwork:
             else:
                 inputs = held.inputs
                 self._captured.move_to_end(key)
+            # Whatever lies beyond, left by others, no item of this batch reads.
             for place, (part, _) in zip(inputs, given, strict=True):
-                place.zero_()
                 place[tuple(slice(size) for size in part.shape)] = part
             if held is None and not self._again(key):
                 outputs = run(*inputs)

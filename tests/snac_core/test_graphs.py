@@ -6,6 +6,7 @@ function that is called again does: all else here is what a GPU runs.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import sys
 import threading
@@ -48,9 +49,10 @@ def model() -> SNAC:
 
 
 def batch(*units: int, seed: int = 0) -> tuple[Tensor, Extent]:
-    """Return clips of these lengths, and what is left of a longer one past the end of each."""
+    """Return clips of these lengths, and past the end of each what nobody may read."""
     samples, own = max(units) * UNIT, torch.tensor(units) * UNIT
     audio = torch.from_numpy(noise(len(units) * samples, seed)).view(len(units), 1, samples)
+    audio[torch.arange(samples) >= own[:, None, None]] = torch.nan
     seeds = torch.arange(len(units)) - 1
     return audio, Extent(samples, own, Noise(seeds, seeds.abs() * UNIT))
 
@@ -73,7 +75,7 @@ def check(network: GraphedNetwork, model: SNAC, audio: Tensor, extent: Extent) -
 def test_padded_batches_equal_the_layers_before_in_and_after_a_capture(model: SNAC) -> None:
     network = GraphedNetwork(model, again)
     # All of one shape, as nine frames become ten.
-    for seed, units in enumerate([(9, 1, 5), (9, 9, 9), (10, 2, 1), (3, 9, 1)]):
+    for seed, units in enumerate([(9, 1, 5), (10, 2, 1), (9, 9, 9), (3, 9, 1)]):
         audio, extent = batch(*units, seed=seed)
         check(network, model, audio, extent)
         assert network.captures == (2 if seed else 0)
@@ -83,6 +85,13 @@ def test_padded_batches_equal_the_layers_before_in_and_after_a_capture(model: SN
     codes = model.encode(audio)
     torch.testing.assert_close(network.decode(codes), model.decode(codes), rtol=0, atol=1e-5)
     assert network.captures == 2
+    # Without noise it is another computation of the same shape.
+    audio, extent = batch(9, 1, 5)
+    codes, silent = model.encode(audio, extent), dataclasses.replace(extent, noise="off")
+    for captures in (2, 3):
+        sound, written = network.decode(codes, silent), model.decode(codes, silent)
+        torch.testing.assert_close(sound[0], written[0], rtol=0, atol=1e-5)
+        assert network.captures == captures
 
 
 @torch.inference_mode()
