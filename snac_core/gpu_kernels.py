@@ -22,6 +22,8 @@ from snac_core.kernels import Snake, Space, UnitWeights
 # of them, in 64 registers a thread, which leaves half of a multiprocessor's warps in flight.
 _TILE = 256
 _WARPS = 4
+# Times as many where nothing is kept: a program is over too soon otherwise.
+_MORE = 8
 # Where it also multiplies: a matrix unit takes 16 rows.
 _WHOLE_ROWS = 16
 # Rows that a lane of a residual unit makes; it reads six more.
@@ -80,7 +82,7 @@ class GpuKernels:
         """Return the activation of ``x``, zero past each end, with rows of zeros around it."""
         batch, length, channels = x.shape
         whole, wide = before + length + after, self._wide(channels)
-        out, rows = space.take(batch * whole, channels), self._tile // wide
+        out, rows = space.take(batch * whole, channels), _MORE * self._tile // wide
         grid = (triton.cdiv(whole, rows), batch, triton.cdiv(channels, wide))
         with torch.cuda.device_of(x):
             _snake_kernel[grid](
