@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -106,7 +107,7 @@ def networks(stage: Stage, model: SNAC, decoding: torch.dtype) -> dict[str, Netw
         made[INSIDE] = RowNetwork(model, stage.kernels(NARROW), lambda: None, decoding)
     for name, network in list(made.items()):
         assert not isinstance(network, GraphedNetwork)
-        made[name + GRAPH] = GraphedNetwork(network, stage.capture())
+        made[name + GRAPH] = GraphedNetwork(network, stage.capture(), seconds=math.inf)
     return made
 
 

@@ -3,7 +3,8 @@
 A batch is some hundred kernels, and to launch them one by one takes longer than a short clip is
 worth. A CUDA graph is one launch, of fixed shapes at fixed places. So batches are padded to few
 shapes, what is different each time, lengths included, is copied to where the graph reads it, and
-results are copied from where it writes them.
+results are copied from where it writes them. A batch that keeps the GPU busy for longer than it
+takes to launch gains nothing by that, and runs as it is, without padding.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ Capture: TypeAlias = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], N
 """What makes of a computation its replay, and the place where that leaves its results."""
 
 _MOST = 16
+# At ten thousand times real time, to compute this much takes longer than to launch it.
+_SECONDS = 24.0
 # CUDA has one capture in a process at a time, and several models may be in use.
 _capturing = threading.Lock()
 
@@ -74,6 +77,8 @@ class GraphedNetwork:
         How; `CudaCapture` but in tests.
     most
         Graphs that are kept; the one that was not used for longest makes room.
+    seconds
+        Audio of a batch, padding included, from which on it runs as it is.
 
     Attributes
     ----------
@@ -81,9 +86,16 @@ class GraphedNetwork:
         Graphs made so far.
     """
 
-    def __init__(self, network: RowNetwork | SNAC, capture: Capture, most: int = _MOST) -> None:
+    def __init__(
+        self,
+        network: RowNetwork | SNAC,
+        capture: Capture,
+        most: int = _MOST,
+        seconds: float = _SECONDS,
+    ) -> None:
         self.config, self._network = network.config, network
         self._capture, self._most, self.captures = capture, most, 0
+        self._largest = seconds * self.config.sampling_rate
         self._seen: OrderedDict[Key, None] = OrderedDict()
         self._captured: OrderedDict[Key, Captured] = OrderedDict()
         self._lock = threading.Lock()
@@ -92,6 +104,8 @@ class GraphedNetwork:
         """Return what `SNAC.encode` does, for ``audio``, Tensor[B x 1 x T]."""
         extent = extent or Extent(audio.shape[-1])
         batch, samples = self._shape(len(audio), extent)
+        if batch * samples >= self._largest:
+            return self._network.encode(audio, extent)
 
         def run(audio: Tensor, valid: Tensor) -> list[Tensor]:
             return self._network.encode(audio, Extent(samples, valid))
@@ -104,6 +118,8 @@ class GraphedNetwork:
         own = codes[0].shape[1] * self.config.frame_samples // self.config.codes_per_frame[0]
         extent = extent or Extent(own)
         batch, samples = self._shape(len(codes[0]), extent)
+        if batch * samples >= self._largest:
+            return self._network.decode(codes, extent)
         noise = (extent.noise.seed, extent.noise.start) if isinstance(extent.noise, Noise) else ()
         if not noise and extent.noise != "off":
             raise ValueError(f"noise must be a Noise or 'off' here, not {extent.noise!r}")

@@ -26,7 +26,7 @@ from snac_core.model import SNAC
 from snac_core.rows import RowNetwork
 from tests.conftest import random_model
 
-pytest.importorskip("triton", reason="Triton is for Linux alone")
+pytest.importorskip("triton", reason="Triton is not there: it is for Linux")
 
 from snac_core import gpu_kernels
 from snac_core.gpu_kernels import GpuKernels

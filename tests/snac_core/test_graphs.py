@@ -142,6 +142,15 @@ def test_shapes_that_came_once_are_forgotten_in_time(model: SNAC) -> None:
 
 
 @torch.inference_mode()
+def test_a_large_batch_runs_as_it_is(model: SNAC) -> None:
+    network = GraphedNetwork(model, again, seconds=8 * UNIT / TINY.sampling_rate)
+    for units, captures in (((4, 3), 0), ((3, 2), 2)):
+        for _ in range(2):
+            check(network, model, *batch(*units))
+        assert network.captures == captures
+
+
+@torch.inference_mode()
 def test_threads_get_their_own_results(model: SNAC) -> None:
     network = GraphedNetwork(model, again)
     wrong: list[int] = []
@@ -188,7 +197,7 @@ def test_without_triton_or_exact_products_it_does_not_start(
         patch.setitem(sys.modules, "snac_core.gpu_kernels", None)
         with pytest.raises(KernelsError, match="Triton comes with"):
             graphs.graphed(model, device, torch.float32)
-    pytest.importorskip("triton", reason="Triton is for Linux alone")
+    pytest.importorskip("triton", reason="Triton is not there: it is for Linux")
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
