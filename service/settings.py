@@ -80,7 +80,8 @@ class Computing(BaseSettings):
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Compiled kernels on a CPU: `auto` uses them where they can be built or have "
-        "been, and else warns and is slower; `on` does not start without; `off` never does.",
+        "been, and else warns and is slower; `on` does not start without; `off` never does. On a "
+        "GPU `on` is kernels in Triton and CUDA graphs, the others the layers as written.",
     )
     turn_seconds: float = Field(
         default=0.03,

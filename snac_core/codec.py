@@ -17,10 +17,12 @@ import torch
 from snac_core.audio import check_samples
 from snac_core.codes import Codes
 from snac_core.errors import CodesError
+from snac_core.graphs import GraphedNetwork, graphed
 from snac_core.interruption import Pauses
 from snac_core.jobs import DecodeJob, EncodeJob, Job, Kind, NoiseMode, Samples, Step
 from snac_core.kernels import Compile, kernels
 from snac_core.model import SNAC
+from snac_core.row_kernels import WindowKernels
 from snac_core.rows import RowNetwork
 from snac_core.windows import plan
 
@@ -39,6 +41,7 @@ __all__ = [
 ]
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
+Network: TypeAlias = SNAC | RowNetwork | GraphedNetwork
 
 WINDOW_SECONDS = 8.0
 CUDA_BATCH_SECONDS = 128.0
@@ -64,7 +67,8 @@ class Codec:
     compile
         Whether a CPU computes with `snac_core.kernels`: ``auto`` does where they can be had, and
         warns where they cannot; ``on`` raises KernelsError there; ``off`` runs the layers as
-        they are written, several times slower.
+        they are written, several times slower. A CUDA GPU computes with
+        `snac_core.gpu_kernels` and graphs where it is ``on``, and else as is written.
     """
 
     def __init__(
@@ -91,7 +95,7 @@ class Codec:
         on_cpu = self.device.type == "cpu"
         self._batch_seconds = batch_seconds or (0.0 if on_cpu else CUDA_BATCH_SECONDS)
         self._pauses = Pauses(self._model) if on_cpu else None
-        self._rows = _row_network(self._model, self._pauses, compile)
+        self._fast = self._fast_network(compile)
 
     @property
     def model(self) -> SNAC:
@@ -99,14 +103,14 @@ class Codec:
         return self._model
 
     @property
-    def encoder(self) -> SNAC | RowNetwork:
+    def encoder(self) -> Network:
         """What encodes on this device; its codes are those of the model."""
-        return self._rows or self._model
+        return self._fast or self._model
 
     @property
-    def decoder(self) -> SNAC | RowNetwork:
+    def decoder(self) -> Network:
         """What decodes on this device, in this precision."""
-        return self._model if self.precision == "bf16" else self.encoder
+        return self._model if self._pauses and self.precision == "bf16" else self.encoder
 
     @property
     def sample_rate(self) -> int:
@@ -210,6 +214,15 @@ class Codec:
         """
         return self._pauses.calling(callback) if self._pauses else contextlib.nullcontext()
 
+    def _fast_network(self, wanted: Compile) -> RowNetwork | GraphedNetwork | None:
+        if self._pauses:
+            found, pause = kernels(wanted), self._pauses.pause
+            return RowNetwork(self._model, WindowKernels(found), pause) if found else None
+        if self.device.type == "cuda" and wanted == "on":
+            half = self.precision == "bf16"
+            return graphed(self._model, self.device, torch.bfloat16 if half else torch.float32)
+        return None
+
     def _run_all(self, steps: list[Step]) -> None:
         # Windows of like length together, so that little of a batch is padding.
         for batch in self._batches(sorted(steps, key=lambda step: step.window.samples)):
@@ -224,11 +237,6 @@ class Codec:
             batch.append(step)
         if batch:
             yield batch
-
-
-def _row_network(model: SNAC, pauses: Pauses | None, wanted: Compile) -> RowNetwork | None:
-    found = kernels(wanted) if pauses else None
-    return RowNetwork(model, found, pauses.pause) if found and pauses else None
 
 
 def check_noise(noise: str, seed: int) -> None:

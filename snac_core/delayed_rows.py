@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from snac_core import delay, row_weights, rows
 from snac_core.delay import DelayedNetwork, Place, Slot, Tick
-from snac_core.kernels import Space, UnitMemory
+from snac_core.kernels import Kernels, Space, UnitMemory
 from snac_core.layers import Snake1d
+from snac_core.row_kernels import WindowKernels
 from snac_core.rows import RowNetwork
 
 Layer: TypeAlias = Callable[[Tensor, Tick, Space], Tensor]
@@ -74,6 +75,12 @@ def _form(layer: delay.Layer, network: RowNetwork) -> Layer:
     return AsWritten(layer)
 
 
+def _compiled(network: RowNetwork) -> Kernels:
+    if not isinstance(network.kernels, WindowKernels):
+        raise ValueError("streams in rows are for a CPU")
+    return network.kernels.compiled
+
+
 def _mask(x: Tensor, tick: Tick, place: Place) -> Tensor:
     """Zero what lies outside each clip."""
     if not tick.edges:
@@ -114,7 +121,7 @@ class Activation:
     """`Snake1d`."""
 
     def __init__(self, module: Snake1d, network: RowNetwork) -> None:
-        self._kernels = network.kernels
+        self._kernels = _compiled(network)
         self._snake = network.weights.of(module, row_weights.snake)
 
     def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
@@ -144,19 +151,14 @@ class Noisy:
 
     def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
         """Return Tensor[B x T x C]."""
-        channels_first = x.transpose(1, 2)
-        extent = tick.extent(channels_first, self._place)
-        noise = self._noisy.draw(channels_first, extent)
-        if noise is None:
-            return x
-        return self._noisy.add(noise, x.flatten(0, 1), space).view(x.shape)
+        return self._noisy(x, tick.extent(x.transpose(1, 2), self._place), space)
 
 
 class Unit:
     """A depth-wise `ResidualUnit`."""
 
     def __init__(self, layer: delay.Residual, network: RowNetwork) -> None:
-        self._kernels = network.kernels
+        self._kernels = _compiled(network)
         self._weights = network.weights.of(layer.module, row_weights.unit)
         (wide,) = (part for part in layer.layers if isinstance(part, delay.Convolution))
         self._place, self._active, self._skip = wide.place, wide.slot, layer.skip.slot

@@ -20,16 +20,23 @@ Ordered = TypeVar("Ordered")
 
 
 class RowWeights:
-    """The weights of a model's layers, each put in order when it is first asked for."""
+    """The weights of a model's layers, each put in order when it is first asked for.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    dtype
+        Of what is multiplied; activations and taps stay float32.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         self._made: dict[nn.Module, Any] = {}
+        self._dtype = dtype
 
     def of(self, module: Module, order: Callable[[Module], Ordered]) -> Ordered:
         """Return ``order(module)``, one of this file's functions, made once."""
         if module not in self._made:
             with torch.no_grad():
-                self._made[module] = order(module)
+                self._made[module] = _multiplied_in(self._dtype, order(module))
         return cast(Ordered, self._made[module])
 
 
@@ -50,6 +57,14 @@ class TapWeights(NamedTuple):
     taps: Tensor
     """Tensor[taps x C out], Tensor[C in x taps], or Tensor[C in x C out]."""
     bias: Tensor
+
+
+def _multiplied_in(dtype: torch.dtype, weights: Any) -> Any:
+    if isinstance(weights, UnitWeights):
+        return weights._replace(mix=weights.mix.to(dtype))
+    if isinstance(weights, (RateWeights, TapWeights)):
+        return type(weights)(*(part.to(dtype) for part in weights))
+    return weights
 
 
 def changes_rate(module: nn.Module) -> bool:
@@ -114,4 +129,6 @@ def to_one_channel(conv: nn.Conv1d) -> TapWeights:
 
 
 def _bias(module: nn.Conv1d | nn.ConvTranspose1d) -> Tensor:
-    return torch.zeros(module.out_channels) if module.bias is None else module.bias.contiguous()
+    if module.bias is None:
+        return module.weight.new_zeros(module.out_channels)
+    return module.bias.contiguous()

@@ -1,15 +1,18 @@
-"""The network as a CPU computes it fastest: in rows, one window at a time.
+"""The network in rows: as a CPU computes it fastest, and a GPU has the fewest signals to move.
 
 The layers are those of `snac_core.layers`, walked once, and their weights are copied into the
-order that products of rows read. A signal of ``C`` channels is Tensor[T x C] here: every change
-of rate and every point-wise convolution is then a plain product of matrices, and a residual unit
-one pass through memory. What has no form of its own here, such as attention, runs as it is
-written. Streams have `snac_core.delayed_rows`.
+order that products of rows read. A signal of ``C`` channels is Tensor[B x T x C] here: every
+change of rate and every point-wise convolution is then a plain product of matrices, and a
+residual unit one pass through memory. A CPU takes one window at a time, a GPU batches, in which
+items may lie further apart than they are long. What has no form of its own here, such as
+attention, runs as it is written. Streams have `snac_core.delayed_rows`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
@@ -19,7 +22,7 @@ from torch import Tensor, nn
 
 from snac_core import row_weights
 from snac_core.extent import Extent
-from snac_core.kernels import Kernels, Space
+from snac_core.kernels import Space
 from snac_core.layers import (
     Chain,
     DecoderBlock,
@@ -29,13 +32,14 @@ from snac_core.layers import (
     Snake1d,
 )
 from snac_core.model import SNAC
+from snac_core.row_kernels import RowKernels
 from snac_core.row_weights import RowWeights, changes_rate
 
 Layer: TypeAlias = Callable[[Tensor, Extent, Space], Tensor]
 
 
 class RowNetwork:
-    """A folded `SNAC` on the CPU, for batches of one. Any threads may use it at once.
+    """A folded `SNAC` in rows. Any threads may use it at once.
 
     Parameters
     ----------
@@ -45,40 +49,56 @@ class RowNetwork:
         What it computes most of it with.
     between
         Called before each layer, so that somebody else can be let by.
+    decoding
+        The type of the signals, and of what is multiplied, in decoding; encoding is float32.
 
     Attributes
     ----------
     weights
-        The copies, for others who compute the same layers.
+        The copies in float32, for others who compute the same layers.
     layers
         What ``encode`` and ``decode`` walk, beside the quantizer.
     """
 
-    def __init__(self, model: SNAC, kernels: Kernels, between: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        model: SNAC,
+        kernels: RowKernels,
+        between: Callable[[], None],
+        decoding: torch.dtype = torch.float32,
+    ) -> None:
         self.config, self._quantizer = model.config, model.quantizer
         self.kernels, self.weights, self.between = kernels, RowWeights(), between
+        self._decoding = decoding
         # One for each run that is under way: a run may be started in the middle of another.
-        self._spaces: list[Space] = []
+        self._spaces: dict[torch.dtype, list[Space]] = defaultdict(list)
+        own = self.weights if decoding == torch.float32 else RowWeights(decoding)
         self.layers: dict[str, list[Layer]] = {
-            "encode": list(self._layers(model.encoder.block)),
-            "decode": list(self._layers(model.decoder.model)),
+            "encode": list(self._layers(model.encoder.block, self.weights)),
+            "decode": list(self._layers(model.decoder.model, own)),
         }
 
     def encode(self, audio: Tensor, extent: Extent | None = None) -> list[Tensor]:
-        """Return what `SNAC.encode` does, for ``audio``, Tensor[1 x 1 x T]."""
+        """Return what `SNAC.encode` does, for ``audio``, Tensor[B x 1 x T]."""
         latent = self._run(self.layers["encode"], audio, extent or Extent(audio.shape[-1]))
         return [level.codes for level in self._quantizer(latent)[1]]
 
     def decode(self, codes: list[Tensor], extent: Extent | None = None) -> Tensor:
-        """Return what `SNAC.decode` does, for codes of one clip."""
+        """Return what `SNAC.decode` does, under autocast where decoding is not float32."""
         latent = self._quantizer.decode(codes)
         extent = extent or Extent(latent.shape[-1] * self.config.hop)
-        return self._run(self.layers["decode"], latent, extent)
+        half = self._decoding != torch.float32
+        with torch.autocast(latent.device.type, self._decoding if half else None, enabled=half):
+            return self._run(self.layers["decode"], latent.to(self._decoding), extent)
 
     def _run(self, layers: list[Layer], x: Tensor, extent: Extent) -> Tensor:
-        if len(x) != 1 or extent.valid is not None:
+        if self.kernels.batches:
+            if extent.valid is None:
+                every = x.new_full((len(x),), extent.samples, dtype=torch.int64)
+                extent = dataclasses.replace(extent, valid=every)
+        elif len(x) != 1 or extent.valid is not None:
             raise ValueError(f"rows are of one whole clip, not of a padded batch of {len(x)}")
-        with self.space() as space:
+        with self.space(x.dtype) as space:
             x = _rows(x)
             for layer in layers:
                 self.between()
@@ -87,23 +107,23 @@ class RowNetwork:
             return _channels(x.clone())
 
     @contextlib.contextmanager
-    def space(self) -> Iterator[Space]:
+    def space(self, dtype: torch.dtype = torch.float32) -> Iterator[Space]:
         """Lend memory for one run."""
         try:
-            space = self._spaces.pop()
+            space = self._spaces[dtype].pop()
         except IndexError:
-            space = Space()
+            space = self.kernels.space(dtype)
         try:
             yield space
         finally:
-            self._spaces.append(space)
+            self._spaces[dtype].append(space)
 
-    def _layers(self, chain: Chain) -> Iterator[Layer]:
-        kernels, weights, modules = self.kernels, self.weights, list(chain)
+    def _layers(self, chain: Chain, weights: RowWeights) -> Iterator[Layer]:
+        kernels, modules = self.kernels, list(chain)
         for index, module in enumerate(modules):
             before = modules[index - 1] if index else None
             if isinstance(module, (EncoderBlock, DecoderBlock)):
-                yield from self._layers(module.block)
+                yield from self._layers(module.block, weights)
             elif isinstance(module, ResidualUnit):
                 own = row_weights.depthwise(module)
                 yield Unit(module, kernels, weights) if own else AsWritten(module)
@@ -127,11 +147,11 @@ class RowNetwork:
 
 
 def _rows(x: Tensor) -> Tensor:
-    return x[0].t().contiguous()
+    return x.transpose(1, 2).contiguous()
 
 
 def _channels(x: Tensor) -> Tensor:
-    return x.t()[None]
+    return x.transpose(1, 2)
 
 
 class AsWritten:
@@ -139,34 +159,34 @@ class AsWritten:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._takes_extent = isinstance(module, ResidualUnit)
+        # A chain of its own, as that says what must be masked.
+        self._alone = Chain(module)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Apply the module, channels first."""
-        x = _channels(x)
-        return _rows(self._module(x, extent) if self._takes_extent else self._module(x))
+        return _rows(self._alone(_channels(x), extent).to(x.dtype))
 
 
 class Activation:
     """`Snake1d` by itself."""
 
-    def __init__(self, module: Snake1d, kernels: Kernels, weights: RowWeights) -> None:
+    def __init__(self, module: Snake1d, kernels: RowKernels, weights: RowWeights) -> None:
         self._snake, self._kernels = weights.of(module, row_weights.snake), kernels
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
-        """Return Tensor[T x C]."""
-        return self._kernels.snake(x, self._snake, space)
+        """Return Tensor[B x T x C]."""
+        return self._kernels.snake(x, self._snake, extent, space)
 
 
 class Unit:
     """A depth-wise `ResidualUnit`."""
 
-    def __init__(self, module: ResidualUnit, kernels: Kernels, weights: RowWeights) -> None:
+    def __init__(self, module: ResidualUnit, kernels: RowKernels, weights: RowWeights) -> None:
         self._weights, self._kernels = weights.of(module, row_weights.unit), kernels
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
-        """Return Tensor[T x C]."""
-        return self._kernels.unit(x, self._weights, space)
+        """Return Tensor[B x T x C]."""
+        return self._kernels.unit(x, self._weights, extent, space)
 
 
 class Downsampling:
@@ -177,22 +197,24 @@ class Downsampling:
     """
 
     def __init__(
-        self, snake: Snake1d, conv: nn.Conv1d, kernels: Kernels, weights: RowWeights
+        self, snake: Snake1d, conv: nn.Conv1d, kernels: RowKernels, weights: RowWeights
     ) -> None:
         self._kernels, self._snake = kernels, weights.of(snake, row_weights.snake)
         self._stride, self._padding = conv.stride[0], int(conv.padding[0])
         self._weights = weights.of(conv, row_weights.downsampling)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
-        """Return Tensor[T/stride x 2C]."""
-        stride, padding = self._stride, self._padding
-        count = (len(x) + 2 * padding) // stride - 1
-        after = (count + 1) * stride - padding - len(x)
-        active = self._kernels.snake(x, self._snake, space, padding, after)
+        """Return Tensor[B x T/stride x 2C]."""
+        (batch, length, _), stride, padding = x.shape, self._stride, self._padding
+        count = (length + 2 * padding) // stride - 1
+        after = (count + 1) * stride - padding - length
+        active = self._kernels.snake(x, self._snake, extent, space, padding, after)
         early, late, bias = self._weights
-        blocks = active.view(count + 1, -1)
-        out = space.take(count, len(bias))
-        return torch.addmm(bias, blocks[:-1], early, out=out).addmm_(blocks[1:], late)
+        blocks = active.view(batch * (count + 1), -1)
+        out = space.take(len(blocks), len(bias))
+        # All items at once, and so a row too much between each and the next.
+        torch.addmm(bias, blocks[:-1], early, out=out[:-1]).addmm_(blocks[1:], late)
+        return out.view(batch, count + 1, -1)[:, :-1]
 
 
 class Upsampling:
@@ -203,7 +225,7 @@ class Upsampling:
     """
 
     def __init__(
-        self, snake: Snake1d, up: nn.ConvTranspose1d, kernels: Kernels, weights: RowWeights
+        self, snake: Snake1d, up: nn.ConvTranspose1d, kernels: RowKernels, weights: RowWeights
     ) -> None:
         self._kernels, self._snake = kernels, weights.of(snake, row_weights.snake)
         self._stride, self._padding = up.stride[0], int(up.padding[0])
@@ -211,35 +233,29 @@ class Upsampling:
         self._weights = weights.of(up, row_weights.upsampling)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
-        """Return Tensor[T*stride x C/2]."""
-        active = self._kernels.snake(x, self._snake, space)
+        """Return Tensor[B x T*stride x C/2]."""
+        batch, length, _ = x.shape
+        # The row of zeros is where an item's last late block goes, and adds none to the next.
+        active = self._kernels.snake(x, self._snake, extent, space, after=1).flatten(0, 1)
         early, late, bias = self._weights
-        blocks = space.take(len(x) + 1, len(bias))
-        torch.addmm(bias, active, early, out=blocks[:-1])
-        blocks[-1] = bias
-        blocks[1:].addmm_(active, late)
-        return blocks.view(-1, self._width)[self._padding :][: len(x) * self._stride]
+        blocks = space.take(len(active), len(bias))
+        torch.addmm(bias, active, early, out=blocks)
+        blocks[1:].addmm_(active[:-1], late)
+        out = blocks.view(batch, -1, self._width)
+        return out[:, self._padding :][:, : length * self._stride]
 
 
 class Noisy:
     """`NoiseBlock`."""
 
-    def __init__(self, module: NoiseBlock, kernels: Kernels, weights: RowWeights) -> None:
+    def __init__(self, module: NoiseBlock, kernels: RowKernels, weights: RowWeights) -> None:
         self._index, self._kernels = module.index, kernels
         self._mix, _ = weights.of(module.linear, row_weights.mix)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
-        """Return Tensor[T x C]."""
-        noise = self.draw(_channels(x), extent)
-        return x if noise is None else self.add(noise, x, space)
-
-    def draw(self, x: Tensor, extent: Extent) -> Tensor | None:
-        """Return noise Tensor[B x 1 x T] for ``x``, Tensor[B x C x T], or None when off."""
-        return extent.normal(x, self._index, self._kernels.normal)
-
-    def add(self, noise: Tensor, x: Tensor, space: Space) -> Tensor:
-        """Return ``x`` with ``noise``, Tensor[1 x 1 x T]; streams stacked, Tensor[B x 1 x T/B]."""
-        return self._kernels.noisy(x, noise.reshape(-1), self._mix, space)
+        """Return Tensor[B x T x C]."""
+        noise = self._kernels.normal(x, self._index, extent)
+        return x if noise is None else self._kernels.noisy(x, noise, self._mix, space)
 
 
 class FromOneChannel:
@@ -250,9 +266,12 @@ class FromOneChannel:
         self._taps, self._bias = weights.of(conv, row_weights.from_one_channel)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
-        """Return Tensor[T x C] of Tensor[T x 1]."""
-        read = F.pad(x[:, 0], (self._padding, self._padding)).unfold(0, self._reach, 1)
-        return torch.addmm(self._bias, read, self._taps, out=space.take(len(x), len(self._bias)))
+        """Return Tensor[B x T x C] of Tensor[B x T x 1]."""
+        own = extent.mask(_channels(x))[:, 0]
+        read = F.pad(own, (self._padding, self._padding)).unfold(1, self._reach, 1)
+        out = space.take(own.numel(), len(self._bias))
+        torch.addmm(self._bias, read.flatten(0, 1), self._taps, out=out)
+        return out.view(*own.shape, -1)
 
 
 class ToOneChannel:
@@ -263,9 +282,11 @@ class ToOneChannel:
         self._taps, self._bias = weights.of(conv, row_weights.to_one_channel)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
-        """Return Tensor[T x 1] of Tensor[T x C]."""
-        given = F.pad(torch.mm(self._taps.t(), x.t()), (self._padding, self._padding))
-        out = given[0, : len(x)] + self._bias
+        """Return Tensor[B x T x 1] of Tensor[B x T x C]."""
+        batch, length, _ = x.shape
+        given = torch.mm(self._taps.t(), x.flatten(0, 1).t()).view(-1, batch, length)
+        given = F.pad(given, (self._padding, self._padding))
+        out = given[0, :, :length] + self._bias
         for tap in range(1, len(given)):
-            out += given[tap, tap : tap + len(x)]
-        return out[:, None]
+            out += given[tap, :, tap : tap + length]
+        return out[:, :, None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -11,6 +13,10 @@ from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.identity import token_space
 from snac_core.model import SNAC
+
+if not torch.cuda.is_available():
+    # Before anything imports it: kernels for a GPU then run in Python, on tensors of the CPU.
+    os.environ["TRITON_INTERPRET"] = "1"
 
 Samples = npt.NDArray[np.float32]
 

@@ -17,6 +17,7 @@ from snac_core.config import SnacConfig
 from snac_core.extent import Extent, Noise, draw_normal
 from snac_core.kernels import Kernels, KernelsError, Snake, Space
 from snac_core.model import SNAC
+from snac_core.row_kernels import WindowKernels
 from snac_core.rows import AsWritten, RowNetwork
 from tests.conftest import TINY, TINY_ATTENTION, noise, random_codec, random_model
 
@@ -50,7 +51,7 @@ def test_noise_is_that_of_the_layers(compiled: Kernels) -> None:
 @torch.inference_mode()
 def test_rows_equal_the_layers(config: SnacConfig, threads: int, compiled: Kernels) -> None:
     model = random_model(config).eval().requires_grad_(False).fold()
-    rows = RowNetwork(model, compiled, lambda: None)
+    rows = RowNetwork(model, WindowKernels(compiled), lambda: None)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -112,7 +113,7 @@ def test_what_the_kernels_cannot_read_is_refused(compiled: Kernels) -> None:
     for x in (torch.zeros(5, 4).double(), torch.zeros(4, 5).t()):
         with pytest.raises(ValueError, match="contiguous float32"):
             compiled.snake(x, Snake(ones, ones), Space())
-    rows = RowNetwork(random_model(TINY).fold(), compiled, lambda: None)
+    rows = RowNetwork(random_model(TINY).fold(), WindowKernels(compiled), lambda: None)
     with pytest.raises(ValueError, match="batch of 2"):
         rows.encode(torch.zeros(2, 1, 2048))
 
@@ -137,7 +138,9 @@ def test_one_build_serves_every_model_and_nearly_every_layer(compiled: Kernels) 
     built = library.stat().st_mtime_ns
     for seed, config in enumerate((SnacConfig(), TINY, TINY)):
         with torch.device("cpu"):
-            network = RowNetwork(random_model(config, seed).fold(), compiled, lambda: None)
+            network = RowNetwork(
+                random_model(config, seed).fold(), WindowKernels(compiled), lambda: None
+            )
         left = [
             type(layer._module).__name__
             for layer in (*network.layers["encode"], *network.layers["decode"])
@@ -150,7 +153,7 @@ def test_one_build_serves_every_model_and_nearly_every_layer(compiled: Kernels) 
 
 
 def test_windows_after_the_first_two_ask_for_no_memory_of_their_size(compiled: Kernels) -> None:
-    network = RowNetwork(random_model(TINY).eval().fold(), compiled, lambda: None)
+    network = RowNetwork(random_model(TINY).eval().fold(), WindowKernels(compiled), lambda: None)
     audio = torch.from_numpy(noise(20 * 2048))[None, None]
     largest = 8 * audio.numel() * 4
 
@@ -227,5 +230,5 @@ def test_what_is_built_ahead_for_an_older_cpu_gives_the_same_codes(tmp_path: Pat
     older = Kernels(kernels.build("AVX2", tmp_path))
     model = random_model(TINY).eval().requires_grad_(False).fold()
     audio = torch.from_numpy(noise(4 * TINY.pad_multiple))[None, None]
-    codes = RowNetwork(model, older, lambda: None).encode(audio)
+    codes = RowNetwork(model, WindowKernels(older), lambda: None).encode(audio)
     assert all(torch.equal(a, b) for a, b in zip(codes, model.encode(audio), strict=True))
