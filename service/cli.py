@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import signal
 import socket
@@ -116,6 +117,8 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
     except SnacError as error:
         _explain(error)
         return 2
+    # What is there now stays: to look for garbage in it would hold up everybody at each reload.
+    gc.freeze()
     service: Service = app.state.service
     server, sockets = Server(server_config(app, settings), service), None
     if worker is not None:
