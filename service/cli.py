@@ -51,8 +51,11 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Fail the readiness probe for a moment, then stop listening and drain."""
-        lifecycle, delay = self._service.lifecycle, self._service.settings.drain_delay
+        lifecycle = self._service.lifecycle
         if lifecycle.started:
+            # One whose engine has ended answers nobody: others take what would come meanwhile.
+            dead = self._service.engine.died
+            delay = 0.0 if dead else self._service.settings.drain_delay
             lifecycle.stopping = True
             log.info("stopping", drain_delay=delay)
             await asyncio.sleep(delay)
@@ -126,6 +129,9 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
         if worker.late:
             service.start()
             service.lifecycle.join()
+            if service.lifecycle.failure is not None:
+                _explain(service.lifecycle.failure)
+                return 1
         sockets = worker.listen(settings)
     # It listens for signals only while it runs: one that comes before must not be lost, and it
     # raises them again once it has stopped, which must not undo a clean exit.

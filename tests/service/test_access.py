@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import re
 import socket
 import subprocess
@@ -66,6 +67,23 @@ def test_a_key_is_found_wherever_it_stands(secrets: list[str], data: Any) -> Non
     assert found is not None
     assert found.name == f"key-{place + 1}"
     assert keys.find(ring, secrets[place] + "x") is None or secrets[place] + "x" in secrets
+
+
+@pytest.mark.parametrize("given", [ONE, THREE, "another-secret"])
+def test_every_key_is_compared_in_constant_time_whichever_it_is(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    compared: list[tuple[int, int]] = []
+    compare = hmac.compare_digest
+
+    def watched(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", watched)
+    ring = keys.keyring((secret, "") for secret in (ONE, TWO, THREE))
+    assert (keys.find(ring, given) is None) is (given == "another-secret")
+    assert compared == [(32, 32)] * 3
 
 
 @pytest.mark.parametrize(
