@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import signal
 import socket
@@ -50,8 +51,11 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Fail the readiness probe for a moment, then stop listening and drain."""
-        lifecycle, delay = self._service.lifecycle, self._service.settings.drain_delay
+        lifecycle = self._service.lifecycle
         if lifecycle.started:
+            # One whose engine has ended answers nobody: others take what would come meanwhile.
+            dead = self._service.engine.died
+            delay = 0.0 if dead else self._service.settings.drain_delay
             lifecycle.stopping = True
             log.info("stopping", drain_delay=delay)
             await asyncio.sleep(delay)
@@ -116,6 +120,8 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
     except SnacError as error:
         _explain(error)
         return 2
+    # What is there now stays: to look for garbage in it would hold up everybody at each reload.
+    gc.freeze()
     service: Service = app.state.service
     server, sockets = Server(server_config(app, settings), service), None
     if worker is not None:
@@ -123,6 +129,9 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
         if worker.late:
             service.start()
             service.lifecycle.join()
+            if service.lifecycle.failure is not None:
+                _explain(service.lifecycle.failure)
+                return 1
         sockets = worker.listen(settings)
     # It listens for signals only while it runs: one that comes before must not be lost, and it
     # raises them again once it has stopped, which must not undo a clean exit.

@@ -186,7 +186,7 @@ class ModelManager:
                 if self.store.roll_back() != target:
                     raise StoreError("somebody else changed the current version meanwhile")
             except SnacError as error:
-                raise ReloadError(f"nothing was rolled back: {error}") from error
+                raise ReloadError(f"nothing was rolled back: {self._reason(error)}") from error
             if codec is not self._codec:
                 self._metrics.reloads.labels(outcome="succeeded").inc()
                 self._serve(codec)
@@ -242,7 +242,8 @@ class ModelManager:
             manifest = self.store.manifest(version) if self.store else None
         except StoreError as error:
             state = "serving" if state == "serving" else "failed"
-            return VersionState(version, state, reason=reason or str(error), failed_at=failed_at)
+            reason = reason or self._reason(error)
+            return VersionState(version, state, reason=reason, failed_at=failed_at)
         return VersionState(
             version,
             state,
@@ -318,9 +319,12 @@ class ModelManager:
             return  # the same damage, seen again
         self._metrics.reloads.labels(outcome="failed").inc()
         log.error("version not served", version=version, reason=str(error))
-        # Where the store is on this machine is nothing to those who ask for the list of models.
-        reason = str(error).replace(f"{store.root}{os.sep}", "")
-        self._failures[version] = Failure(reason, _now(), _fingerprint(store, version))
+        self._failures[version] = Failure(self._reason(error), _now(), _fingerprint(store, version))
+
+    def _reason(self, error: Exception) -> str:
+        """Say an error to those who ask for the list of models: not where the store is."""
+        said = str(error)
+        return said if self.store is None else said.replace(f"{self.store.root}{os.sep}", "")
 
 
 def warm_up(codec: Codec, tell: Callable[[str], None]) -> None:

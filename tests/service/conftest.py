@@ -108,7 +108,7 @@ def store(tmp_path: Path, tiny_config: SnacConfig, tiny_weights: dict[str, Tenso
 
 
 @contextlib.contextmanager
-def serving(**values: Any) -> Iterator[Running]:
+def serving(*, loads: bool = True, **values: Any) -> Iterator[Running]:
     settings = Settings(**values)
     app = create_app(settings)
     listener = socket.socket()
@@ -128,7 +128,7 @@ def serving(**values: Any) -> Iterator[Running]:
         with httpx.Client(base_url=url, timeout=60) as http:
             lifecycle = app.state.service.lifecycle
             lifecycle.join()
-            assert lifecycle.started, lifecycle.failure
+            assert lifecycle.started is loads, lifecycle.failure
             yield Running(url, app.state.service, http)
     finally:
         server.should_exit = True
@@ -137,7 +137,10 @@ def serving(**values: Any) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def serve() -> Serve:
-    """Start a server with the settings given by name; it stops at the end of the block."""
+    """Start a server with the settings given by name; it stops at the end of the block.
+
+    ``loads=False`` expects that it cannot load its model.
+    """
     return serving
 
 

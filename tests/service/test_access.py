@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
+import json
 import re
 import socket
 import subprocess
 import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
 from service import keys
 from service.errors import UnauthorizedError
@@ -66,6 +71,23 @@ def test_a_key_is_found_wherever_it_stands(secrets: list[str], data: Any) -> Non
     assert found is not None
     assert found.name == f"key-{place + 1}"
     assert keys.find(ring, secrets[place] + "x") is None or secrets[place] + "x" in secrets
+
+
+@pytest.mark.parametrize("given", [ONE, THREE, "another-secret"])
+def test_every_key_is_compared_in_constant_time_whichever_it_is(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    compared: list[tuple[int, int]] = []
+    compare = hmac.compare_digest
+
+    def watched(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", watched)
+    ring = keys.keyring((secret, "") for secret in (ONE, TWO, THREE))
+    assert (keys.find(ring, given) is None) is (given == "another-secret")
+    assert compared == [(32, 32)] * 3
 
 
 @pytest.mark.parametrize(
@@ -242,3 +264,41 @@ def test_audio_is_rationed_by_its_seconds_for_each_address(
         assert longer.status_code == 413
         assert "10 s a minute" in longer.json()["detail"]
         assert running.service.engine.queued_seconds == 0.0
+
+
+def test_streams_have_the_same_share(serve: Any, model_ref: str) -> None:
+    with serve(
+        model=model_ref, device="cpu", api_keys=f"{TWO},{THREE}", rate_limit_requests=2
+    ) as running:
+        url = f"{running.url.replace('http', 'ws')}/v1/stream/decode?layout=flat"
+
+        def opened(key: str) -> AbstractContextManager[ClientConnection]:
+            return connect(url, additional_headers={"X-Api-Key": key})
+
+        for _ in range(2):
+            with opened(TWO) as stream:
+                assert json.loads(stream.recv(300))["type"] == "ready"
+        with pytest.raises(InvalidStatus) as caught, opened(TWO):
+            pass
+        refusal = caught.value.response
+        assert refusal.status_code == 429
+        assert json.loads(refusal.body)["type"] == "urn:snac:problem:rate-limited"
+        assert 1 <= int(refusal.headers["Retry-After"]) <= 60
+        with opened(THREE) as stream:
+            assert json.loads(stream.recv(300))["type"] == "ready"
+
+
+def test_the_audio_of_a_stream_is_taken_from_its_callers_share(
+    serve: Any, model_ref: str, samples_of: Any, wav_of: Any
+) -> None:
+    with serve(model=model_ref, device="cpu", rate_limit_audio=3) as running:
+        url = f"{running.url.replace('http', 'ws')}/v1/stream/decode?layout=flat"
+        with connect(url, ping_interval=None) as stream:
+            stream.send(json.dumps([0] * 7 * 60))
+            seconds = 0.0
+            while seconds < 2.0:
+                message = stream.recv(300)
+                seconds += len(message) / 2 / 24000 if isinstance(message, bytes) else 0.0
+            refused = running.http.post("/v1/encode", content=wav_of(samples_of(2.5)))
+        assert refused.status_code == 429
+        assert refused.json()["type"] == "urn:snac:problem:rate-limited"

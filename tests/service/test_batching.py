@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -255,6 +256,31 @@ def test_a_full_queue_says_when_to_come_back(
     big.result(300)
     submit(engine, watched, watched.encode_job(samples_of(1.0))).result(300)
     assert engine.queued_seconds == 0.0
+
+
+def test_how_long_to_stay_away_comes_from_how_fast_the_queue_empties(
+    watched: Watched, samples_of: SamplesOf
+) -> None:
+    metrics = Metrics()
+    engine = Engine(batch_seconds=30.0, max_queue_seconds=5.0, metrics=metrics)
+    engine.start()
+    submit(engine, watched, watched.encode_job(samples_of(0.3))).result(300)
+    rate = metrics.registry.get_sample_value("snac_real_time_factor")
+    assert rate
+    watched.gate.clear()
+    watched.entered.clear()
+    # Twenty seconds of the engine's time, as it looks by now.
+    long = watched.encode_job(np.zeros(round(20 * rate * 24000), np.float32))
+    waiting = submit(engine, watched, long)
+    assert watched.entered.wait(300)
+    clip = watched.encode_job(samples_of(1.0))
+    with pytest.raises(OverloadedError) as caught:
+        submit(engine, watched, clip)
+    excess = long.seconds + clip.seconds - 5.0
+    assert caught.value.retry_after == min(60, math.ceil(excess / rate)) > 1
+    waiting.cancel()
+    watched.gate.set()
+    engine.close()
 
 
 def test_one_poisoned_item_fails_alone(

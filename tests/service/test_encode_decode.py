@@ -9,7 +9,6 @@ import json
 import subprocess
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -268,25 +267,6 @@ def test_reconstruct_says_how_close_it_is(
     assert float(answer.headers["X-Log-Mel-Distance"]) > 0
     expected = codec.decode(codec.encode([samples]))[0]
     assert np.allclose(read(answer.content, 24000), expected, atol=1e-4)
-
-
-def test_concurrent_requests_answer_as_if_alone(
-    running: Any, codec: Codec, samples_of: SamplesOf, wav_of: WavOf
-) -> None:
-    clips = [samples_of(0.1 + 0.37 * (seed % 7), seed) for seed in range(24)]
-
-    def round_trip(clip: Samples) -> tuple[Codes, Samples]:
-        encoded = running.http.post("/v1/encode", content=wav_of(clip))
-        decoded = running.http.post("/v1/decode", content=encoded.content)
-        assert decoded.status_code == 200, decoded.text
-        return codes_of(encoded), read(decoded.content, 24000)
-
-    with ThreadPoolExecutor(12) as pool:
-        together = list(pool.map(round_trip, clips))
-    for clip, (codes, audio) in zip(clips, together, strict=True):
-        (alone,) = codec.encode([clip])
-        assert codes == alone
-        assert np.allclose(audio, codec.decode([alone])[0], atol=1e-4)
 
 
 def test_the_client_takes_bytes_and_arrays(

@@ -10,15 +10,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
+from service import model_manager
+from service.app import create_app
 from service.errors import NotReadyError
 from service.lifecycle import Lifecycle
 from service.model_manager import warm_up
+from service.settings import Settings
 from snac_core.codec import Codec
 from snac_core.model_store import ModelStore
 
@@ -72,6 +77,32 @@ def test_warming_up_takes_every_class_of_sizes_both_ways_and_streams(
     assert {kind for kind, _ in ran} == {"encode", "decode", "stream-encode", "stream-decode"}
     assert told[-2].endswith("3 of 3")
     assert told[-1].endswith("streams")
+
+
+def test_it_is_not_ready_before_it_is_warm(model_ref: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, gate = threading.Event(), threading.Event()
+
+    def held(codec: Codec, tell: Callable[[str], None]) -> None:
+        def told(step: str) -> None:
+            tell(step)
+            entered.set()
+            assert gate.wait(300)
+
+        warm_up(codec, told)
+
+    monkeypatch.setattr(model_manager, "warm_up", held)
+    app = create_app(Settings(model=model_ref, device="cpu"))
+    with TestClient(app) as client:
+        try:
+            assert entered.wait(300)
+            for probe, status in zip(PROBES, (200, 503, 503), strict=True):
+                assert client.get(probe).status_code == status
+            assert "warming up" in client.get("/health/startup").json()["detail"]
+            assert client.post("/v1/encode", content=b"x").status_code == 503
+        finally:
+            gate.set()
+        app.state.service.lifecycle.join()
+        assert [client.get(probe).status_code for probe in PROBES] == [200, 200, 200]
 
 
 def test_the_port_answers_while_a_model_is_loaded(tmp_path: Path, model_ref: str) -> None:
@@ -133,11 +164,6 @@ def answers(http: httpx.Client) -> bool:
 
 def test_an_app_without_a_model_says_why_and_asks_to_be_restarted(tmp_path: Path) -> None:
     """As another server would run it, which does not end by itself as the command does."""
-    from starlette.testclient import TestClient
-
-    from service.app import create_app
-    from service.settings import Settings
-
     app = create_app(Settings(model=str(tmp_path / "nothing"), device="cpu"))
     with TestClient(app) as client:
         app.state.service.lifecycle.join()

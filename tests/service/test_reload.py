@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import random
 import threading
@@ -14,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 from torch import Tensor
 
 from snac_core.config import SnacConfig
+from snac_core.manifest import MANIFEST, read_manifest
 from snac_core.model_store import ModelStore
 
 Publish = Callable[..., str]
@@ -121,6 +125,50 @@ def test_a_corrupt_version_is_named_and_left_alone_until_it_changes(
     weights.write_bytes(data)
     wait_for(lambda: current(watching) == bad)
     assert states(watching)[bad]["reason"] is None
+
+
+def other_golden_codes(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    golden = tuple(tuple(code ^ 1 for code in level) for level in manifest.golden)
+    (folder / MANIFEST).write_bytes(dataclasses.replace(manifest, golden=golden).to_bytes())
+
+
+def one_weight_fewer(folder: Path) -> None:
+    file, manifest = folder / "model.safetensors", read_manifest(folder)
+    weights = safetensors.torch.load_file(file)
+    weights.popitem()
+    safetensors.torch.save_file(weights, file)
+    files = {**manifest.files, file.name: hashlib.sha256(file.read_bytes()).hexdigest()}
+    (folder / MANIFEST).write_bytes(dataclasses.replace(manifest, files=files).to_bytes())
+
+
+def a_manifest_cut_short(folder: Path) -> None:
+    (folder / MANIFEST).write_bytes((folder / MANIFEST).read_bytes()[:-9])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (other_golden_codes, "codes of the golden clip differ"),
+        (one_weight_fewer, "1 missing"),
+        (a_manifest_cut_short, "versions/"),
+    ],
+)
+def test_a_version_that_is_not_what_it_was_is_not_served(
+    watching: Any, store: ModelStore, publish: Publish, spoil: Callable[[Path], None], said: str
+) -> None:
+    first = current(watching)
+    bad = publish(13, make_current=False)
+    spoil(store.path(bad))
+    listed = states(watching)[bad]["reason"]
+    point_to(store, bad)
+    wait_for(lambda: bool(states(watching)[bad]["failed_at"]))
+    reason = states(watching)[bad]["reason"]
+    assert said in reason
+    assert listed in (None, reason)
+    # Where the store is on this machine is nobody's business.
+    assert str(store.root) not in reason
+    assert current(watching) == first
 
 
 def test_a_damaged_pointer_is_named_once_and_heals(

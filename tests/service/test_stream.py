@@ -7,14 +7,14 @@ import functools
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, cycle
 from typing import Any
 
 import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
@@ -23,7 +23,7 @@ from websockets.sync.client import connect as connect_pinging
 from snac_core.audio import encode_bytes, read
 from snac_core.codec import Codec
 from snac_core.codes import Codes
-from snac_core.layouts import from_layout, to_layout
+from snac_core.layouts import to_layout
 from snac_core.streaming import StreamingEncoder
 
 Samples = npt.NDArray[np.float32]
@@ -33,9 +33,7 @@ connect = functools.partial(connect_pinging, ping_interval=None)
 LAYOUTS = ("hierarchical", "flat", "orpheus", "mini-omni")
 END = {"type": "end"}
 
-relaxed = settings(
-    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+relaxed = settings(max_examples=25, deadline=None)
 
 
 @contextlib.contextmanager
@@ -84,13 +82,13 @@ def decoded(
     return np.frombuffer(b"".join(data), "<f4"), said[-1]
 
 
-def codes_of(codec: Codec, frames: int, seed: int = 0) -> Codes:
+def codes_of(codec: Codec, frames: int, seed: int = 0, left_out: int = 0) -> Codes:
     random = np.random.default_rng(seed)
     levels = tuple(
         random.integers(0, codec.config.codebook_size, frames * count).astype(np.int32)
         for count in codec.config.codes_per_frame
     )
-    return Codes(levels, frames * codec.config.frame_samples, codec.sample_rate)
+    return Codes(levels, frames * codec.config.frame_samples - left_out, codec.sample_rate)
 
 
 def cut(tokens: list[Any], sizes: Iterable[int]) -> list[Any]:
@@ -111,22 +109,28 @@ def cut(tokens: list[Any], sizes: Iterable[int]) -> list[Any]:
     return messages
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_stream_of_every_layout_equals_the_whole_clip(
-    running: Any, codec: Codec, layout: str
-) -> None:
-    codes = codes_of(codec, 9)
-    whole = codec.decode([codes], seed=7)[0]
-    tokens = to_layout(codes.levels, layout, config=codec.config)
-
+def test_any_tokens_in_any_pieces_give_the_audio_of_the_whole(running: Any, codec: Codec) -> None:
     @relaxed
-    @given(st.lists(st.integers(1, 40), min_size=1, max_size=12))
-    def check(sizes: list[int]) -> None:
-        made, done = decoded(running, {"layout": layout, "seed": 7}, cut(tokens, sizes))
+    @given(
+        layout=st.sampled_from(LAYOUTS),
+        frames=st.integers(1, 12),
+        left_out=st.integers(0, 2047),
+        start=st.fixed_dictionaries(
+            {"seed": st.integers(0, 2**63 - 1), "noise": st.sampled_from(["seeded", "off"])}
+        ),
+        sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12) | st.just([1]),
+    )
+    def check(
+        layout: str, frames: int, left_out: int, start: dict[str, Any], sizes: list[int]
+    ) -> None:
+        codes = codes_of(codec, frames, seed=left_out, left_out=left_out)
+        (whole,) = codec.decode([codes], **start)
+        tokens = to_layout(codes.levels, layout, config=codec.config)
+        end = {**END, "num_samples": codes.num_samples}
+        made, done = decoded(running, {"layout": layout, **start}, cut(tokens, sizes), end)
         assert made.shape == whole.shape
         assert np.abs(made - whole).max() <= 1e-5
-        assert done["num_samples"] == len(whole)
-        assert done["frames"] == 9
+        assert (done["num_samples"], done["frames"]) == (len(whole), frames)
         assert done["model"] == {"version": codec.version, "token_space": codec.token_space}
 
     check()
@@ -325,42 +329,56 @@ def test_text_that_is_not_json_is_told(running: Any) -> None:
     assert code == 1007
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(("encoding", "rate"), [("f32le", 24000), ("s16le", 16000)])
-def test_streamed_audio_has_the_codes_of_the_whole(
-    running: Any, codec: Codec, samples_of: Any, wav_of: Any, layout: str, encoding: str, rate: int
+def test_any_audio_in_any_pieces_has_the_codes_of_the_whole(
+    running: Any, codec: Codec, wav_of: Any
 ) -> None:
-    samples = samples_of(1.3, 3)
-    subtype = "FLOAT" if encoding == "f32le" else "PCM_16"
-    wav = wav_of(samples, rate, subtype=subtype)
-    expected = codec.encode([read(wav, 24000)])[0]
-    pcm = (
-        samples.astype("<f4").tobytes()
-        if encoding == "f32le"
-        else encode_bytes(samples, rate, "pcm")
+    @relaxed
+    @given(
+        layout=st.sampled_from(LAYOUTS),
+        encoding=st.sampled_from(["f32le", "s16le"]),
+        rate=st.sampled_from([8000, 11025, 16000, 24000, 44100, 48000]) | st.integers(2000, 96000),
+        seconds=st.floats(0.0, 1.3),
+        sizes=st.lists(st.integers(1, 9000), min_size=1, max_size=8),
     )
-    start = {"layout": layout, "encoding": encoding, "sample_rate": rate}
-    sizes = np.random.default_rng(0).integers(1, 5001, len(pcm))
-    pieces: list[bytes] = []
+    @example("flat", "s16le", 24000, 0.0, [1])
+    @example("flat", "s16le", 16000, 0.1, [1])
+    def check(layout: str, encoding: str, rate: int, seconds: float, sizes: list[int]) -> None:
+        length = max(round(rate * seconds), -(-rate // 24000))  # one is left at 24 kHz
+        samples = np.random.default_rng(rate).uniform(-0.5, 0.5, length)
+        if encoding == "f32le":
+            pcm, subtype = samples.astype("<f4").tobytes(), "FLOAT"
+        else:
+            pcm, subtype = encode_bytes(samples.astype(np.float32), rate, "pcm"), "PCM_16"
+        stored = np.frombuffer(pcm, "<f4" if encoding == "f32le" else "<i2")
+        (expected,) = codec.encode([read(wav_of(stored, rate, subtype=subtype), 24000)])
+        start = {"layout": layout, "encoding": encoding, "sample_rate": rate}
+        with opened(running, "encode", start) as stream, ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(say, stream, *pieces(pcm, sizes), END)
+            _, said, code = hear(stream)
+            sending.result()
+        assert code == 1000, said
+        assert [said[0]["type"], said[-1]["type"]] == ["ready", "done"]
+        parts = [message["codes"] for message in said[1:-1]]
+        whole = to_layout(expected.levels, layout, config=codec.config)
+        if isinstance(whole[0], list):
+            joined: list[Any] = [list(chain(*lanes)) for lanes in zip(*parts, strict=True)]
+        else:
+            joined = list(chain(*parts))
+        assert joined == whole
+        assert said[-1]["num_samples"] == expected.num_samples
+        assert said[-1]["frames"] == expected.levels[0].size
+
+    check()
+
+
+def pieces(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
+    """Cut ``data`` into pieces of ``sizes`` bytes, over and over."""
     at = 0
-    while at < len(pcm):
-        pieces.append(pcm[at : at + sizes[len(pieces)]])
-        at += len(pieces[-1])
-    with opened(running, "encode", start) as stream:
-        say(stream, *pieces, END)
-        _, said, code = hear(stream)
-    assert code == 1000
-    assert [said[0]["type"], said[-1]["type"]] == ["ready", "done"]
-    parts = [message["codes"] for message in said[1:-1]]
-    assert len(parts) > 3
-    whole = to_layout(expected.levels, layout, config=codec.config)
-    if isinstance(whole[0], list):
-        joined: list[Any] = [list(chain(*lanes)) for lanes in zip(*parts, strict=True)]
-    else:
-        joined = list(chain(*parts))
-    assert joined == whole
-    assert said[-1]["num_samples"] == expected.num_samples
-    assert from_layout(joined, layout, config=codec.config)[0].size == said[-1]["frames"]
+    for size in cycle(sizes):
+        if at >= len(data):
+            return
+        yield data[at : at + size]
+        at += size
 
 
 def test_a_message_of_many_seconds_is_taken_in_as_a_stream_may_hold_them(

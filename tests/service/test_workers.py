@@ -23,12 +23,45 @@ import pytest
 from service import workers
 from service.errors import ReloadError
 from service.settings import Settings
-from service.workers import Worker, devices
+from service.workers import ENGINE_DEAD, REFUSED, Worker, devices
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError
 from snac_core.model_store import ModelStore
 
-COMMAND = [sys.executable, "-m", "service.cli", "--port", "0", "--devices", "cpu,cpu"]
+ARGUMENTS = ["--port", "0", "--devices", "cpu,cpu"]
+COMMAND = [sys.executable, "-m", "service.cli", *ARGUMENTS]
+
+FRAGILE = """
+import os
+import sys
+
+from service import cli, workers
+from snac_core.codec import Codec
+from snac_core.jobs import EncodeJob
+import torch
+
+run = Codec.run
+
+
+def fragile(self, steps):
+    if any(isinstance(step.job, EncodeJob) and len(step.job.wave) == 777 for step in steps):
+        raise torch.AcceleratorError("device-side assert triggered")
+    run(self, steps)
+
+
+Codec.run = fragile
+workers._FIRST_PAUSE = float(os.environ.get("FIRST_PAUSE", workers._FIRST_PAUSE))
+if __name__ == "__main__":
+    sys.exit(cli.main())
+"""
+"""The command, on a device that a clip of 777 samples breaks."""
+
+
+@pytest.fixture
+def fragile(tmp_path: Path) -> list[str]:
+    script = tmp_path / "fragile.py"
+    script.write_text(FRAGILE)
+    return [sys.executable, str(script), *ARGUMENTS]
 
 
 def test_devices_are_listed_counted_or_one() -> None:
@@ -49,16 +82,19 @@ def devices_are_none() -> bool:
 
 
 @contextlib.contextmanager
-def crew(store: Path) -> Iterator[tuple[subprocess.Popen[str], str, list[dict[str, Any]]]]:
+def crew(
+    store: Path, command: list[str] = COMMAND, **variables: str
+) -> Iterator[tuple[subprocess.Popen[str], str, list[dict[str, Any]]]]:
     """Start two workers on a store, and wait until both serve."""
     process = subprocess.Popen(
-        COMMAND,
+        command,
         env={
             **os.environ,
             "SNAC_MODEL_STORE": str(store),
             "SNAC_RELOAD_INTERVAL": "600",
             "SNAC_DRAIN_DELAY": "0",
             "OMP_NUM_THREADS": "1",
+            **variables,
         },
         stderr=subprocess.PIPE,
         text=True,
@@ -144,12 +180,66 @@ def test_two_workers_are_one_service(
         ]
         assert len(workers) == 2
         assert {worker.environ()["OMP_WAIT_POLICY"] for worker in workers} == {"PASSIVE"}
-        workers[0].send_signal(signal.SIGKILL)
-        wait_for(lambda: sum(entry["event"] == "serving" for entry in list(entries)) == 3)
-        assert all(answer.status_code == 200 for answer in posts(8))
-
         process.send_signal(signal.SIGTERM)
         assert process.wait(400) == 0
+
+
+def ended(entries: list[dict[str, Any]]) -> list[int]:
+    """Return the exit codes of the workers that ended before they were told to."""
+    return [entry["code"] for entry in list(entries) if entry["event"].startswith("a worker ended")]
+
+
+def test_a_worker_whose_engine_dies_is_replaced_as_soon_as_another_can_start(
+    store: ModelStore, fragile: list[str], samples_of: Any, wav_of: Any
+) -> None:
+    wav, poison = wav_of(samples_of(0.2)), wav_of(samples_of(777 / 24000))
+    variables = {
+        "SNAC_MODEL": str(store.root),
+        "SNAC_MODEL_STORE": "",
+        "SNAC_DRAIN_DELAY": "0.5",
+    }
+    apart = httpx.Limits(max_keepalive_connections=0)
+    with (
+        crew(store.root, fragile, **variables) as (process, url, entries),
+        httpx.Client(timeout=300, limits=apart) as http,
+    ):
+
+        def post(body: bytes) -> httpx.Response:
+            return http.post(f"{url}/v1/encode", content=body)
+
+        def all_answer() -> bool:
+            return {post(wav).status_code for _ in range(6)} == {200}
+
+        away = store.root.with_name("away")
+        store.root.rename(away)
+        broken = post(poison)
+        assert (broken.status_code, broken.json()["type"][-11:]) == (503, "engine-dead")
+        wait_for(lambda: ended(entries) == [ENGINE_DEAD])
+        # It has not waited for anybody to notice that it is not ready.
+        assert [one["drain_delay"] for one in entries if one["event"] == "stopping"] == [0.0]
+        assert all_answer()
+        # The one in its place finds no model, and takes no call before it has one.
+        wait_for(lambda: not all_answer() or len(ended(entries)) > 1)
+        assert all_answer()
+        assert ended(entries)[1] in REFUSED
+        away.rename(store.root)
+        wait_for(lambda: sum(entry["event"] == "serving" for entry in list(entries)) == 3)
+        assert all_answer()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(400) == 0
+
+
+def test_a_signal_between_two_lives_of_all_workers_ends_the_service(
+    store: ModelStore, fragile: list[str]
+) -> None:
+    """The next life would begin in an hour."""
+    with crew(store.root, fragile, FIRST_PAUSE="3600") as (process, _, entries):
+        for worker in psutil.Process(process.pid).children():
+            if "spawn_main" in " ".join(worker.cmdline()):
+                worker.kill()
+        wait_for(lambda: ended(entries) == [-signal.SIGKILL] * 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(100) == 0
 
 
 def test_a_worker_that_hangs_is_named_and_one_that_is_away_is_not(
