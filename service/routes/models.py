@@ -33,7 +33,9 @@ AllowChange = Annotated[
 ]
 
 
-@router.get("", summary="Known versions", dependencies=_reading, responses=problems(401, 429, 500))
+@router.get(
+    "", summary="Known versions", dependencies=_reading, responses=problems(401, 429, 500, 503)
+)
 async def models(service: ServiceDep) -> ModelList:
     """List the model store's versions, with the reason for each that could not be served."""
     states = await asyncio.to_thread(service.models.describe)

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from service.model_manager import VersionState
 from snac_core.model_store import ModelStore
 
 KEY, ADMIN = "a key of the house", "an operator's key"
@@ -25,6 +27,8 @@ DECODING = ["POST /v1/decode", "POST /v1/decode/batch"]
 COMPUTING = READING + DECODING
 LISTING = ["GET /v1/models", "GET /v1/models/current"]
 OPERATING = ["POST /v1/models/reload", "POST /v1/models/rollback"]
+CUT_OFF = [*OPERATING, LISTING[0]]
+"""Those that may take longer than a stopping service waits for them."""
 PROBES = ["GET /health/live", "GET /health/ready", "GET /health/startup"]
 
 
@@ -122,16 +126,27 @@ def defective(guarded: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture(scope="module")
 def cut_off(serve: Any, model_ref: str) -> dict[str, Answer]:
-    """What operators' calls are told that were under way when the service stopped."""
-    with ThreadPoolExecutor(len(OPERATING)) as pool, contextlib.ExitStack() as held:
+    """What calls are told that were under way when the service stopped."""
+    begun, go_on = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(len(CUT_OFF)) as pool, contextlib.ExitStack() as held:
         with serve(model=model_ref, device="cpu", drain_timeout=0) as running:
             models = running.service.models
             # As another reload would hold it, that takes its time.
             held.enter_context(models._lock)
-            answers = {
-                call: pool.submit(httpx.post, running.url + call.split()[1], timeout=300)
-                for call in OPERATING
-            }
+            describe: Callable[[], list[VersionState]] = models.describe
+
+            def from_a_slow_volume() -> list[VersionState]:
+                begun.set()
+                assert go_on.wait(300)
+                return describe()
+
+            models.describe = from_a_slow_volume
+            answers = {}
+            for call in CUT_OFF:
+                method, path = call.split()
+                answers[call] = pool.submit(httpx.request, method, running.url + path, timeout=300)
+            answers[LISTING[0]].add_done_callback(lambda _: go_on.set())
+            assert begun.wait(300)
             deadline = time.monotonic() + 300
             while models._loading._work_queue.qsize() < len(OPERATING) - 1:
                 assert time.monotonic() < deadline, "the calls did not begin within 300 s"
@@ -183,7 +198,9 @@ CASES = [
     Case(COMPUTING + LISTING, 429, "rate-limited", ask, "rationed"),
     Case(COMPUTING + LISTING + OPERATING, 500, "internal", ask, "defective"),
     Case([*COMPUTING, LISTING[1], *PROBES], 503, "not-ready", ask, "empty"),
-    Case(OPERATING, 503, "not-ready", lambda answers, call: answers[call], "cut_off"),
+    Case(
+        [*OPERATING, LISTING[0]], 503, "not-ready", lambda answers, call: answers[call], "cut_off"
+    ),
     Case(COMPUTING, 504, "deadline", lambda to, call: begin(to, call, X_Request_Timeout="0.1")),
 ]
 
