@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import select
 import socket
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -286,11 +288,18 @@ def test_answers_that_nobody_takes_are_bounded_together(serve: Any, model_ref: s
 
 
 def test_an_answer_that_never_has_room_is_413(serve: Any, model_ref: str) -> None:
-    """Each item of a batch has room by itself, and all of them together have not."""
-    with serve(model=model_ref, device="cpu", max_held_bytes=500_000) as running:
+    """Two items have room, and their answer in base64 has not; of three items one has none."""
+    with serve(model=model_ref, device="cpu", max_held_bytes=600_000) as running:
         answer = running.http.post("/v1/decode/batch", json={"items": [CODES] * 2})
         assert answer.status_code == 413
         assert answer.json()["type"] == "urn:snac:problem:too-large"
+        zipped = running.http.post(
+            "/v1/decode/batch", json={"items": [CODES] * 3}, headers={"Accept": "application/zip"}
+        )
+        with zipfile.ZipFile(io.BytesIO(zipped.content)) as archive:
+            (failed,) = (name for name in archive.namelist() if name.endswith(".problem.json"))
+            assert json.loads(archive.read(failed))["status"] == 413
+            assert len(archive.namelist()) == 3
         three = {"codes": [3 * level for level in CODES["codes"]]}
         assert running.http.post("/v1/decode", json=three).status_code == 413
         assert running.http.post("/v1/decode/batch", json={"items": [CODES]}).is_success
