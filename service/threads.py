@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from service.metrics import Metrics
@@ -39,10 +39,7 @@ class Threads:
 
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run ``function``, which once begun is not stopped, in one of the threads."""
-        future = self._pool.submit(function, *args, **kwargs)
-        self._jobs.inc()
-        future.add_done_callback(lambda _: self._jobs.dec())
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(self._submit(function, *args, **kwargs))
 
     async def run_piecemeal(self, begin: Callable[[], Piecemeal[_T]]) -> _T:
         """Do the work that ``begin`` returns, turn by turn; being cancelled ends it.
@@ -51,19 +48,32 @@ class Threads:
         a recording that is half read takes memory. If it has to wait, it begins again.
         """
         work = begin()
-        done = await self.run(_turn, work)
-        if done is None:
-            if self._long.locked():
-                work.close()
-                work = begin()
-            async with self._long:
-                while done is None:
-                    done = await self.run(_turn, work)
-        return done[0]
+        turn = self._submit(_turn, work)
+        try:
+            done = await asyncio.wrap_future(turn)
+            if done is None:
+                if self._long.locked():
+                    work.close()
+                    work = begin()
+                async with self._long:
+                    while done is None:
+                        turn = self._submit(_turn, work)
+                        done = await asyncio.wrap_future(turn)
+            return done[0]
+        finally:
+            turn.add_done_callback(lambda _: work.close())
 
     def close(self) -> None:
         """Wait for what has begun, and begin nothing more."""
         self._pool.shutdown(cancel_futures=True)
+
+    def _submit(
+        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> Future[_T]:
+        future = self._pool.submit(function, *args, **kwargs)
+        self._jobs.inc()
+        future.add_done_callback(lambda _: self._jobs.dec())
+        return future
 
 
 def _turn(work: Piecemeal[_T]) -> tuple[_T] | None:
