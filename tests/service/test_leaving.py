@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -148,6 +149,15 @@ def upload(running: Any, call: str, *files: bytes) -> socket.socket:
 UPLOADS = ("/v1/encode", "/v1/reconstruct", BATCH, LINES)
 
 
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is let go of is gone at once, or stays."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("call", UPLOADS)
 def test_who_hangs_up_ends_the_reading_of_its_audio(
     narrow: Any, endless: Endless, samples_of: Any, wav_of: Any, call: str
@@ -423,4 +433,6 @@ def test_lines_of_a_batch_arrive_while_others_are_not_finished(
         assert found[1]["result"]["num_samples"] == 12000
         assert found[2]["problem"]["status"] == 400
         assert endless.half_read == 1
+        # Lines that were taken are not held any more.
+        wait_for(lambda: narrow.metric("snac_held_bytes") == len(body))
     wait_for(lambda: count(narrow, "disconnected", BATCH) == left + 1)

@@ -296,9 +296,13 @@ def test_answers_that_nobody_takes_are_bounded_together(serve: Any, model_ref: s
 def test_answers_have_their_room_before_they_are_made(serve: Any, model_ref: str) -> None:
     """Of five that are asked for at once two have room, and two more once those have left."""
     body, room = len(json.dumps(CODES)), 2 * 2048 * len(CODES["codes"][0])
-    with serve(model=model_ref, device="cpu", max_held_bytes=room * 5 // 2) as running:
+    with (
+        serve(model=model_ref, device="cpu", max_held_bytes=room * 5 // 2) as running,
+        contextlib.ExitStack() as stack,
+    ):
         codec = running.service.models.codec
         gate, run = threading.Event(), codec.run
+        stack.callback(gate.set)
 
         def held(steps: Any) -> None:
             assert gate.wait(300)
@@ -329,7 +333,10 @@ def test_an_item_that_fails_gives_its_room_to_others(serve: Any, model_ref: str)
     room = 2 * 2048 * len(CODES["codes"][0])
     short = {"codes": [level[: len(level) // 2] for level in CODES["codes"]]}
     content = json.dumps({"items": [short, CODES]})
-    with serve(model=model_ref, device="cpu", io_threads=1) as running:
+    with (
+        serve(model=model_ref, device="cpu", io_threads=1) as running,
+        contextlib.ExitStack() as stack,
+    ):
         codec = running.service.models.codec
         gate, run = threading.Event(), codec.run
 
@@ -340,11 +347,12 @@ def test_an_item_that_fails_gives_its_room_to_others(serve: Any, model_ref: str)
             run(steps)
 
         codec.run = half
-        with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(running.http.post, "/v1/decode/batch", content=content)
-            wait_for(lambda: running.metric("snac_held_bytes") == len(content) + room)
-            gate.set()
-            results = asked.result(300).json()["results"]
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        stack.callback(gate.set)
+        asked = pool.submit(running.http.post, "/v1/decode/batch", content=content)
+        wait_for(lambda: running.metric("snac_held_bytes") == len(content) + room)
+        gate.set()
+        results = asked.result(300).json()["results"]
         assert [item.get("problem", {}).get("status") for item in results] == [500, None]
 
 
