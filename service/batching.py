@@ -161,10 +161,10 @@ class Engine:
             self._wake.notify()
         return done
 
-    def check_open(self) -> None:
-        """Raise what `run` would raise now for even a moment of audio."""
+    def check_open(self, seconds: float = 0.0) -> None:
+        """Raise what `run` would raise now for so much audio, or for even a moment of it."""
         with self._wake:
-            self._check_open(0.0)
+            self._check_open(seconds)
 
     def _check_open(self, seconds: float) -> None:
         if self._death is not None:

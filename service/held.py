@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,39 +32,58 @@ class Held:
         self.most, self.now = most, 0
         metrics.held_bytes.set_function(lambda: self.now)
 
-    def check(self, more: int, own: int = 0) -> None:
-        """Raise what `add` would raise; what is let in by it is counted only once it is there."""
-        if own + more > self.most:
-            raise TooLargeError(
-                f"this needs {own + more} bytes; requests and answers may hold {self.most} together"
-            )
-        if self.now + more > self.most:
-            raise OverloadedError(
-                f"requests and answers hold {self.now} bytes, of at most {self.most}, and this "
-                f"needs {more}",
-                retry_after=1.0,
-            )
 
-    def add(self, more: int, own: int = 0) -> None:
-        """Count ``more`` bytes, or as many fewer, of a request that holds ``own``.
+class Holding:
+    """What one request holds: its body, room for what is made of that, then its answer."""
+
+    def __init__(self, held: Held) -> None:
+        self._held, self.size = held, 0
+
+    def resize(self, size: int) -> None:
+        """Hold ``size`` bytes from now on.
 
         Raises
         ------
         OverloadedError
-            If that would be too many. Nothing is counted then.
+            If that would be too many. It holds what it held then.
         TooLargeError
             If it would be too many with nobody else there.
         """
-        if more > 0:
-            self.check(more, own)
-        self.now += more
+        held, more = self._held, size - self.size
+        if more > 0 and size > held.most:
+            raise TooLargeError(
+                f"this needs {size} bytes; requests and answers may hold {held.most} together"
+            )
+        if more > 0 and held.now + more > held.most:
+            raise OverloadedError(
+                f"requests and answers hold {held.now} bytes, of at most {held.most}, and this "
+                f"needs {more}",
+                retry_after=1.0,
+            )
+        held.now += more
+        self.size = size
+
+    def grow(self, more: int) -> None:
+        """Hold ``more`` bytes, or fewer if it is negative; raises what `resize` does."""
+        self.resize(self.size + more)
+
+    @contextlib.contextmanager
+    def room(self, size: int) -> Iterator[None]:
+        """Keep room for what the block makes, and when it fails give it up; raises as `resize`."""
+        self.grow(size)
+        try:
+            yield
+        except BaseException:
+            self.grow(-size)
+            raise
 
 
 class HeldLimit:
     """Count what each request holds; answer 429 for what is too much now, 413 for what always is.
 
-    First that is its body, as far as it has come. An answer of a known length takes the body's
-    place, until the client has taken it. One that is sent as it is made never waits as a whole.
+    First that is its body, as far as it has come; handlers add to ``request.state.holding`` what
+    they make. An answer of a known length takes the place of all that, until the client has taken
+    it. One that is sent as it is made never waits as a whole.
     """
 
     def __init__(self, app: ASGIApp, held: Held) -> None:
@@ -73,31 +95,28 @@ class HeldLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        held = size = 0
-        refused = False
+        holding = Holding(self.held)
+        scope.setdefault("state", {})["holding"] = holding
+        size, refused = 0, False
 
         async def counted() -> Message:
-            nonlocal held
             message = await receive()
-            more = len(message.get("body", b""))
-            self.held.add(more, held)
-            held += more
+            holding.grow(len(message.get("body", b"")))
             return message
 
         async def until_taken(message: Message) -> None:
-            nonlocal held, size, refused
+            nonlocal size, refused
             if refused:
                 return
             if message["type"] == "http.response.start":
                 size = int(Headers(raw=message["headers"]).get("content-length", 0))
                 if size > SMALL_BYTES:
                     try:
-                        self.held.add(size - held, held)
+                        holding.resize(size)
                     except (OverloadedError, TooLargeError) as error:
                         refused = True
                         await problem_response(Request(scope), error)(scope, receive, send)
                         return
-                    held = size
             elif size > SMALL_BYTES and not message.get("more_body"):
                 # The server waits with a message until the one before has nearly left. So the
                 # end comes by itself, and this goes on when the client has the rest.
@@ -108,4 +127,4 @@ class HeldLimit:
         try:
             await self.app(scope, counted, until_taken)
         finally:
-            self.held.add(-held)
+            holding.resize(0)

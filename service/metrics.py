@@ -56,6 +56,11 @@ class Metrics:
             "Bytes of bodies that are not answered yet, and of answers that are not taken yet.",
             registry=self.registry,
         )
+        self.io_jobs = Gauge(
+            "snac_io_jobs",
+            "Bodies to be read and answers to be written that have a thread or wait for one.",
+            registry=self.registry,
+        )
         self.stage_seconds = Histogram(
             "snac_stage_seconds",
             "Time in a stage outside the engine: read and resample, write, measure quality.",

@@ -11,23 +11,24 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import structlog
 import torch
 from fastapi import Depends, Header, Request
+from starlette.types import Receive
 
 from service import tracing
 from service.batching import Engine
 from service.errors import INTERNAL, DeadlineError, DisconnectedError, problem, problem_type
-from service.held import Held
+from service.held import Held, Holding
 from service.lifecycle import Lifecycle
 from service.limits import RateLimits
 from service.metrics import Metrics
 from service.model_manager import ModelManager
 from service.settings import Settings
 from service.streams import Streams
+from service.threads import Threads
 from service.tracing import NoTracing, Tracing
 from service.uploads import Upload
 from service.workers import Worker
@@ -35,6 +36,7 @@ from snac_core import audio
 from snac_core.audio import AudioFormat, Samples
 from snac_core.codec import CUDA_BATCH_SECONDS, Codec, DecodeJob, EncodeJob, Job
 from snac_core.codes import Codes
+from snac_core.piecemeal import Piecemeal
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +46,6 @@ CPU_BATCH_SECONDS = 8.0
 PCM_BYTES = 2
 """A sample in the largest of the formats that audio is answered in."""
 
-_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 Timings = dict[str, float]
@@ -72,7 +73,7 @@ class Service:
         )
         self._begun = False
         self.streams = Streams(settings, self.engine, self.rates, self.metrics)
-        self._threads = ThreadPoolExecutor(settings.io_threads, thread_name_prefix="snac-io")
+        self.threads = Threads(settings.io_threads, self.metrics)
 
     def start(self) -> None:
         """Start the engine, and load and warm up the first model; nothing if that was done."""
@@ -92,7 +93,7 @@ class Service:
         self.lifecycle.stopping = True
         self.engine.close()
         self.models.close()
-        self._threads.shutdown(cancel_futures=True)
+        self.threads.close()
         self.lifecycle.join(self.settings.drain_timeout)
         self.tracing.close()
 
@@ -122,8 +123,9 @@ class Service:
     ) -> _T:
         """Wait for ``answer`` unless the client leaves or its time is over, which cancels it.
 
-        A job that is cancelled leaves the engine's queue. To be called when the body has
-        been read. Without ``deadline`` it is left to the items of a batch.
+        A job that is cancelled leaves the engine's queue, and reading and writing end. To be
+        called when the body has been read. Without ``deadline`` it is left to the items of a
+        batch.
 
         Raises
         ------
@@ -135,15 +137,15 @@ class Service:
         if deadline:
             answer = self.in_time(request, answer)
         work = asyncio.ensure_future(answer)
-        gone = asyncio.ensure_future(_disconnection(request))
+        gone = asyncio.ensure_future(until_gone(request.receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return work.result()
-            raise DisconnectedError("the client went away before its answer")
+            return work.result() if work.done() else gone.result()
         finally:
             work.cancel()
             gone.cancel()
+            # What the request holds is counted until then.
+            await asyncio.gather(work, gone, return_exceptions=True)
 
     async def in_time(self, request: Request, answer: Awaitable[_T]) -> _T:
         """Await ``answer`` until the deadline of ``request``, then raise DeadlineError."""
@@ -153,13 +155,6 @@ class Service:
                 return await answer
         except TimeoutError:
             raise deadline.error() from None
-
-    async def in_thread(
-        self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
-    ) -> _T:
-        """Run ``function`` in one of the service's own threads."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
     @contextlib.contextmanager
     def stage(self, request: Request, name: str) -> Iterator[None]:
@@ -174,14 +169,17 @@ class Service:
     async def encode(self, request: Request, codec: Codec, upload: Upload) -> tuple[Samples, Codes]:
         """Turn an audio file into samples at the codec's rate, and those into codes."""
 
-        def plan() -> tuple[Samples, EncodeJob]:
-            samples = audio.read(upload.take(), codec.sample_rate, self.settings.max_seconds)
+        def plan() -> Piecemeal[tuple[Samples, EncodeJob]]:
+            samples = yield from audio.read_piecemeal(
+                upload.data, codec.sample_rate, self.settings.max_seconds
+            )
+            upload.data = b""
             return samples, codec.encode_job(samples)
 
         with self.stage(request, "read"):
-            samples, job = await self.in_thread(plan)
+            samples, job = await self.threads.run_piecemeal(plan)
         await self.compute(request, codec, job, len(samples) / codec.sample_rate)
-        return samples, await self.in_thread(job.result)
+        return samples, job.result()
 
     async def decode(
         self,
@@ -192,33 +190,41 @@ class Service:
     ) -> tuple[Samples, bytes]:
         """Run the decode job that ``plan`` makes, and write its samples as an audio file.
 
+        The answer has its room before it is made, and keeps it until it takes it over.
+
         Raises
         ------
         OverloadedError
-            If the answer would be refused once it is made: it has no room, or the queue is full.
+            If it has no room, or the queue is full.
         TooLargeError
             If it never has room.
         """
-
-        def write(job: DecodeJob) -> tuple[Samples, bytes]:
-            samples = job.result()
-            return samples, audio.encode_bytes(samples, codec.sample_rate, audio_format)
-
         with self.stage(request, "read"):
-            job = await self.in_thread(plan)
-        self.held.check(PCM_BYTES * job.codes.num_samples)
-        await self.compute(request, codec, job, job.codes.duration)
-        with self.stage(request, "write"):
-            return await self.in_thread(write, job)
+            job = await self.threads.run(plan)
+        holding: Holding = request.state.holding
+        room = PCM_BYTES * job.codes.num_samples
+        with holding.room(room):
+            await self.compute(request, codec, job, job.codes.duration)
+            samples = job.result()
+            with self.stage(request, "write"):
+                body = await self.threads.run_piecemeal(
+                    lambda: audio.encode_piecemeal(samples, codec.sample_rate, audio_format)
+                )
+        holding.grow(min(0, len(body) - room))
+        return samples, body
 
     async def compute(self, request: Request, codec: Codec, job: Job, seconds: float) -> None:
         """Have the engine do ``job``, whose ``seconds`` count against the caller's share.
+
+        What the engine refuses does not count.
 
         Raises
         ------
         RateLimitError, OverloadedError
             If it is too much for the caller or for the queue.
         """
+        # Nobody else can queue anything between the check and the run.
+        self.engine.check_open(job.seconds)
         self.rates.count_audio(request.state.caller, seconds)
         began = tracing.now()
         timing = await self.engine.run(codec, job)
@@ -237,7 +243,7 @@ class Service:
             },
         )
 
-    async def item(self, request: Request, answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    async def item(self, request: Request, answer: Awaitable[_T]) -> _T | dict[str, Any]:
         """Await one item of a batch; if it fails, its problem is its answer."""
         try:
             return await self.in_time(request, answer)
@@ -268,9 +274,11 @@ def _add(timings: Timings, stage: str, seconds: float) -> None:
     timings[stage] = timings.get(stage, 0.0) + seconds
 
 
-async def _disconnection(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
+async def until_gone(receive: Receive) -> NoReturn:
+    """Wait until the client leaves, then raise DisconnectedError."""
+    while (await receive())["type"] != "http.disconnect":
         pass
+    raise DisconnectedError("the client went away before the end of its answer")
 
 
 def _service(request: Request) -> Service:

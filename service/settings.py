@@ -101,7 +101,9 @@ class Computing(BaseSettings):
         "header `X-Request-Timeout` may ask for fewer.",
     )
     io_threads: int = Field(
-        default=4, ge=1, description="Threads that read, resample and serialise."
+        default=4,
+        ge=1,
+        description="Threads that read, resample and serialise; long work may have all but one.",
     )
 
 
@@ -114,9 +116,9 @@ class Limits(BaseSettings):
     max_held_bytes: int = Field(
         default=2 * 2**30,
         ge=1,
-        description="Bytes that bodies, until they are answered, and answers, until they are "
-        "taken, may have together; a request that would need more is answered 429, and one that "
-        "would alone need more 413.",
+        description="Bytes that bodies, until they are answered, and answers, from before they are "
+        "decoded until they are taken, may have together; a request that would need more is "
+        "answered 429, and one that would alone need more 413.",
     )
     max_codes_bytes: int = Field(
         default=32 * 2**20, ge=1, description="Largest body of a decode request."

@@ -9,9 +9,9 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.errors import INTERNAL, DisconnectedError, problem_type
+from service.errors import INTERNAL, problem_type
 from service.media import AUDIO_FORMATS
-from service.runtime import Service
+from service.runtime import Service, until_gone
 from service.schemas import DecodeOptions
 from service.stream_messages import write_pcm
 from service.streams import Stream, first_of
@@ -81,7 +81,7 @@ class AudioStream(Response):
         with self._service.streams.open("decode-http", self._request.state.caller) as stream:
             stream.received()
             try:
-                await first_of(answer(), stream.watch(), _until_gone(receive))
+                await first_of(answer(), stream.watch(), until_gone(receive))
             except Exception as error:
                 if not begun:
                     raise
@@ -112,9 +112,3 @@ class AudioStream(Response):
         stream.sending = True
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
         stream.sending = False
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    raise DisconnectedError("the client went away before the end of its audio")

@@ -28,7 +28,7 @@ from service.token_writer import TokenWriter, token_writer
 from snac_core.audio import Samples
 from snac_core.codec import Codec
 from snac_core.layouts import find_layout
-from snac_core.sound_source import check_sample_rate
+from snac_core.sound_source import BLOCK_SAMPLES, check_sample_rate
 from snac_core.stream import Pending
 from snac_core.streaming import StreamingDecoder, StreamingEncoder
 
@@ -221,18 +221,19 @@ class EncodeSession(Session[EncodeStart]):
         """Hand samples on to the encoder, and the end once there is nothing before it.
 
         A message at a low rate may hold many minutes, which resampled take a hundred times as
-        much memory; so no more of them at a time than a stream may hold.
+        much memory; so no more of them at a time than a stream may hold. Nor does one stream
+        keep a thread from the others for more than a block.
         """
         if self._encoder.closed:
             return
         room = self.service.settings.stream_buffer_seconds - self._ready_seconds()
         most = max(0 if self._encoder.ready else 1, round(room * self._rate))
-        samples = self._waiting.take(min(most, len(self._waiting)))
+        samples = self._waiting.take(min(most, len(self._waiting), BLOCK_SAMPLES))
         if len(samples):
             # Resampling takes a moment: others' messages need not wait for it.
-            await self.service.in_thread(self._encoder.push, samples)
+            await self.service.threads.run(self._encoder.push, samples)
         if self._ended and not len(self._waiting):
-            await self.service.in_thread(self._encoder.close)
+            await self.service.threads.run(self._encoder.close)
         self.weigh()
 
     async def _answer(self, levels: Sequence[npt.NDArray[np.int32]]) -> None:

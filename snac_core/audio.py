@@ -18,6 +18,7 @@ import soundfile
 import soxr
 
 from snac_core.errors import AudioError
+from snac_core.piecemeal import Piecemeal, finish
 from snac_core.sound_source import BLOCK_SAMPLES, SoundSource, check_sample_rate
 
 Samples = npt.NDArray[np.float32]
@@ -97,12 +98,20 @@ def read(
     OSError
         Where a file cannot be opened or read.
     """
+    return finish(read_piecemeal(source, sample_rate, max_seconds))
+
+
+def read_piecemeal(
+    source: bytes | BinaryIO | str | Path, sample_rate: int, max_seconds: float | None = None
+) -> Piecemeal[Samples]:
+    """Do what ``read`` does, a block at a time; closed before its end, it lets go of the file."""
     check_sample_rate(sample_rate)
     with SoundSource(source, max_seconds) as sound:
         expected = _resampled_length(sound.frames or 0, sound.sample_rate, sample_rate)
         recording = _Recording(min(expected, _MAX_RESERVED_SECONDS * sample_rate))
         for block in _resampled(sound.mono_blocks(), sound.sample_rate, sample_rate):
             recording.append(block)
+            yield
     return check_samples(recording.finish())
 
 
@@ -145,7 +154,18 @@ def write(
 
 def encode_bytes(samples: object, sample_rate: int, format: AudioFormat = "wav") -> bytes:
     """Return mono samples as the bytes of a file; see ``write``."""
-    return b"".join(_encoded(check_samples(samples), sample_rate, format))
+    return finish(encode_piecemeal(samples, sample_rate, format))
+
+
+def encode_piecemeal(
+    samples: object, sample_rate: int, format: AudioFormat = "wav"
+) -> Piecemeal[bytes]:
+    """Do what ``encode_bytes`` does, a block at a time."""
+    parts = []
+    for part in _encoded(check_samples(samples), sample_rate, format):
+        parts.append(part)
+        yield
+    return b"".join(parts)
 
 
 def format_of(path: str | Path) -> AudioFormat:
@@ -223,6 +243,7 @@ def _resampled(blocks: Iterable[Samples], rate: int, new_rate: int) -> Iterator[
 
 
 def _encoded(samples: Samples, sample_rate: int, format: AudioFormat) -> Iterator[bytes]:
+    """Yield the parts of a file, one for each block; most are empty where it ends as a whole."""
     if format not in get_args(AudioFormat):
         raise AudioError(f"unknown audio format {format!r}; known: {', '.join(MEDIA_TYPES)}")
     check_sample_rate(sample_rate)
@@ -233,11 +254,11 @@ def _encoded(samples: Samples, sample_rate: int, format: AudioFormat) -> Iterato
     if format in ("wav", "pcm"):
         yield from (_to_int16(block).tobytes() for block in blocks)
     elif format == "flac":
-        yield _with_libsndfile(map(_to_int16, blocks), sample_rate, "FLAC", "PCM_16")
+        yield from _with_libsndfile(map(_to_int16, blocks), sample_rate, "FLAC", "PCM_16")
     else:
         rate = sample_rate if sample_rate in OPUS_SAMPLE_RATES else 48000
         clipped = (np.clip(block, -1, 1) for block in _resampled(blocks, sample_rate, rate))
-        yield _with_libsndfile(clipped, rate, "OGG", "OPUS")
+        yield from _with_libsndfile(clipped, rate, "OGG", "OPUS")
 
 
 def _to_int16(block: Samples) -> npt.NDArray[np.int16]:
@@ -249,11 +270,12 @@ def _to_int16(block: Samples) -> npt.NDArray[np.int16]:
 
 def _with_libsndfile(
     blocks: Iterable[npt.NDArray[Any]], sample_rate: int, container: str, subtype: str
-) -> bytes:
+) -> Iterator[bytes]:
     memory = io.BytesIO()
     with soundfile.SoundFile(
         memory, "w", sample_rate, channels=1, format=container, subtype=subtype
     ) as file:
         for block in blocks:
             file.write(block)
-    return memory.getvalue()
+            yield b""
+    yield memory.getvalue()

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from snac_core.audio import check_samples
 from snac_core.errors import AudioError
+from snac_core.piecemeal import Piecemeal, finish
 
 N_MELS = 80
 N_FFT = 1024
@@ -72,6 +73,11 @@ def log_mel_distance(reference: object, estimate: object, sample_rate: int) -> f
     AudioError
         For unusable samples or different lengths.
     """
+    return finish(log_mel_piecemeal(reference, estimate, sample_rate))
+
+
+def log_mel_piecemeal(reference: object, estimate: object, sample_rate: int) -> Piecemeal[float]:
+    """Do what ``log_mel_distance`` does, some seconds of audio at a time."""
     pair = _checked_pair(reference, estimate)
     filters = mel_filterbank(sample_rate, N_FFT, N_MELS).T
     window = np.hanning(N_FFT + 1)[:-1].astype(np.float32)
@@ -83,6 +89,7 @@ def log_mel_distance(reference: object, estimate: object, sample_rate: int) -> f
             for part in (_frames(samples, first, last) for samples in pair)
         ]
         total += float(np.abs(logs[0] - logs[1]).sum(dtype=np.float64))
+        yield
     return total / (count * N_MELS)
 
 
@@ -166,14 +173,19 @@ def stoi(reference: object, estimate: object, sample_rate: int) -> float:
     AudioError
         For unusable samples or different lengths.
     """
+    return finish(stoi_piecemeal(reference, estimate, sample_rate))
+
+
+def stoi_piecemeal(reference: object, estimate: object, sample_rate: int) -> Piecemeal[float]:
+    """Do what ``stoi`` does, a piece of the recording at a time."""
     clean, heard = _checked_pair(reference, estimate)
     pieces = math.ceil(len(clean) / (STOI_PIECE_SECONDS * sample_rate))
-    scores = [
-        _stoi_piece(first, second, sample_rate)
-        for first, second in zip(
-            np.array_split(clean, pieces), np.array_split(heard, pieces), strict=True
-        )
-    ]
+    scores = []
+    for first, second in zip(
+        np.array_split(clean, pieces), np.array_split(heard, pieces), strict=True
+    ):
+        scores.append(_stoi_piece(first, second, sample_rate))
+        yield
     known = [score for score in scores if not math.isnan(score)]
     return sum(known) / len(known) if known else math.nan
 

@@ -32,6 +32,7 @@ from service.stream_http import STREAMED, AudioStream
 from service.uploads import read_audio, read_bounded
 from snac_core.audio import MEDIA_TYPES, AudioFormat, Samples
 from snac_core.codec import Codec, DecodeJob
+from snac_core.piecemeal import Piecemeal
 
 router = APIRouter(tags=["decode"])
 
@@ -89,7 +90,7 @@ async def decode(
         return AudioStream(request, service, codec, codes, options, media)
 
     if stream:
-        return await service.attend(request, service.in_thread(begin))
+        return await service.attend(request, service.threads.run(begin))
     samples, body = await service.attend(
         request, service.decode(request, codec, plan, AUDIO_FORMATS[media])
     )
@@ -122,25 +123,26 @@ async def decode_batch(
     data = await service.in_time(request, read_bounded(request, most))
     sent = content_type(request.headers.get("content-type"))
     depth = service.settings.max_json_depth
-    fields = await service.in_thread(parse_fields, data, sent, codec.config, depth)
+    fields = await service.attend(
+        request, service.threads.run(parse_fields, data, sent, codec.config, depth)
+    )
     items = fields.get("items")
     if not isinstance(items, list) or set(fields) != {"items"}:
         raise InvalidRequestError("the body must be an object with one list, 'items'")
     check_count(len(items), service.settings.max_items, "items")
 
-    async def answers() -> list[dict[str, Any]]:
-        return await asyncio.gather(
+    async def answer() -> bytes:
+        results = await asyncio.gather(
             *(
                 _item(service, request, codec, index, item, format)
                 for index, item in enumerate(items)
             )
         )
+        with service.stage(request, "write"):
+            write = _zip if media == ZIP else _json
+            return await service.threads.run(write, results, format)
 
-    results = await service.attend(request, answers(), deadline=False)
-    with service.stage(request, "write"):
-        write = _zip if media == ZIP else _json
-        body = await service.in_thread(write, results, format)
-    return Response(body, media_type=media)
+    return Response(await service.attend(request, answer(), deadline=False), media_type=media)
 
 
 @router.post(
@@ -167,7 +169,9 @@ async def reconstruct(
             request, codec, lambda: codec.decode_job(codes, noise, seed), AUDIO_FORMATS[media]
         )
         with service.stage(request, "quality"):
-            figures = await service.in_thread(_quality, codec, original, samples)
+            figures = await service.threads.run_piecemeal(
+                lambda: _quality(codec, original, samples)
+            )
         return body, {**_audio_headers(codec, samples), **figures}
 
     body, headers = await service.attend(request, answer())
@@ -222,13 +226,15 @@ def _audio_headers(codec: Codec, samples: Samples) -> dict[str, str]:
     return {"X-Num-Samples": str(len(samples)), "X-Sample-Rate": str(codec.sample_rate)}
 
 
-def _quality(codec: Codec, original: Samples, samples: Samples) -> dict[str, str]:
+def _quality(codec: Codec, original: Samples, samples: Samples) -> Piecemeal[dict[str, str]]:
     # SciPy comes with it, which is a third of the service's start-up; only this call needs it.
-    from snac_core.quality import log_mel_distance, si_sdr, stoi
+    from snac_core.quality import log_mel_piecemeal, si_sdr, stoi_piecemeal
 
+    distance = yield from log_mel_piecemeal(original, samples, codec.sample_rate)
+    intelligibility = yield from stoi_piecemeal(original, samples, codec.sample_rate)
     return {
         "X-Bitrate": f"{codec.config.bits_per_second:.0f}",
         "X-SI-SDR": f"{si_sdr(original, samples):.2f}",
-        "X-STOI": f"{stoi(original, samples, codec.sample_rate):.3f}",
-        "X-Log-Mel-Distance": f"{log_mel_distance(original, samples, codec.sample_rate):.3f}",
+        "X-STOI": f"{intelligibility:.3f}",
+        "X-Log-Mel-Distance": f"{distance:.3f}",
     }

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Annotated, Any
 
 import msgpack
 from fastapi import APIRouter, Query, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from service.errors import InvalidRequestError
 from service.limits import check_count
+from service.lines import Item, Line, Lines
 from service.media import JSON, MSGPACK, NDJSON, NPZ, negotiate
 from service.openapi import AUDIO_BODY, AUDIO_FILES_BODY, COMPUTING, binary, problems
 from service.runtime import Service, ServiceDep
@@ -34,7 +34,6 @@ LayoutName = Annotated[
 Base = Annotated[
     int | None, Query(ge=0, lt=2**31, description="Token id of code 0, for layouts that have one.")
 ]
-Item = Coroutine[Any, Any, dict[str, Any]]
 
 
 @router.post(
@@ -67,7 +66,7 @@ async def encode(
     async def answer() -> bytes:
         _, codes = await service.encode(request, codec, upload)
         with service.stage(request, "write"):
-            return await service.in_thread(_serialise, codec, codes, wanted, base, media)
+            return await service.threads.run(_serialise, codec, codes, wanted, base, media)
 
     return Response(await service.attend(request, answer()), media_type=media)
 
@@ -106,12 +105,13 @@ async def encode_batch(
             for index, upload in enumerate(uploads)
         ]
 
+    async def answer() -> bytes:
+        lines = await asyncio.gather(*items())
+        return b'{"results":[' + b",".join(line.data for line in lines) + b"]}"
+
     if media == NDJSON:
-        return StreamingResponse(_as_finished(items), media_type=NDJSON)
-    results = await service.attend(request, _all(items), deadline=False)
-    with service.stage(request, "write"):
-        body = await service.in_thread(json.dumps, {"results": results})
-    return Response(body, media_type=JSON)
+        return Lines(request, items)
+    return Response(await service.attend(request, answer(), deadline=False), media_type=JSON)
 
 
 def _usable_layout(codec: Codec, name: str, base: int | None) -> Layout:
@@ -130,26 +130,21 @@ async def _item(
     upload: Upload,
     layout: Layout,
     base: int | None,
-) -> dict[str, Any]:
-    async def answer() -> dict[str, Any]:
+) -> Line:
+    named = {"index": index, "name": upload.name}
+
+    def write(codes: Codes) -> bytes:
+        return _dump({**named, "result": _answer(codec, codes, layout, base)})
+
+    async def answer() -> Line:
         _, codes = await service.encode(request, codec, upload)
-        return {"result": await service.in_thread(_answer, codec, codes, layout, base)}
+        with service.stage(request, "write"):
+            line = await service.threads.run(write, codes)
+        request.state.holding.grow(len(line))
+        return Line(line, held=len(line))
 
-    return {"index": index, "name": upload.name, **await service.item(request, answer())}
-
-
-async def _all(items: Callable[[], list[Item]]) -> list[dict[str, Any]]:
-    return await asyncio.gather(*items())
-
-
-async def _as_finished(items: Callable[[], list[Item]]) -> AsyncIterator[bytes]:
-    tasks = [asyncio.ensure_future(item) for item in items()]
-    try:
-        for finished in asyncio.as_completed(tasks):
-            yield json.dumps(await finished).encode() + b"\n"
-    finally:
-        for task in tasks:
-            task.cancel()
+    made = await service.item(request, answer())
+    return made if isinstance(made, Line) else Line(_dump({**named, **made}))
 
 
 def _answer(codec: Codec, codes: Codes, layout: Layout, base: int | None) -> dict[str, Any]:
@@ -169,7 +164,11 @@ def _serialise(codec: Codec, codes: Codes, layout: Layout, base: int | None, med
         return codes.to_npz()
     answer = _answer(codec, codes, layout, base)
     if media == JSON:
-        return json.dumps(answer, separators=(",", ":")).encode()
+        return _dump(answer)
     if layout.name == "hierarchical" and codec.config.codebook_size <= UINT16_CODES:
         answer["codes"] = [level.astype("<u2").tobytes() for level in codes.levels]
     return bytes(msgpack.packb(answer))
+
+
+def _dump(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -10,7 +10,9 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -251,6 +253,42 @@ def test_each_key_has_its_own_share_of_requests(
         assert TWO not in refused.text
         assert post(THREE).status_code == 200
         assert running.http.get("/health/ready").status_code == 200
+
+
+def test_what_the_engine_refuses_is_not_taken_from_a_share(
+    serve: Any, model_ref: str, samples_of: Any, wav_of: Any
+) -> None:
+    wav = wav_of(samples_of(6.0))
+    with (
+        serve(
+            model=model_ref,
+            device="cpu",
+            api_keys=f"{TWO},{THREE}",
+            rate_limit_audio=10,
+            max_queue_seconds=8.0,
+        ) as running,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        codec = running.service.models.codec
+        gate, entered, run = threading.Event(), threading.Event(), codec.run
+
+        def held(steps: Any) -> None:
+            entered.set()
+            assert gate.wait(300)
+            run(steps)
+
+        def post(key: str) -> Any:
+            return running.http.post("/v1/encode", content=wav, headers={"X-Api-Key": key})
+
+        codec.run = held
+        other = pool.submit(post, THREE)
+        assert entered.wait(300)
+        refused = [post(TWO).json()["type"] for _ in range(3)]
+        gate.set()
+        assert other.result(300).is_success
+        assert refused == ["urn:snac:problem:overloaded"] * 3
+        assert post(TWO).is_success
+        assert post(TWO).json()["type"] == "urn:snac:problem:rate-limited"
 
 
 def test_audio_is_rationed_by_its_seconds_for_each_address(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import select
 import socket
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -189,13 +191,19 @@ def silent_engine(impatient: Any) -> Iterator[None]:
 CODES = {"codes": [[1] * 70, [1] * 140, [1] * 280]}
 
 
-def ask(running: Any, path: str, body: dict[str, Any]) -> socket.socket:
-    """Post ``body`` on a connection that takes little of the answer until somebody reads it."""
+def slow(running: Any) -> socket.socket:
+    """Return a connection that takes little of an answer until somebody reads it."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     url = httpx.URL(running.url)
     connection.settimeout(300)
     connection.connect((url.host, url.port))
+    return connection
+
+
+def ask(running: Any, path: str, body: dict[str, Any]) -> socket.socket:
+    """Post ``body`` on such a connection."""
+    connection = slow(running)
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
     connection.sendall(head.encode() + content)
@@ -285,12 +293,119 @@ def test_answers_that_nobody_takes_are_bounded_together(serve: Any, model_ref: s
         assert not refused()
 
 
+def test_answers_have_their_room_before_they_are_made(serve: Any, model_ref: str) -> None:
+    """Of five that are asked for at once two have room, and two more once those have left."""
+    body, room = len(json.dumps(CODES)), 2 * 2048 * len(CODES["codes"][0])
+    with (
+        serve(model=model_ref, device="cpu", max_held_bytes=room * 5 // 2) as running,
+        contextlib.ExitStack() as stack,
+    ):
+        codec = running.service.models.codec
+        gate, run = threading.Event(), codec.run
+        stack.callback(gate.set)
+
+        def held(steps: Any) -> None:
+            assert gate.wait(300)
+            run(steps)
+
+        codec.run = held
+
+        def outcomes(name: str) -> float:
+            line = f'snac_requests_total{{outcome="{name}",route="/v1/decode"}}'
+            return float(running.metric(line)) if line in running.http.get("/metrics").text else 0
+
+        for turn in (1, 2):
+            with contextlib.ExitStack() as connections:
+                asked = [
+                    connections.enter_context(ask(running, "/v1/decode", CODES)) for _ in range(5)
+                ]
+                wait_for(lambda turn=turn: outcomes("overloaded") == 3 * turn)  # type: ignore[misc]
+                wait_for(lambda: running.metric("snac_held_bytes") == 2 * (room + body))
+                if turn == 2:
+                    gate.set()
+                    answers = sorted(connection.recv(12) for connection in asked)
+                    assert answers == [b"HTTP/1.1 200"] * 2 + [b"HTTP/1.1 429"] * 3
+            wait_for(lambda: running.metric("snac_held_bytes") == 0)
+        assert outcomes("disconnected") == 2
+
+
+def test_an_item_that_fails_gives_its_room_to_others(serve: Any, model_ref: str) -> None:
+    room = 2 * 2048 * len(CODES["codes"][0])
+    short = {"codes": [level[: len(level) // 2] for level in CODES["codes"]]}
+    content = json.dumps({"items": [short, CODES]})
+    with (
+        serve(model=model_ref, device="cpu", io_threads=1) as running,
+        contextlib.ExitStack() as stack,
+    ):
+        codec = running.service.models.codec
+        gate, run = threading.Event(), codec.run
+
+        def half(steps: Any) -> None:
+            if any(step.job.codes.num_samples < room // 2 for step in steps):
+                raise RuntimeError("not this one")
+            assert gate.wait(300)
+            run(steps)
+
+        codec.run = half
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        stack.callback(gate.set)
+        asked = pool.submit(running.http.post, "/v1/decode/batch", content=content)
+        wait_for(lambda: running.metric("snac_held_bytes") == len(content) + room)
+        gate.set()
+        results = asked.result(300).json()["results"]
+        assert [item.get("problem", {}).get("status") for item in results] == [500, None]
+
+
+def test_lines_that_nobody_takes_are_bounded(serve: Any, model_ref: str, wav_of: Any) -> None:
+    """Six files; the connection takes two of their lines unread, and two and a half have room."""
+    flac = wav_of(np.zeros(24000 * 300, np.float32), format="FLAC", subtype="PCM_16")
+    files = [("files", ("a.flac", flac))] * 6
+    request = httpx.Request("POST", "http://x/v1/encode/batch?layout=orpheus", files=files)
+    content = request.read()
+    line = 7 * 7 * 24000 * 300 // 2048
+    most = len(content) + line * 5 // 2
+    with serve(model=model_ref, device="cpu", max_held_bytes=most) as running:
+        codec = running.service.models.codec
+        strides = [codec.config.hop * stride for stride in codec.config.vq_strides]
+
+        def silence(steps: Any) -> None:
+            for step in steps:
+                levels = [np.zeros(step.window.samples // stride) for stride in strides]
+                step.job.take(step.window, levels)
+
+        codec.run = silence
+        with slow(running) as connection:
+            head = (
+                f"POST {request.url.raw_path.decode()} HTTP/1.1\r\nHost: x\r\n"
+                f"Content-Type: {request.headers['Content-Type']}\r\n"
+                f"Accept: application/x-ndjson\r\nContent-Length: {len(content)}\r\n\r\n"
+            )
+            connection.sendall(head.encode() + content)
+            finished = 'snac_stage_seconds_count{stage="write"}'
+            wait_for(lambda: finished in running.http.get("/metrics").text)
+            wait_for(lambda: running.metric(finished) == 6)
+            assert len(content) + 2 * line < running.metric("snac_held_bytes") <= most
+            said = b""
+            while not said.endswith(b"\r\n0\r\n\r\n"):
+                said += connection.recv(65536)
+        assert 2 <= said.count(b'"result":') < 6
+        assert said.count(b'"result":') + said.count(b'"status":413') == 6
+        wait_for(lambda: running.metric("snac_held_bytes") == 0)
+
+
 def test_an_answer_that_never_has_room_is_413(serve: Any, model_ref: str) -> None:
-    """Each item of a batch has room by itself, and all of them together have not."""
-    with serve(model=model_ref, device="cpu", max_held_bytes=500_000) as running:
+    """Two items have room, and their answer in base64 has not; of three items one has none."""
+    with serve(model=model_ref, device="cpu", max_held_bytes=600_000) as running:
         answer = running.http.post("/v1/decode/batch", json={"items": [CODES] * 2})
         assert answer.status_code == 413
         assert answer.json()["type"] == "urn:snac:problem:too-large"
+        zipped = running.http.post(
+            "/v1/decode/batch", json={"items": [CODES] * 3}, headers={"Accept": "application/zip"}
+        )
+        with zipfile.ZipFile(io.BytesIO(zipped.content)) as archive:
+            (failed,) = (name for name in archive.namelist() if name.endswith(".problem.json"))
+            assert json.loads(archive.read(failed))["status"] == 413
+            assert len(archive.namelist()) == 3
         three = {"codes": [3 * level for level in CODES["codes"]]}
         assert running.http.post("/v1/decode", json=three).status_code == 413
         assert running.http.post("/v1/decode/batch", json={"items": [CODES]}).is_success

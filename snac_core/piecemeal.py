@@ -1,0 +1,24 @@
+"""Long work in pieces, so that its thread can be used for something else between two of them.
+
+Such work is a generator that yields nothing, between pieces of some milliseconds, and returns its
+result. Whoever stops asking for the next piece has ended it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+Piecemeal: TypeAlias = Generator[None, None, T]
+
+
+def finish(work: Piecemeal[T]) -> T:
+    """Do all of ``work`` and return its result."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            result: T = end.value
+            return result
