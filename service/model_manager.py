@@ -31,7 +31,7 @@ from service.errors import NotReadyError, ReloadError
 from service.metrics import Metrics
 from service.settings import Settings
 from snac_core.allocator import give_back_freed_memory
-from snac_core.codec import Codec
+from snac_core.codec import WINDOW_SECONDS, Codec
 from snac_core.errors import SnacError, StoreError, TokenSpaceError
 from snac_core.model_store import ModelStore
 from snac_core.streaming import StreamingDecoder, StreamingEncoder
@@ -335,7 +335,7 @@ def warm_up(codec: Codec, tell: Callable[[str], None]) -> None:
     for the second time.
     """
     several = () if codec.device.type == "cpu" else ((0.5, 1.0, 2.0, 4.0, 12.0),)
-    classes = ((0.5,), (2.0,), (6.0,), *several)
+    classes = ((0.5,), (2.0,), (WINDOW_SECONDS + 1.0,), *several)
     for number, lengths in enumerate(classes, start=1):
         tell(f"warming up {codec.version}, {number} of {len(classes)}")
         silence = [np.zeros(round(s * codec.sample_rate), np.float32) for s in lengths]
