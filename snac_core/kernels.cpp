@@ -5,9 +5,11 @@
 // memory sees each signal once. The formulas are those of snac_core/layers.py; all sizes and
 // weights are arguments, so that this is compiled once for every model.
 //
-// The scratch space of each function is its caller's: so many floats for each thread.
+// The scratch space of each function is its caller's: so many floats for each thread. A thread that
+// others hold up leaves its tiles to the rest; how tiles are shared out changes no result.
 
 #include <ATen/cpu/vec/vec.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -112,7 +114,7 @@ extern "C" {
 // reciprocal: [C].
 void snac_snake(const float* x, float* out, int64_t length, int64_t channels, int64_t first,
                 int64_t last, const float* alpha, const float* inverse, int64_t threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(dynamic, 64)
   for (int64_t t = first; t < last; t++)
     snake_rows(x, length, channels, alpha, inverse, t, t + 1, out + (t - first) * channels);
 }
@@ -124,20 +126,18 @@ void snac_unit(const float* x, float* out, int64_t length, int64_t channels, int
                const float* alpha2, const float* inverse2, const float* mix, const float* bias2,
                int64_t rows, float* scratch, int64_t threads) {
   const int64_t C = channels, halo = 3 * dilation, tiles = (length + rows - 1) / rows;
-  const int64_t own = (2 * rows + 2 * halo) * C, share = (tiles + threads - 1) / threads;
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t thread = 0; thread < threads; thread++) {
-    float* const wide = scratch + thread * own;
+  const int64_t own = (2 * rows + 2 * halo) * C;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    float* const wide = scratch + omp_get_thread_num() * own;
     float* const mixed = wide + (rows + 2 * halo) * C;
-    for (int64_t tile = thread * share; tile < std::min(tiles, (thread + 1) * share); tile++) {
-      const int64_t first = tile * rows, last = std::min(length, first + rows);
-      snake_rows(x, length, C, alpha1, inverse1, first - halo, last + halo, wide);
-      for (int64_t t = first; t < last; t++) {
-        unit_row(C, dilation, wide + (t - first) * C, x + t * C, taps, bias1, alpha2, inverse2, bias2,
-                 mixed + (t - first) * C, out + t * C);
-      }
-      add_product(last - first, C, C, mixed, mix, out + first * C);
+    const int64_t first = tile * rows, last = std::min(length, first + rows);
+    snake_rows(x, length, C, alpha1, inverse1, first - halo, last + halo, wide);
+    for (int64_t t = first; t < last; t++) {
+      unit_row(C, dilation, wide + (t - first) * C, x + t * C, taps, bias1, alpha2, inverse2, bias2,
+               mixed + (t - first) * C, out + t * C);
     }
+    add_product(last - first, C, C, mixed, mix, out + first * C);
   }
 }
 
@@ -152,38 +152,35 @@ void snac_late_unit(const float* x, float* out, int64_t streams, int64_t length,
                     int64_t slot, int64_t skip, int64_t rows, float* scratch, int64_t threads) {
   const int64_t C = channels, late = 3 * dilation, reach = 2 * late, all = streams * length;
   const int64_t own = (2 * rows + reach) * C, tiles = (all + rows - 1) / rows;
-  const int64_t share = (tiles + threads - 1) / threads;
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t thread = 0; thread < threads; thread++) {
-    float* const wide = scratch + thread * own;
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    float* const wide = scratch + omp_get_thread_num() * own;
     float* const mixed = wide + (rows + reach) * C;
-    for (int64_t tile = thread * share; tile < std::min(tiles, (thread + 1) * share); tile++) {
-      // A tile goes on from one stream to the next, so that few rows of many make one product.
-      const int64_t top = tile * rows, bottom = std::min(all, top + rows);
-      for (int64_t row = top, next; row < bottom; row = next) {
-        const int64_t stream = row / length, origin = stream * length;
-        next = std::min(bottom, origin + length);
-        const int64_t first = row - origin, last = next - origin;
-        const float *own_x = x + origin * C, *past = before + stream * state;
-        const int64_t known = std::clamp<int64_t>(reach - first, 0, reach);
-        std::memcpy(wide, past + slot + (reach - known) * C, known * C * sizeof(float));
-        snake_rows(own_x, length, C, alpha1, inverse1, first - reach + known, last,
-                   wide + known * C);
-        for (int64_t t = first; t < last; t++) {
-          const float* same = t < late ? past + skip + t * C : own_x + (t - late) * C;
-          unit_row(C, dilation, wide + (t - first) * C, same, taps, bias1, alpha2, inverse2, bias2,
-                   mixed + (origin + t - top) * C, out + (origin + t) * C);
-        }
-        if (last < length) continue;
-        float* const kept = after + stream * state;
-        std::memcpy(kept + slot, wide + (last - first) * C, reach * C * sizeof(float));
-        const int64_t old = std::max<int64_t>(late - length, 0);
-        std::memcpy(kept + skip, past + skip + length * C, old * C * sizeof(float));
-        std::memcpy(kept + skip + old * C, own_x + (length - late + old) * C,
-                    (late - old) * C * sizeof(float));
+    // A tile goes on from one stream to the next, so that few rows of many make one product.
+    const int64_t top = tile * rows, bottom = std::min(all, top + rows);
+    for (int64_t row = top, next; row < bottom; row = next) {
+      const int64_t stream = row / length, origin = stream * length;
+      next = std::min(bottom, origin + length);
+      const int64_t first = row - origin, last = next - origin;
+      const float *own_x = x + origin * C, *past = before + stream * state;
+      const int64_t known = std::clamp<int64_t>(reach - first, 0, reach);
+      std::memcpy(wide, past + slot + (reach - known) * C, known * C * sizeof(float));
+      snake_rows(own_x, length, C, alpha1, inverse1, first - reach + known, last,
+                 wide + known * C);
+      for (int64_t t = first; t < last; t++) {
+        const float* same = t < late ? past + skip + t * C : own_x + (t - late) * C;
+        unit_row(C, dilation, wide + (t - first) * C, same, taps, bias1, alpha2, inverse2, bias2,
+                 mixed + (origin + t - top) * C, out + (origin + t) * C);
       }
-      add_product(bottom - top, C, C, mixed, mix, out + top * C);
+      if (last < length) continue;
+      float* const kept = after + stream * state;
+      std::memcpy(kept + slot, wide + (last - first) * C, reach * C * sizeof(float));
+      const int64_t old = std::max<int64_t>(late - length, 0);
+      std::memcpy(kept + skip, past + skip + length * C, old * C * sizeof(float));
+      std::memcpy(kept + skip + old * C, own_x + (length - late + old) * C,
+                  (late - old) * C * sizeof(float));
     }
+    add_product(bottom - top, C, C, mixed, mix, out + top * C);
   }
 }
 
@@ -191,20 +188,17 @@ void snac_late_unit(const float* x, float* out, int64_t streams, int64_t length,
 void snac_noisy(const float* x, float* out, int64_t length, int64_t channels, const float* noise,
                 const float* mix, int64_t rows, float* scratch, int64_t threads) {
   const int64_t C = channels, tiles = (length + rows - 1) / rows;
-  const int64_t share = (tiles + threads - 1) / threads;
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int64_t thread = 0; thread < threads; thread++) {
-    float* const scaled = scratch + thread * rows * C;
-    for (int64_t tile = thread * share; tile < std::min(tiles, (thread + 1) * share); tile++) {
-      const int64_t first = tile * rows, last = std::min(length, first + rows);
-      for (int64_t t = first; t < last; t++) {
-        const float own = noise[t];
-        const float* const from = x + t * C;
-        std::transform(from, from + C, scaled + (t - first) * C, [&](float v) { return own * v; });
-      }
-      std::memcpy(out + first * C, x + first * C, (last - first) * C * sizeof(float));
-      add_product(last - first, C, C, scaled, mix, out + first * C);
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (int64_t tile = 0; tile < tiles; tile++) {
+    float* const scaled = scratch + omp_get_thread_num() * rows * C;
+    const int64_t first = tile * rows, last = std::min(length, first + rows);
+    for (int64_t t = first; t < last; t++) {
+      const float own = noise[t];
+      const float* const from = x + t * C;
+      std::transform(from, from + C, scaled + (t - first) * C, [&](float v) { return own * v; });
     }
+    std::memcpy(out + first * C, x + first * C, (last - first) * C * sizeof(float));
+    add_product(last - first, C, C, scaled, mix, out + first * C);
   }
 }
 
@@ -213,7 +207,7 @@ void snac_normal(float* out, int64_t items, int64_t length, const int64_t* key,
                  const int64_t* start, int64_t threads) {
   constexpr int64_t run = 1024;
   const int64_t runs = (length + run - 1) / run;
-#pragma omp parallel for num_threads(threads) schedule(static)
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int64_t one = 0; one < items * runs; one++) {
     const int64_t item = one / runs, first = one % runs * run, count = std::min(run, length - first);
     const uint32_t own = key[item], from = start[item] + first;
