@@ -181,8 +181,8 @@ def growth(peers: Peers, clock: str, longest: float) -> Grown:
     """Return (size, rate) in x real time for each curve of each plot.
 
     Lengths of a clip in s: the published package takes a clip at once, whose memory grows with
-    it, so it gets none longer than half a minute; the longest are encoded by the small starter
-    model. Then clips of 2 s.
+    it, so it gets none longer than 16 s; the longest are encoded by the small starter model. Then
+    clips of 2 s.
     """
     read = CLOCKS[clock]
 
@@ -203,7 +203,7 @@ def growth(peers: Peers, clock: str, longest: float) -> Grown:
         }
         if seconds <= 128.0:
             runs["ours"] = functools.partial(peers.ours.encode, [wave])
-        if seconds <= 32.0:
+        if seconds <= 16.0:
             runs[EAGER] = functools.partial(peers.theirs.encode, padded(wave))
         for name, run in runs.items():
             lengths[name].append((seconds, rate(run, seconds)))
