@@ -136,6 +136,9 @@ def main() -> None:
         notes = starts(Path(folder))
     rows = _rows(options.clients, load.audio, whole, each)
     same = answers["ours"] == answers[PLAIN]
+    notes.append(
+        f"ours and the engine {options.rounds} times in turns, the plain handler once, before them"
+    )
     notes.append(f"codes over HTTP: {'the same as' if same else 'NOT those'} upstream's")
     save("serving", rows, notes, {"seconds": whole, "latencies": each, "growth": grown})
     plot(grown)

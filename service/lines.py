@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 from fastapi import Request
@@ -42,7 +42,7 @@ class Lines(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, as ASGI calls it."""
-        items = [asyncio.ensure_future(item) for item in self._items()]
+        items = {asyncio.ensure_future(item) for item in self._items()}
         try:
             await first_of(self._send(send, items), until_gone(receive))
         except DisconnectedError as error:
@@ -52,13 +52,19 @@ class Lines(Response):
                 item.cancel()
             await asyncio.gather(*items, return_exceptions=True)
 
-    async def _send(self, send: Send, items: Sequence[asyncio.Future[Line]]) -> None:
-        holding: Holding = self._request.state.holding
+    async def _send(self, send: Send, items: set[asyncio.Task[Line]]) -> None:
+        """Send all items as they are finished; none is kept once it is taken."""
         head = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **head})
-        for finished in asyncio.as_completed(items):
-            line = await finished
-            body = {"body": line.data + b"\n", "more_body": True}
-            await send({"type": "http.response.body", **body})
-            holding.grow(-line.held)
+        while items:
+            done, _ = await asyncio.wait(items, return_when=asyncio.FIRST_COMPLETED)
+            items -= done
+            while done:
+                await self._send_line(send, done.pop().result())
         await send({"type": "http.response.body", "body": b""})
+
+    async def _send_line(self, send: Send, line: Line) -> None:
+        body = {"body": line.data + b"\n", "more_body": True}
+        await send({"type": "http.response.body", **body})
+        holding: Holding = self._request.state.holding
+        holding.grow(-line.held)

@@ -324,7 +324,10 @@ class ModelManager:
     def _reason(self, error: Exception) -> str:
         """Say an error to those who ask for the list of models: not where the store is."""
         said = str(error)
-        return said if self.store is None else said.replace(f"{self.store.root}{os.sep}", "")
+        if self.store is None:
+            return said
+        root = str(self.store.root)
+        return said.replace(root + os.sep, "").replace(root, "the store")
 
 
 def warm_up(codec: Codec, tell: Callable[[str], None]) -> None:

@@ -7,6 +7,7 @@ threads serialise.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import time
@@ -187,8 +188,12 @@ class Service:
         codec: Codec,
         plan: Callable[[], DecodeJob],
         audio_format: AudioFormat,
+        *,
+        as_text: bool = False,
     ) -> tuple[Samples, bytes]:
         """Run the decode job that ``plan`` makes, and write its samples as an audio file.
+
+        With ``as_text`` that is in base64.
 
         The answer has its room before it is made, and keeps it until it takes it over.
 
@@ -202,14 +207,17 @@ class Service:
         with self.stage(request, "read"):
             job = await self.threads.run(plan)
         holding: Holding = request.state.holding
-        room = PCM_BYTES * job.codes.num_samples
+        room = PCM_BYTES * job.codes.num_samples * (4 if as_text else 3) // 3
         with holding.room(room):
             await self.compute(request, codec, job, job.codes.duration)
             samples = job.result()
+
+            def write() -> Piecemeal[bytes]:
+                made = yield from audio.encode_piecemeal(samples, codec.sample_rate, audio_format)
+                return base64.b64encode(made) if as_text else made
+
             with self.stage(request, "write"):
-                body = await self.threads.run_piecemeal(
-                    lambda: audio.encode_piecemeal(samples, codec.sample_rate, audio_format)
-                )
+                body = await self.threads.run_piecemeal(write)
         holding.grow(min(0, len(body) - room))
         return samples, body
 

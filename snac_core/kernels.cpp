@@ -184,13 +184,14 @@ void snac_late_unit(const float* x, float* out, int64_t streams, int64_t length,
   }
 }
 
-// NoiseBlock: x + noise (x mixed), with a noise for each position. Scratch: rows C.
+// NoiseBlock: x + noise (x mixed), with a noise for each position. Scratch: 2 rows C, of which half
+// is used, so that it begins alike for all threads.
 void snac_noisy(const float* x, float* out, int64_t length, int64_t channels, const float* noise,
                 const float* mix, int64_t rows, float* scratch, int64_t threads) {
   const int64_t C = channels, tiles = (length + rows - 1) / rows;
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
   for (int64_t tile = 0; tile < tiles; tile++) {
-    float* const scaled = scratch + omp_get_thread_num() * rows * C;
+    float* const scaled = scratch + omp_get_thread_num() * 2 * rows * C;
     const int64_t first = tile * rows, last = std::min(length, first + rows);
     for (int64_t t = first; t < last; t++) {
       const float own = noise[t];

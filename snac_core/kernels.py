@@ -162,10 +162,11 @@ class Kernels:
     def normal(self, key: Tensor, start: Tensor, length: int) -> Tensor:
         """Return what `draw_normal` does, Tensor[B x length]."""
         out, threads = torch.empty(len(key), length), torch.get_num_threads()
-        self._call("snac_normal", out, *out.shape, key, start, threads)
+        where = (_pointer(key, torch.int64), _pointer(start, torch.int64))
+        self._call("snac_normal", out, *out.shape, *where, threads)
         return out
 
-    def _call(self, name: str, *arguments: Tensor | int) -> None:
+    def _call(self, name: str, *arguments: Tensor | int | ctypes.c_void_p) -> None:
         getattr(self._library, name)(*(_argument(value) for value in arguments))
 
 
@@ -181,13 +182,16 @@ def _tiles(x: Tensor, space: Space, dilation: int = 0) -> tuple[int, Tensor, int
     return rows, space.scratch(threads * own), threads
 
 
-def _argument(value: Tensor | int) -> ctypes.c_void_p | ctypes.c_int64:
+def _argument(value: Tensor | int | ctypes.c_void_p) -> ctypes.c_void_p | ctypes.c_int64:
     if isinstance(value, int):
         return ctypes.c_int64(value)
-    known = value.dtype in (torch.float32, torch.int64)
-    if not known or not value.is_contiguous() or value.device.type != "cpu":
+    return _pointer(value, torch.float32) if isinstance(value, Tensor) else value
+
+
+def _pointer(value: Tensor, dtype: torch.dtype) -> ctypes.c_void_p:
+    if value.dtype != dtype or not value.is_contiguous() or value.device.type != "cpu":
         raise ValueError(
-            f"kernels take contiguous float32 or int64 on the CPU, not {value.dtype} of "
+            f"kernels take contiguous {dtype} on the CPU, not {value.dtype} of "
             f"{tuple(value.shape)} with strides {value.stride()} on {value.device}"
         )
     return ctypes.c_void_p(value.data_ptr())

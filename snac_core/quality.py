@@ -123,6 +123,11 @@ def si_sdr(reference: object, estimate: object) -> float:
     AudioError
         For unusable samples or different lengths.
     """
+    return finish(si_sdr_piecemeal(reference, estimate))
+
+
+def si_sdr_piecemeal(reference: object, estimate: object) -> Piecemeal[float]:
+    """Do what ``si_sdr`` does, some seconds of audio at a time."""
     pair = _checked_pair(reference, estimate)
     means = [float(samples.mean(dtype=np.float64)) for samples in pair]
 
@@ -135,6 +140,7 @@ def si_sdr(reference: object, estimate: object) -> float:
     for target, mixed in blocks():
         energy += float(target @ target)
         common += float(target @ mixed)
+        yield
     if energy == 0:
         return math.nan
     signal = noise = 0.0
@@ -143,6 +149,7 @@ def si_sdr(reference: object, estimate: object) -> float:
         mixed -= target
         signal += float(target @ target)
         noise += float(mixed @ mixed)
+        yield
     if signal == 0:
         return -math.inf
     return 10 * math.log10(signal / noise) if noise else math.inf

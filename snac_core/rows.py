@@ -158,7 +158,6 @@ class AsWritten:
     """A module that has no form of its own here."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = module
         # A chain of its own, as that says what must be masked.
         self._alone = Chain(module)
 

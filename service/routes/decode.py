@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import json
 import zipfile
@@ -134,13 +133,13 @@ async def decode_batch(
     async def answer() -> bytes:
         results = await asyncio.gather(
             *(
-                _item(service, request, codec, index, item, format)
+                _item(service, request, codec, index, item, format, as_text=media == JSON)
                 for index, item in enumerate(items)
             )
         )
         with service.stage(request, "write"):
             write = _zip if media == ZIP else _json
-            return await service.threads.run(write, results, format)
+            return await service.threads.run_piecemeal(lambda: write(results, format))
 
     return Response(await service.attend(request, answer(), deadline=False), media_type=media)
 
@@ -185,6 +184,8 @@ async def _item(
     index: int,
     fields: object,
     audio_format: AudioFormat,
+    *,
+    as_text: bool,
 ) -> dict[str, Any]:
     def plan() -> DecodeJob:
         if not isinstance(fields, dict):
@@ -192,7 +193,7 @@ async def _item(
         return plan_decode(codec, fields, service.settings.max_seconds)
 
     async def answer() -> dict[str, Any]:
-        samples, data = await service.decode(request, codec, plan, audio_format)
+        samples, data = await service.decode(request, codec, plan, audio_format, as_text=as_text)
         return {
             "audio": data,
             "media_type": MEDIA_TYPES[audio_format],
@@ -203,14 +204,16 @@ async def _item(
     return {"index": index, **await service.item(request, answer())}
 
 
-def _json(results: list[Fields], audio_format: AudioFormat) -> bytes:
+def _json(results: list[Fields], audio_format: AudioFormat) -> Piecemeal[bytes]:
+    items = []
     for result in results:
-        if "audio" in result:
-            result["audio"] = base64.b64encode(result["audio"]).decode()
-    return json.dumps({"results": results}).encode()
+        text = {"audio": result["audio"].decode()} if "audio" in result else {}
+        items.append(json.dumps({**result, **text}, separators=(",", ":")))
+        yield
+    return f'{{"results":[{",".join(items)}]}}'.encode()
 
 
-def _zip(results: list[Fields], audio_format: AudioFormat) -> bytes:
+def _zip(results: list[Fields], audio_format: AudioFormat) -> Piecemeal[bytes]:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for result in results:
@@ -219,6 +222,7 @@ def _zip(results: list[Fields], audio_format: AudioFormat) -> bytes:
                 archive.writestr(f"{name}.{audio_format}", result["audio"])
             else:
                 archive.writestr(f"{name}.problem.json", json.dumps(result["problem"]))
+            yield
     return file.getvalue()
 
 
@@ -228,13 +232,14 @@ def _audio_headers(codec: Codec, samples: Samples) -> dict[str, str]:
 
 def _quality(codec: Codec, original: Samples, samples: Samples) -> Piecemeal[dict[str, str]]:
     # SciPy comes with it, which is a third of the service's start-up; only this call needs it.
-    from snac_core.quality import log_mel_piecemeal, si_sdr, stoi_piecemeal
+    from snac_core.quality import log_mel_piecemeal, si_sdr_piecemeal, stoi_piecemeal
 
     distance = yield from log_mel_piecemeal(original, samples, codec.sample_rate)
     intelligibility = yield from stoi_piecemeal(original, samples, codec.sample_rate)
+    distortion = yield from si_sdr_piecemeal(original, samples)
     return {
         "X-Bitrate": f"{codec.config.bits_per_second:.0f}",
-        "X-SI-SDR": f"{si_sdr(original, samples):.2f}",
+        "X-SI-SDR": f"{distortion:.2f}",
         "X-STOI": f"{intelligibility:.3f}",
         "X-Log-Mel-Distance": f"{distance:.3f}",
     }

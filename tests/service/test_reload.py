@@ -209,7 +209,8 @@ def test_rollback_returns_and_keeps_the_store_in_step(
     first = current(watching)
     refused = watching.http.post("/v1/models/rollback")
     assert refused.status_code == 409
-    assert "no previous version" in refused.json()["detail"]
+    assert "the store has no previous version" in refused.json()["detail"]
+    assert str(store.root) not in refused.text
     second = publish(4)
     wait_for(lambda: current(watching) == second)
     answer = watching.http.post("/v1/models/rollback")
