@@ -7,58 +7,32 @@ batch belong to one codec and are of one kind. The answer to a job does not depe
 shares its batches; that is `Codec.run`'s promise.
 
 A window of a long file takes a CPU longer than a whole clip does. So clips are let by in the
-middle of one, between two of its layers, for as long as the window itself has had.
+middle of one, between two of its layers, for as long as the window itself has had. Steps of
+streams, to which somebody listens, are small: they have every other batch, and are let by in the
+middle of anything else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, InvalidStateError
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 
 import structlog
 import torch
 
 from service.errors import EngineDeadError, NotReadyError, OverloadedError
 from service.metrics import Metrics
+from service.work import Timing, Work, resolve
 from snac_core.codec import Codec, Job, Step
 
 log = structlog.get_logger(__name__)
 
 
-@dataclasses.dataclass
-class Timing:
-    """Where the seconds of one job went."""
-
-    queue: float = 0.0
-    inference: float = 0.0
-
-
-@dataclasses.dataclass(eq=False)
-class _Work:
-    """A job and who waits for it. The codec is the one that planned it, to the end."""
-
-    codec: Codec
-    job: Job
-    done: Future[Timing]
-    waiting: deque[Step]
-    left: int
-    queued_at: float
-    timing: Timing = dataclasses.field(default_factory=Timing)
-    started: bool = False
-
-    @property
-    def long(self) -> bool:
-        """Whether it is cut into windows."""
-        return len(self.job.windows) > 1
-
-
-_Batch = list[tuple[_Work, Step]]
+_Batch = list[tuple[Work, Step]]
 
 
 class _BrokenError(BaseException):
@@ -94,11 +68,11 @@ class Engine:
         self.turn_seconds = turn_seconds
         self._metrics = metrics
         self._budget = batch_seconds
-        self._queue: list[_Work] = []
+        self._queue: list[Work] = []
         self._running: _Batch = []
         self._queued_seconds = 0.0
         self._drain_rate: float | None = None
-        self._began = self._lent = 0.0
+        self._last_live = False
         self._closing = False
         self._death: BaseException | None = None
         self._wake = threading.Condition()
@@ -154,7 +128,7 @@ class Engine:
         with self._wake:
             self._check_open(job.seconds)
             self._queued_seconds += job.seconds
-            work = _Work(
+            work = Work(
                 codec, job, done, deque(job.steps), len(job.steps), queued_at=time.perf_counter()
             )
             self._queue.append(work)
@@ -205,7 +179,7 @@ class Engine:
             while not self._closing:
                 self._drop_abandoned()
                 if self._queue:
-                    self._running = self._pick(self._queue)
+                    self._running = self._pick(self._in_turn(self._queue))
                     return self._running
                 self._wake.wait()
             return []
@@ -222,9 +196,14 @@ class Engine:
         if not self._queue and not self._running:
             self._queued_seconds = 0.0  # rounding does not add up
 
-    def _pick(self, waiting: list[_Work]) -> _Batch:
+    def _in_turn(self, waiting: list[Work]) -> list[Work]:
+        """Return streams first, or last if the batch before was theirs; else as they came."""
+        return sorted(waiting, key=lambda work: work.live is self._last_live)
+
+    def _pick(self, waiting: list[Work]) -> _Batch:
         """Take a step of each job that can join the first one's batch, then another of each."""
         head = waiting[0]
+        self._last_live = head.live
         peers = [
             work for work in waiting if work.codec is head.codec and work.job.kind == head.job.kind
         ]
@@ -268,31 +247,38 @@ class Engine:
         self._finish(batch, seconds / elapsed)
 
     def _attempt_open_to_others(self, batch: _Batch) -> float:
-        """Run ``batch``, letting clips by if it is of long files; return the seconds they took."""
-        if not any(work.long for work, _ in batch):
+        """Run ``batch``, letting streams by, and clips if it is of long files.
+
+        Returns the seconds that they took.
+        """
+        if batch[0][0].live:
             self._attempt(batch)
             return 0.0
-        self._began, self._lent = time.perf_counter(), 0.0
-        with batch[0][0].codec.interrupting(self._let_clips_by):
-            self._attempt(batch)
-        return self._lent
+        began, lent, long = time.perf_counter(), 0.0, any(work.long for work, _ in batch)
 
-    def _let_clips_by(self) -> None:
-        started = time.perf_counter()
-        if 2 * self._lent > started - self._began:
-            return
+        def let_by() -> None:
+            nonlocal lent
+            started = time.perf_counter()
+            if 2 * lent <= started - began:
+                self._let_by(lambda work: work.live or (long and not work.long))
+                lent += time.perf_counter() - started
+
+        with batch[0][0].codec.interrupting(let_by):
+            self._attempt(batch)
+        return lent
+
+    def _let_by(self, may: Callable[[Work], bool]) -> None:
         with self._wake:
             self._drop_abandoned()
-            clips = [work for work in self._queue if not work.long]
-            if not clips:
+            waiting = [work for work in self._queue if may(work)]
+            if not waiting:
                 return
-            batch = self._pick(clips)
+            batch = self._pick(self._in_turn(waiting))
             self._running = self._running + batch
         try:
             self._work_on(batch)
         except Exception as error:
             raise _BrokenError from error
-        self._lent += time.perf_counter() - started
 
     def _attempt(self, batch: _Batch) -> None:
         """Run ``batch``; on failure its halves or its single steps, down to the one at fault."""
@@ -337,24 +323,15 @@ class Engine:
         for work, _ in batch:
             work.left -= 1
             if work.left == 0:
-                _resolve(work.done, work.timing)
+                resolve(work.done, work.timing)
 
-    def _fail(self, work: _Work, error: Exception) -> None:
+    def _fail(self, work: Work, error: Exception) -> None:
         with self._wake:
             self._forget(work.waiting)
             work.waiting.clear()
-        _resolve(work.done, error)
+        resolve(work.done, error)
 
     def _fail_all(self, error: Exception) -> None:
         for work in {*self._queue, *(work for work, _ in self._running)}:
-            _resolve(work.done, error)
+            resolve(work.done, error)
         self._queue, self._running, self._queued_seconds = [], [], 0.0
-
-
-def _resolve(done: Future[Timing], outcome: Timing | Exception) -> None:
-    """Tell the waiter, unless it has gone or was told before."""
-    with contextlib.suppress(InvalidStateError):
-        if isinstance(outcome, Exception):
-            done.set_exception(outcome)
-        else:
-            done.set_result(outcome)

@@ -16,11 +16,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from service.batching import Engine, Timing
+from service.batching import Engine
 from service.client import ProblemError, SnacClient
 from service.client_calls import Calls
 from service.errors import EngineDeadError, NotReadyError, OverloadedError
 from service.metrics import Metrics
+from service.work import Timing
 from snac_core.codec import Codec, Step
 from snac_core.codes import Codes
 from snac_core.errors import ModelError
