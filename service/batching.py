@@ -7,9 +7,9 @@ batch belong to one codec and are of one kind. The answer to a job does not depe
 shares its batches; that is `Codec.run`'s promise.
 
 A window of a long file takes a CPU longer than a whole clip does. So clips are let by in the
-middle of one, between two of its layers, for as long as the window itself has had. Steps of
-streams, to which somebody listens, are small: they have every other batch, and are let by in the
-middle of anything else.
+middle of one, between two of its layers, for as long as the window itself has had. What is urgent,
+the next step of a stream whose listener has little left, is small: it has every other batch, and is
+let by in the middle of anything else.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Engine:
         self._running: _Batch = []
         self._queued_seconds = 0.0
         self._drain_rate: float | None = None
-        self._last_live = False
+        self._last_urgent = False
         self._closing = False
         self._death: BaseException | None = None
         self._wake = threading.Condition()
@@ -108,8 +108,10 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
-    async def run(self, codec: Codec, job: Job) -> Timing:
+    async def run(self, codec: Codec, job: Job, *, urgent: bool = False) -> Timing:
         """Have ``codec`` work through ``job``; being cancelled takes it out of the queue.
+
+        What is ``urgent`` goes first; it should be small.
 
         Raises
         ------
@@ -120,16 +122,16 @@ class Engine:
         Exception
             Whatever the codec raised for this job's own steps.
         """
-        return await asyncio.wrap_future(self.submit(codec, job))
+        return await asyncio.wrap_future(self.submit(codec, job, urgent=urgent))
 
-    def submit(self, codec: Codec, job: Job) -> Future[Timing]:
+    def submit(self, codec: Codec, job: Job, *, urgent: bool = False) -> Future[Timing]:
         """Queue ``job``; see `run`."""
         done: Future[Timing] = Future()
         with self._wake:
             self._check_open(job.seconds)
             self._queued_seconds += job.seconds
             work = Work(
-                codec, job, done, deque(job.steps), len(job.steps), queued_at=time.perf_counter()
+                codec, job, done, deque(job.steps), len(job.steps), time.perf_counter(), urgent
             )
             self._queue.append(work)
             self._wake.notify()
@@ -197,13 +199,13 @@ class Engine:
             self._queued_seconds = 0.0  # rounding does not add up
 
     def _in_turn(self, waiting: list[Work]) -> list[Work]:
-        """Return streams first, or last if the batch before was theirs; else as they came."""
-        return sorted(waiting, key=lambda work: work.live is self._last_live)
+        """Return what is urgent first, or last if it had the batch before; else as it came."""
+        return sorted(waiting, key=lambda work: work.urgent is self._last_urgent)
 
     def _pick(self, waiting: list[Work]) -> _Batch:
         """Take a step of each job that can join the first one's batch, then another of each."""
         head = waiting[0]
-        self._last_live = head.live
+        self._last_urgent = head.urgent
         peers = [
             work for work in waiting if work.codec is head.codec and work.job.kind == head.job.kind
         ]
@@ -247,11 +249,11 @@ class Engine:
         self._finish(batch, seconds / elapsed)
 
     def _attempt_open_to_others(self, batch: _Batch) -> float:
-        """Run ``batch``, letting streams by, and clips if it is of long files.
+        """Run ``batch``, letting by what is urgent, and clips if it is of long files.
 
         Returns the seconds that they took.
         """
-        if batch[0][0].live:
+        if batch[0][0].urgent:
             self._attempt(batch)
             return 0.0
         began, lent, long = time.perf_counter(), 0.0, any(work.long for work, _ in batch)
@@ -260,7 +262,7 @@ class Engine:
             nonlocal lent
             started = time.perf_counter()
             if 2 * lent <= started - began:
-                self._let_by(lambda work: work.live or (long and not work.long))
+                self._let_by(lambda work: work.urgent or (long and not work.long))
                 lent += time.perf_counter() - started
 
         with batch[0][0].codec.interrupting(let_by):

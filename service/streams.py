@@ -32,6 +32,9 @@ StreamKind = Literal["decode", "encode", "decode-http"]
 _RETRY_SECONDS = 0.1
 """Pause of a stream that waits for room in the engine's queue, or for its caller's share."""
 
+_LEAD_SECONDS = 1.0
+"""Audio that a listener should have in hand, beside what was heard since the first input."""
+
 _LAST_WORDS_SECONDS = 2.0
 """Time for a stream that is ended to say so."""
 
@@ -60,6 +63,7 @@ class Stream:
         self._settings, self._metrics = settings, metrics
         self._opened = self._active = time.monotonic()
         self._first_input: float | None = None
+        self._given_seconds = 0.0
         self._first_sent = False
         self.uncounted_seconds = 0.0
         """Audio that was computed and is not counted against the rate limit yet."""
@@ -69,6 +73,12 @@ class Stream:
     def full(self) -> bool:
         """Whether no more is to be read before some of what is held has gone out."""
         return self.held_seconds >= self._settings.stream_buffer_seconds
+
+    @property
+    def urgent(self) -> bool:
+        """Whether somebody who listens from the first input on has little left to hear."""
+        since = self._first_input or time.monotonic()
+        return self._given_seconds < time.monotonic() - since + _LEAD_SECONDS
 
     def touch(self) -> None:
         """Note that something has moved."""
@@ -83,6 +93,7 @@ class Stream:
     def sent(self, seconds: float) -> None:
         """Note that the result of ``seconds`` of audio has gone out."""
         self.touch()
+        self._given_seconds += seconds
         self._metrics.stream_audio_seconds.labels(kind=self.kind).inc(seconds)
         if self._first_input is not None and not self._first_sent:
             self._first_sent = True
@@ -206,7 +217,7 @@ class Streams:
                 while True:
                     try:
                         self._count(stream)
-                        await self._engine.run(codec, step)
+                        await self._engine.run(codec, step, urgent=stream.urgent)
                         stream.uncounted_seconds += step.seconds
                         return
                     except OverloadedError:

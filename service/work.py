@@ -28,6 +28,7 @@ class Work:
     waiting: deque[Step]
     left: int
     queued_at: float
+    urgent: bool
     timing: Timing = dataclasses.field(default_factory=Timing)
     started: bool = False
 
@@ -35,11 +36,6 @@ class Work:
     def long(self) -> bool:
         """Whether it is cut into windows."""
         return len(self.job.windows) > 1
-
-    @property
-    def live(self) -> bool:
-        """Whether it is a step of a stream."""
-        return self.job.kind in ("stream-encode", "stream-decode")
 
 
 def resolve(done: Future[Timing], outcome: Timing | Exception) -> None:

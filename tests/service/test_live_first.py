@@ -69,7 +69,7 @@ def test_a_stream_has_every_other_batch_and_no_more(
         if step is None:
             ended.set_result(None)
         else:
-            engine.submit(seen, step).add_done_callback(next_step)
+            engine.submit(seen, step, urgent=True).add_done_callback(next_step)
 
     waiting = [engine.submit(seen, job) for job in jobs]
     next_step()
@@ -99,7 +99,7 @@ def test_a_step_of_a_stream_is_let_by_in_the_middle_of_a_clip(
             if given[0].job is job:
                 step = decoder.take_step()
                 assert step is not None
-                steps.append(engine.submit(cast(Codec, self), step))
+                steps.append(engine.submit(cast(Codec, self), step, urgent=True))
                 self._codec.run(given)
                 ran.append(f"clip, {'after' if steps[0].done() else 'before'} the step")
             else:
