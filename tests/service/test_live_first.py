@@ -12,6 +12,8 @@ import pytest
 
 from service.batching import Engine
 from service.metrics import Metrics
+from service.settings import Settings
+from service.streams import Stream
 from service.work import Timing
 from snac_core.codec import Codec, Step
 from snac_core.streaming import StreamingDecoder
@@ -110,3 +112,13 @@ def test_a_step_of_a_stream_is_let_by_in_the_middle_of_a_clip(
     steps[0].result(300)
     assert ran == ["clip, after the step"]
     assert job.result() == codec.encode([samples_of(0.5)])[0]
+
+
+def test_a_stream_is_urgent_until_its_listener_has_some_in_hand() -> None:
+    stream = Stream("decode", "somebody", Settings(), Metrics())
+    assert stream.urgent
+    stream.received()
+    stream.sent(0.5)
+    assert stream.urgent
+    stream.sent(600.0)
+    assert not stream.urgent
