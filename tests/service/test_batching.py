@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import socket
 import threading
@@ -25,6 +24,7 @@ from service.work import Timing
 from snac_core.codec import Codec, Step
 from snac_core.codes import Codes
 from snac_core.errors import ModelError
+from tests.service.waiting import wait_for
 
 Samples = npt.NDArray[np.float32]
 SamplesOf = Callable[..., Samples]
@@ -510,14 +510,6 @@ def test_engine_death_fails_the_probes(
     wait_for(lambda: not running.service.engine._thread.is_alive())
     for probe in ("/health/live", "/health/ready"):
         assert running.http.get(probe).status_code == 503
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    async def poll() -> None:
-        while not condition():
-            await asyncio.sleep(0.01)
-
-    asyncio.run(asyncio.wait_for(poll(), 300))
 
 
 def test_nobody_is_sent_away_for_long() -> None:

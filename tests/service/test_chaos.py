@@ -30,6 +30,7 @@ from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import SnacConfig
 from snac_core.model_store import ModelStore
+from tests.service.waiting import wait_for
 
 PUBLISHER = """
     import resource, sys
@@ -76,13 +77,6 @@ def publisher(
         )
 
     return start
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 400
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 400 s"
-        time.sleep(0.02)
 
 
 def test_a_publisher_killed_in_the_middle_leaves_a_store_that_serves(

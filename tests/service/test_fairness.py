@@ -5,22 +5,15 @@ from __future__ import annotations
 import functools
 import socket
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import numpy as np
 
+from tests.service.waiting import wait_for
+
 CLIPS = 5
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 300 s"
-        time.sleep(0.01)
 
 
 def queued(running: Any) -> float:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -30,16 +29,10 @@ from snac_core import audio, quality
 from snac_core.piecemeal import Piecemeal
 from snac_core.sound_source import BLOCK_SAMPLES, SoundSource
 from snac_core.streaming import StreamingEncoder
+from tests.service.waiting import wait_for
 
 ENDLESS_RATE = 768_000
 CODES = {"codes": [[1] * 12, [1] * 24, [1] * 48]}
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 300 s"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

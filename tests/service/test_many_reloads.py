@@ -10,8 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,13 +27,7 @@ from snac_core.config import SnacConfig
 from snac_core.layouts import to_layout
 from snac_core.model import SNAC
 from snac_core.model_store import ModelStore
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 300 s"
-        time.sleep(0.02)
+from tests.service.waiting import wait_for
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from torch import Tensor
 from snac_core.config import SnacConfig
 from snac_core.manifest import MANIFEST, read_manifest
 from snac_core.model_store import ModelStore
+from tests.service.waiting import wait_for
 
 Publish = Callable[..., str]
 
@@ -70,13 +71,6 @@ def current(running: Any) -> str:
 
 def states(running: Any) -> dict[str, Any]:
     return {model["version"]: model for model in running.http.get("/v1/models").json()["models"]}
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 300 s"
-        time.sleep(0.02)
 
 
 def test_the_next_requests_answer_with_a_published_version(

@@ -10,13 +10,15 @@ import socket
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+
+from tests.service.waiting import wait_for
 
 IMPATIENCE = {
     "header_timeout": 0.4,
@@ -64,13 +66,6 @@ def reset(connection: socket.socket) -> bool:
     poll = select.poll()
     poll.register(connection, 0)
     return bool(poll.poll(0))
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 300 s"
-        time.sleep(0.02)
 
 
 def test_a_connection_that_asks_for_nothing_is_closed(impatient: Any) -> None:

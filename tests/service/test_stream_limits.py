@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,6 +29,7 @@ from websockets.typing import Origin, Subprotocol
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.model_store import ModelStore
+from tests.service.waiting import wait_for
 
 # An answer to a ping may wait behind what the service does not read yet.
 connect = functools.partial(connect_pinging, ping_interval=None)
@@ -67,13 +68,6 @@ def audio_of(codec: Codec, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.floa
     order = ([0], [1, 4], [2, 3, 5, 6])
     levels = tuple(np.ascontiguousarray(tokens[:, place].reshape(-1)) for place in order)
     return codec.decode([Codes(levels, 2048 * len(tokens), 24000)])[0]
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 300 s"
-        time.sleep(0.01)
 
 
 class Gate:

@@ -6,8 +6,7 @@ import contextlib
 import dataclasses
 import io
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from snac_core.audio import MEDIA_TYPES, encode_bytes, read
 from snac_core.codec import WINDOW_SECONDS, Codec
 from snac_core.codes import Codes
 from snac_core.layouts import LAYOUTS, to_layout
+from tests.service.waiting import wait_for
 
 FRAME = 2048
 """Samples of one coarse frame of the model that is served."""
@@ -155,13 +155,6 @@ def held_back(running: Any) -> Iterator[threading.Event]:
             free.set()
             del codec.run
         assert first.result(300).is_success
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 300 s"
-        time.sleep(0.002)
 
 
 def shared(running: Any, kind: str) -> float:

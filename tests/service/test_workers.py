@@ -11,8 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from service.workers import ENGINE_DEAD, REFUSED, Worker, devices
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError
 from snac_core.model_store import ModelStore
+from tests.service.waiting import wait_for
 
 ARGUMENTS = ["--port", "0", "--devices", "cpu,cpu"]
 COMMAND = [sys.executable, "-m", "service.cli", *ARGUMENTS]
@@ -127,13 +127,6 @@ def crew(
             process.kill()
         thread.join(400)
         lines.close()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 400
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 400 s"
-        time.sleep(0.05)
 
 
 def test_two_workers_are_one_service(
