@@ -19,9 +19,9 @@ from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.gpu_kernels import GpuKernels
 from snac_core.graphs import Capture, CudaCapture, GraphedNetwork
-from snac_core.kernels import Compile
 from snac_core.model import SNAC
 from snac_core.rows import RowNetwork
+from snac_core.types import Compile
 from snac_core.weights import build
 
 LAYERS, ROWS = "layers as written", "rows and Triton"

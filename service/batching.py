@@ -27,7 +27,8 @@ import torch
 from service.errors import EngineDeadError, NotReadyError, OverloadedError
 from service.metrics import Metrics
 from service.work import Timing, Work, resolve
-from snac_core.codec import Codec, Job, Step
+from snac_core.codec import Codec
+from snac_core.jobs import Job, Step
 
 log = structlog.get_logger(__name__)
 

@@ -28,8 +28,8 @@ from service.client_streams import (
     run,
     run_async,
 )
-from snac_core.audio import Samples
 from snac_core.codes import Codes
+from snac_core.types import Samples
 
 __all__ = [
     "AsyncSnacClient",

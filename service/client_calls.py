@@ -15,8 +15,8 @@ import numpy as np
 import soundfile
 
 from snac_core import audio
-from snac_core.audio import Samples
 from snac_core.codes import Codes
+from snac_core.types import Samples
 
 Noise = Literal["seeded", "off"]
 

@@ -22,7 +22,7 @@ import websockets.sync.client
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidStatus
 
 from service.client_calls import ProblemError, problem_error
-from snac_core.audio import Samples
+from snac_core.types import Samples
 
 T = TypeVar("T")
 Tokens = Any

@@ -15,10 +15,11 @@ from service.limits import MAX_LISTS, check_nesting
 from service.media import JSON, MSGPACK, NPZ
 from service.schemas import DecodeOptions
 from service.uploads import UNNAMED
-from snac_core.codec import Codec, DecodeJob
+from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import SnacConfig
 from snac_core.errors import AudioTooLongError, CodesError, TokenSpaceError
+from snac_core.jobs import DecodeJob
 from snac_core.layouts import from_layout
 
 Fields = dict[str, Any]

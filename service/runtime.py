@@ -34,10 +34,12 @@ from service.tracing import NoTracing, Tracing
 from service.uploads import Upload
 from service.workers import Worker
 from snac_core import audio
-from snac_core.audio import AudioFormat, Samples
-from snac_core.codec import CUDA_BATCH_SECONDS, Codec, DecodeJob, EncodeJob, Job
+from snac_core.audio import AudioFormat
+from snac_core.codec import CUDA_BATCH_SECONDS, Codec
 from snac_core.codes import Codes
+from snac_core.jobs import DecodeJob, EncodeJob, Job
 from snac_core.piecemeal import Piecemeal
+from snac_core.types import Samples
 
 log = structlog.get_logger(__name__)
 

@@ -16,7 +16,7 @@ from service.errors import InvalidRequestError, MalformedBodyError
 from service.limits import check_nesting
 from service.schemas import Noise, Seed
 from snac_core import audio
-from snac_core.audio import Samples
+from snac_core.types import Samples
 
 PcmFormat = Literal["s16le", "f32le"]
 

@@ -25,12 +25,12 @@ from service.stream_socket import Session
 from service.streams import Stream
 from service.token_reader import TokenReader, token_reader
 from service.token_writer import TokenWriter, token_writer
-from snac_core.audio import Samples
 from snac_core.codec import Codec
 from snac_core.layouts import find_layout
 from snac_core.sound_source import BLOCK_SAMPLES, check_sample_rate
 from snac_core.stream import Pending
 from snac_core.streaming import StreamingDecoder, StreamingEncoder
+from snac_core.types import Samples
 
 
 class DecodeSession(Session[DecodeStart]):

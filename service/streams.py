@@ -25,7 +25,8 @@ from service.errors import (
 from service.limits import RateLimits
 from service.metrics import Metrics
 from service.settings import Settings
-from snac_core.codec import Codec, Job
+from snac_core.codec import Codec
+from snac_core.jobs import Job
 
 StreamKind = Literal["decode", "encode", "decode-http"]
 

@@ -7,7 +7,8 @@ import dataclasses
 from collections import deque
 from concurrent.futures import Future, InvalidStateError
 
-from snac_core.codec import Codec, Job, Step
+from snac_core.codec import Codec
+from snac_core.jobs import Job, Step
 
 
 @dataclasses.dataclass

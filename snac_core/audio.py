@@ -20,8 +20,8 @@ import soxr
 from snac_core.errors import AudioError
 from snac_core.piecemeal import Piecemeal, finish
 from snac_core.sound_source import BLOCK_SAMPLES, SoundSource, check_sample_rate
+from snac_core.types import Samples
 
-Samples = npt.NDArray[np.float32]
 AudioFormat = Literal["wav", "flac", "ogg", "pcm"]
 
 MEDIA_TYPES: dict[AudioFormat, str] = {

@@ -32,15 +32,15 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 from torch import Tensor
 
 from snac_core import manifest as manifests
-from snac_core.codec import Codec, Precision
+from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError, ModelError, StoreError
 from snac_core.golden import check_golden
 from snac_core.identity import content_hash, token_space
-from snac_core.kernels import Compile
 from snac_core.manifest import CONFIG, MANIFEST, WEIGHTS, Manifest
 from snac_core.model import SNAC
 from snac_core.model_store import VERSION_ID, ModelStore
+from snac_core.types import Compile, Precision
 from snac_core.weights import build, read_safetensors, read_torch
 
 TORCH_WEIGHTS = "pytorch_model.bin"

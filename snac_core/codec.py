@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 
@@ -19,11 +19,12 @@ from snac_core.codes import Codes
 from snac_core.errors import CodesError
 from snac_core.graphs import GraphedNetwork, graphed
 from snac_core.interruption import Pauses
-from snac_core.jobs import DecodeJob, EncodeJob, Job, Kind, NoiseMode, Samples, Step
-from snac_core.kernels import Compile, kernels
+from snac_core.jobs import DecodeJob, EncodeJob, Job, Step
+from snac_core.kernels import kernels
 from snac_core.model import SNAC
 from snac_core.row_kernels import WindowKernels
 from snac_core.rows import RowNetwork
+from snac_core.types import Compile, Kind, NoiseMode, Precision, Samples
 from snac_core.windows import plan
 
 __all__ = [
@@ -40,7 +41,6 @@ __all__ = [
     "check_noise",
 ]
 
-Precision: TypeAlias = Literal["fp32", "bf16"]
 Network: TypeAlias = SNAC | RowNetwork | GraphedNetwork
 
 WINDOW_SECONDS = 8.0

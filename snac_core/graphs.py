@@ -17,8 +17,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from snac_core.errors import KernelsError
 from snac_core.extent import Extent, Noise
-from snac_core.kernels import KernelsError
 from snac_core.model import SNAC
 from snac_core.rows import RowNetwork
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +18,11 @@ import torch
 from snac_core.codes import Codes
 from snac_core.extent import Extent, Noise
 from snac_core.model import SNAC
+from snac_core.types import Kind, NoiseMode, Samples
 from snac_core.windows import Window
 
 if TYPE_CHECKING:
     from snac_core.codec import Codec
-
-Samples: TypeAlias = npt.NDArray[np.float32]
-Kind: TypeAlias = Literal["encode", "decode", "stream-encode", "stream-decode"]
-NoiseMode: TypeAlias = Literal["seeded", "off"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

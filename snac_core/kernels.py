@@ -24,14 +24,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from snac_core.errors import ModelError
-
-Compile: TypeAlias = Literal["auto", "on", "off"]
+from snac_core.errors import KernelsError
+from snac_core.types import Compile
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 _FLAGS = {
@@ -44,10 +43,6 @@ _COMPILERS = ("c++", "g++", "clang++")
 _TILE = 2**17
 
 _log = logging.getLogger(__name__)
-
-
-class KernelsError(ModelError):
-    """The compiled part can be neither found nor built on this machine."""
 
 
 class Snake(NamedTuple):

@@ -36,6 +36,7 @@ import numpy.typing as npt
 from snac_core.codes import check_levels, whole_numbers
 from snac_core.config import SnacConfig
 from snac_core.errors import LayoutError
+from snac_core.types import Levels
 
 ORPHEUS_SPACING = 4096
 MINI_OMNI_SPACING = 4160
@@ -43,7 +44,6 @@ MINI_OMNI_EOA = 4096
 MINI_OMNI_PAD = 4097
 MAX_BASE = 2**31 - 1
 
-Levels = tuple[npt.NDArray[np.int32], ...]
 Frames = npt.NDArray[np.int64]
 """Codes in depth-first order, [frames, codes per frame]."""
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from snac_core.codec import Codec, Job, Samples, Step
+from snac_core.codec import Codec
 from snac_core.delay import Muted
 from snac_core.extent import Noise
+from snac_core.jobs import Job, Step
 from snac_core.stream_network import StreamNetwork, stream_network
+from snac_core.types import Levels, Samples
 from snac_core.windows import Window
-
-Levels: TypeAlias = tuple[npt.NDArray[np.int32], ...]
 
 
 class StreamJob(Job):

@@ -21,13 +21,15 @@ import numpy.typing as npt
 import soxr
 
 from snac_core.audio import check_samples
-from snac_core.codec import Codec, Job, NoiseMode, Samples, check_noise
+from snac_core.codec import Codec, check_noise
 from snac_core.codes import check_levels
 from snac_core.errors import CodesError
+from snac_core.jobs import Job
 from snac_core.sound_source import check_sample_rate
 from snac_core.stream import Pending, Stream
 from snac_core.stream_network import lookahead
-from snac_core.stream_steps import DecodeStep, EncodeStep, Levels
+from snac_core.stream_steps import DecodeStep, EncodeStep
+from snac_core.types import Levels, NoiseMode, Samples
 from snac_core.windows import Window
 
 __all__ = ["StreamingDecoder", "StreamingEncoder", "lookahead"]

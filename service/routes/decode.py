@@ -29,9 +29,11 @@ from service.runtime import Service, ServiceDep
 from service.schemas import DecodeBatchAnswer, Noise, Seed
 from service.stream_http import STREAMED, AudioStream
 from service.uploads import read_audio, read_bounded
-from snac_core.audio import MEDIA_TYPES, AudioFormat, Samples
-from snac_core.codec import Codec, DecodeJob
+from snac_core.audio import MEDIA_TYPES, AudioFormat
+from snac_core.codec import Codec
+from snac_core.jobs import DecodeJob
 from snac_core.piecemeal import Piecemeal
+from snac_core.types import Samples
 
 router = APIRouter(tags=["decode"])
 

@@ -21,9 +21,10 @@ from service.client_calls import Calls
 from service.errors import EngineDeadError, NotReadyError, OverloadedError
 from service.metrics import Metrics
 from service.work import Timing
-from snac_core.codec import Codec, Step
+from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.errors import ModelError
+from snac_core.jobs import Step
 from tests.service.waiting import wait_for
 
 Samples = npt.NDArray[np.float32]

@@ -15,7 +15,8 @@ from service.metrics import Metrics
 from service.settings import Settings
 from service.streams import Stream
 from service.work import Timing
-from snac_core.codec import Codec, Step
+from snac_core.codec import Codec
+from snac_core.jobs import Step
 from snac_core.streaming import StreamingDecoder
 
 Samples = npt.NDArray[np.float32]

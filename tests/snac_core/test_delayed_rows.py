@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from snac_core import kernels
-from snac_core.codec import Precision
 from snac_core.config import SnacConfig
 from snac_core.delay import OPEN, DelayedNetwork, Muted
 from snac_core.delayed_rows import AsWritten, DelayedRows
@@ -21,6 +20,7 @@ from snac_core.extent import Noise
 from snac_core.kernels import Kernels, Snake, Space, UnitMemory, UnitWeights
 from snac_core.rows import RowNetwork
 from snac_core.stream_network import Direction, StreamNetwork
+from snac_core.types import Precision
 from tests.conftest import TINY, TINY_ATTENTION, random_codec
 
 CONFIGS = {

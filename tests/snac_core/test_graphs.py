@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from snac_core import graphs
+from snac_core.errors import KernelsError
 from snac_core.extent import Extent, Noise
 from snac_core.graphs import GraphedNetwork, rounded
-from snac_core.kernels import KernelsError
 from snac_core.model import SNAC
 from tests.conftest import TINY, noise, random_codec, random_model
 

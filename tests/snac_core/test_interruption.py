@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from snac_core.codec import Codec, Precision
+from snac_core.codec import Codec
 from snac_core.identity import token_space
+from snac_core.types import Precision
 from tests.conftest import TINY, noise, random_model
 
 

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from snac_core import kernels
-from snac_core.codec import Codec, Precision
+from snac_core.codec import Codec
 from snac_core.config import SnacConfig
+from snac_core.errors import KernelsError
 from snac_core.extent import Extent, Noise, draw_normal
-from snac_core.kernels import Kernels, KernelsError, Snake, Space
+from snac_core.kernels import Kernels, Snake, Space
 from snac_core.model import SNAC
 from snac_core.row_kernels import WindowKernels
 from snac_core.rows import AsWritten, RowNetwork
+from snac_core.types import Precision
 from tests.conftest import TINY, TINY_ATTENTION, noise, random_codec, random_model
 
 WIDE = SnacConfig(encoder_dim=24, decoder_dim=96, encoder_rates=(2, 3), decoder_rates=(3, 2))

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from snac_core import durable
-from snac_core.codec import Codec, Samples
+from snac_core.codec import Codec
 from snac_core.errors import AudioError
+from snac_core.types import Samples
 from trainer import curriculum
 from trainer.config import TrainConfig
 from trainer.data.recordings import read_part

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from snac_core import audio
-from snac_core.codec import Samples
+from snac_core.types import Samples
 from trainer.evaluation.compared import ALONE, BASE, FINETUNED
 
 FOLDER = "samples"

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from snac_core.codec import Samples
 from snac_core.codes import Codes
+from snac_core.types import Samples
 from trainer.evaluation import speech_quality
 from trainer.evaluation.compared import BASE, FINETUNED, Models
 from trainer.evaluation.fixed_loss import Terms

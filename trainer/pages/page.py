@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from snac_core import audio, durable
-from snac_core.codec import Samples
+from snac_core.types import Samples
 
 TEMPLATES = Path(__file__).parent / "templates"
 ABSENT = "–"

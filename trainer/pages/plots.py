@@ -18,7 +18,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from snac_core.codec import Samples
+from snac_core.types import Samples
 from trainer.model.code_use import Counts
 from trainer.pages.curves import Curves
 
