@@ -18,7 +18,8 @@ import torch
 from machine import describe
 from measuring import CLOCKS, clips, codec, padded, upstream
 
-from snac_core.extent import Extent, Noise
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise
 from snac_core.rows import RowNetwork
 
 KINDS = {

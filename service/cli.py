@@ -23,9 +23,9 @@ from service.runtime import Service
 from service.settings import Settings
 from service.timeouts import server_config
 from service.workers import ENGINE_DEAD, Worker
-from snac_core.allocator import share_freed_memory
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError, SnacError
+from snac_core.utils.malloc import share_freed_memory
 
 log = structlog.get_logger(__name__)
 

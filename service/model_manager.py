@@ -30,11 +30,11 @@ import snac_core
 from service.errors import NotReadyError, ReloadError
 from service.metrics import Metrics
 from service.settings import Settings
-from snac_core.allocator import give_back_freed_memory
 from snac_core.codec import WINDOW_SECONDS, Codec
 from snac_core.errors import SnacError, StoreError, TokenSpaceError
 from snac_core.model_store import ModelStore
 from snac_core.streaming import StreamingDecoder, StreamingEncoder
+from snac_core.utils.malloc import give_back_freed_memory
 
 log = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from service.metrics import Metrics
-from snac_core.piecemeal import Piecemeal
+from snac_core.utils.incremental import Piecemeal
 
 TURN_SECONDS = 0.1
 """How much of a core work in pieces has before others have its thread."""

@@ -18,9 +18,9 @@ import soundfile
 import soxr
 
 from snac_core.errors import AudioError
-from snac_core.piecemeal import Piecemeal, finish
 from snac_core.sound_source import BLOCK_SAMPLES, SoundSource, check_sample_rate
 from snac_core.types import Samples
+from snac_core.utils.incremental import Piecemeal, finish
 
 AudioFormat = Literal["wav", "flac", "ogg", "pcm"]
 

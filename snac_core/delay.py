@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snac_core.attention import LocalMHA
-from snac_core.extent import Draw, Extent, Noise
-from snac_core.layers import (
+from snac_core.model.attention import LocalMHA
+from snac_core.model.batch_context import Extent
+from snac_core.model.layers import (
     Chain,
     DecoderBlock,
     EncoderBlock,
@@ -33,26 +33,10 @@ from snac_core.layers import (
     ResidualUnit,
     Snake1d,
 )
+from snac_core.model.noise import Noise
 
 OPEN = 2**62
 """The end of a clip whose end is not known yet."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Muted(Noise):
-    """Noise that some items of a batch go without.
-
-    Parameters
-    ----------
-    loudness
-        Tensor[B]: 1 for an item with noise, 0 for one without.
-    """
-
-    loudness: Tensor
-
-    def normal(self, block: int, step: int, length: int, draw: Draw | None = None) -> Tensor:
-        """Return Tensor[B x 1 x length] as `Noise.normal` does, zero where muted."""
-        return super().normal(block, step, length, draw) * self.loudness[:, None, None]
 
 
 @dataclasses.dataclass(frozen=True)

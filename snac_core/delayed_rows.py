@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from snac_core import delay, row_weights, rows
 from snac_core.delay import DelayedNetwork, Place, Slot, Tick
 from snac_core.kernels import Kernels, Space, UnitMemory
-from snac_core.layers import Snake1d
+from snac_core.model.layers import Snake1d
 from snac_core.row_kernels import WindowKernels
 from snac_core.rows import RowNetwork
 

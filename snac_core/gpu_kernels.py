@@ -15,8 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from snac_core.extent import Extent, Noise
 from snac_core.kernels import Snake, Space, UnitWeights
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise
 
 # Elements that a program of four warps works on at once. A residual unit keeps seven generations
 # of them, in 64 registers a thread, which leaves half of a multiprocessor's warps in flight.

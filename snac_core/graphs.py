@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from snac_core.errors import KernelsError
-from snac_core.extent import Extent, Noise
 from snac_core.model import SNAC
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise
 from snac_core.rows import RowNetwork
 
 Key: TypeAlias = tuple[str, int, int]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from snac_core.layers import DecoderBlock, EncoderBlock
+from snac_core.model.layers import DecoderBlock, EncoderBlock
 
 
 class Pauses:

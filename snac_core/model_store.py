@@ -35,7 +35,6 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from snac_core import durable
 from snac_core import manifest as manifests
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
@@ -43,6 +42,7 @@ from snac_core.errors import StoreError
 from snac_core.golden import golden_levels
 from snac_core.identity import content_hash, token_space
 from snac_core.manifest import CONFIG, MANIFEST, MODEL_CARD, WEIGHTS, Manifest, to_json
+from snac_core.utils import atomic_files
 from snac_core.weights import build, canonical
 
 VERSION_ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}")
@@ -246,12 +246,12 @@ class ModelStore:
             doomed = [self._retire(version) for version in removed]
         now = time.time()
         for folder in (self.root, self._versions):
-            for path in folder.glob(f"{durable.TEMPORARY}*"):
+            for path in folder.glob(f"{atomic_files.TEMPORARY}*"):
                 with contextlib.suppress(FileNotFoundError):  # its owner, or another prune
                     if now - path.stat().st_mtime > stale_seconds:
                         doomed.append(path)
         for path in doomed:
-            durable.remove(path)
+            atomic_files.remove(path)
         return removed
 
     # The steps on disk
@@ -265,7 +265,7 @@ class ModelStore:
         return self.root / "current.json"
 
     def _lock(self) -> AbstractContextManager[None]:
-        return durable.locked(self.root / ".lock")
+        return atomic_files.locked(self.root / ".lock")
 
     def _pointer(self) -> Pointer | None:
         path = self._pointer_path
@@ -292,24 +292,24 @@ class ModelStore:
 
     def _add(self, version: str, contents: Mapping[str, bytes], make_current: bool) -> None:
         place = self._versions / version
-        staging = durable.temporary(place)
+        staging = atomic_files.temporary(place)
         try:
-            durable.make_folder(self._versions)
+            atomic_files.make_folder(self._versions)
             staging.mkdir()
             for name, data in contents.items():
-                durable.write(staging / name, data)
-            durable.sync(staging)
+                atomic_files.write(staging / name, data)
+            atomic_files.sync(staging)
             # Under one lock, so that no pruning comes between the version and the pointer.
             with self._lock():
                 staging.rename(place)
-                durable.sync(self._versions)
+                atomic_files.sync(self._versions)
                 if make_current:
                     self._point_to(version)
         except OSError as error:
             raise StoreError(f"{self.root}: cannot publish {version}: {error}") from error
         finally:
             if staging.exists():
-                durable.remove(staging)
+                atomic_files.remove(staging)
 
     def _point_to(self, version: str) -> None:
         pointer = self._pointer()
@@ -317,7 +317,7 @@ class ModelStore:
             return
         values = {"version": version, "previous": pointer.version if pointer else None}
         try:
-            durable.replace(self._pointer_path, to_json(values))
+            atomic_files.replace(self._pointer_path, to_json(values))
         except OSError as error:
             raise StoreError(
                 f"{version} is in the store, but {self._pointer_path} cannot be replaced to make "
@@ -328,7 +328,7 @@ class ModelStore:
         """Take ``version`` out of the list in one step, and return what is left to remove."""
         path = self.path(version)
         try:
-            return path.rename(durable.temporary(path))
+            return path.rename(atomic_files.temporary(path))
         except OSError as error:
             raise StoreError(f"{path} cannot be removed: {error.strerror}") from error
 

@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from snac_core.extent import Extent
 from snac_core.kernels import Kernels, Snake, Space, UnitWeights
+from snac_core.model.batch_context import Extent
 
 
 class RowKernels(Protocol):

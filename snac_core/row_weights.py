@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snac_core.kernels import Snake, UnitWeights
-from snac_core.layers import ResidualUnit, Snake1d
+from snac_core.model.layers import ResidualUnit, Snake1d
 
 Module = TypeVar("Module", bound=nn.Module)
 Ordered = TypeVar("Ordered")

@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snac_core import row_weights
-from snac_core.extent import Extent
 from snac_core.kernels import Space
-from snac_core.layers import (
+from snac_core.model import SNAC
+from snac_core.model.batch_context import Extent
+from snac_core.model.layers import (
     Chain,
     DecoderBlock,
     EncoderBlock,
@@ -31,7 +32,6 @@ from snac_core.layers import (
     ResidualUnit,
     Snake1d,
 )
-from snac_core.model import SNAC
 from snac_core.row_kernels import RowKernels
 from snac_core.row_weights import RowWeights, changes_rate
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from snac_core.allocator import restart_keeping_freed_memory
 from snac_core.errors import SnacError
+from snac_core.utils.malloc import restart_keeping_freed_memory
 from trainer import config as configuration
 from trainer.errors import TrainerError
 from trainer.process.distributed import (

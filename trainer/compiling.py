@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from snac_core.layers import ResidualUnit
 from snac_core.model import SNAC
+from snac_core.model.layers import ResidualUnit
 
 
 def compile_units(model: SNAC, backend: str | Callable[..., Any] = "inductor") -> int:

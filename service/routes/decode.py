@@ -32,8 +32,8 @@ from service.uploads import read_audio, read_bounded
 from snac_core.audio import MEDIA_TYPES, AudioFormat
 from snac_core.codec import Codec
 from snac_core.jobs import DecodeJob
-from snac_core.piecemeal import Piecemeal
 from snac_core.types import Samples
+from snac_core.utils.incremental import Piecemeal
 
 router = APIRouter(tags=["decode"])
 

@@ -26,9 +26,9 @@ from websockets.sync.client import connect
 from service.metrics import Metrics
 from service.threads import Threads
 from snac_core import audio, quality
-from snac_core.piecemeal import Piecemeal
 from snac_core.sound_source import BLOCK_SAMPLES, SoundSource
 from snac_core.streaming import StreamingEncoder
+from snac_core.utils.incremental import Piecemeal
 from tests.service.waiting import wait_for
 
 ENDLESS_RATE = 768_000

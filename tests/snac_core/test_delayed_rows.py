@@ -14,10 +14,10 @@ from torch import Tensor
 
 from snac_core import kernels
 from snac_core.config import SnacConfig
-from snac_core.delay import OPEN, DelayedNetwork, Muted
+from snac_core.delay import OPEN, DelayedNetwork
 from snac_core.delayed_rows import AsWritten, DelayedRows
-from snac_core.extent import Noise
 from snac_core.kernels import Kernels, Snake, Space, UnitMemory, UnitWeights
+from snac_core.model.noise import Muted, Noise
 from snac_core.rows import RowNetwork
 from snac_core.stream_network import Direction, StreamNetwork
 from snac_core.types import Precision

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from snac_core import row_weights
 from snac_core.config import SnacConfig
-from snac_core.extent import Extent, Noise
 from snac_core.kernels import Snake
-from snac_core.layers import ResidualUnit
 from snac_core.model import SNAC
+from snac_core.model.batch_context import Extent
+from snac_core.model.layers import ResidualUnit
+from snac_core.model.noise import Noise
 from snac_core.rows import RowNetwork
 from tests.conftest import random_model
 

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from snac_core import graphs
 from snac_core.errors import KernelsError
-from snac_core.extent import Extent, Noise
 from snac_core.graphs import GraphedNetwork, rounded
 from snac_core.model import SNAC
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise
 from tests.conftest import TINY, noise, random_codec, random_model
 
 UNIT = TINY.pad_multiple

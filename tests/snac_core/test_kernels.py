@@ -15,9 +15,10 @@ from snac_core import kernels
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.errors import KernelsError
-from snac_core.extent import Extent, Noise, draw_normal
 from snac_core.kernels import Kernels, Snake, Space
 from snac_core.model import SNAC
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise, draw_normal
 from snac_core.row_kernels import WindowKernels
 from snac_core.rows import AsWritten, RowNetwork
 from snac_core.types import Precision

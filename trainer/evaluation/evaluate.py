@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from snac_core import durable
 from snac_core.codec import Codec
 from snac_core.errors import AudioError
 from snac_core.types import Samples
+from snac_core.utils import atomic_files
 from trainer import curriculum
 from trainer.config import TrainConfig
 from trainer.data.recordings import read_part
@@ -140,7 +140,7 @@ def evaluate(
     }
     if output_dir is not None:
         text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-        durable.replace(output_dir / RESULTS, text.encode())
+        atomic_files.replace(output_dir / RESULTS, text.encode())
     return Evaluation(results, {role: use.counts for role, use in tally.use.items()})
 
 

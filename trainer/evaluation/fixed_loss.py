@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from snac_core.extent import Extent, Noise
 from snac_core.model import SNAC
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise
 from trainer import config as configuration
 from trainer import curriculum
 from trainer.config import TrainConfig

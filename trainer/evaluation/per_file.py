@@ -10,7 +10,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from snac_core import durable
+from snac_core.utils import atomic_files
 
 ROWS_AT_ONCE = 1024
 
@@ -32,7 +32,7 @@ class PerFile:
         self._schema = pa.schema(
             [(name, pa.string()) for name in texts] + [(name, pa.float64()) for name in numbers]
         )
-        self._unfinished = durable.temporary(path)
+        self._unfinished = atomic_files.temporary(path)
         self._writer = pq.ParquetWriter(self._unfinished, self._schema, compression="zstd")
 
     def __enter__(self) -> PerFile:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from snac_core.quantizer import Level, ResidualVectorQuantize, VectorQuantize
+from snac_core.model.quantizer import Level, ResidualVectorQuantize, VectorQuantize
 from trainer.process.distributed import World
 
 REMEMBERED = 16384

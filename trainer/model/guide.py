@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snac_core.config import SnacConfig
+from snac_core.model.quantizer import ResidualVectorQuantize, VectorQuantize
 from snac_core.quality import mel_filterbank
-from snac_core.quantizer import ResidualVectorQuantize, VectorQuantize
 from trainer.errors import TrainerError
 
 BINS = 80

@@ -8,8 +8,9 @@ from typing import Any
 
 import jinja2
 
-from snac_core import audio, durable
+from snac_core import audio
 from snac_core.types import Samples
+from snac_core.utils import atomic_files
 
 TEMPLATES = Path(__file__).parent / "templates"
 ABSENT = "–"
@@ -35,8 +36,8 @@ def write(path: Path, template: str, **values: Any) -> Path:
         "sound": sound,
     }
     page = environment.get_template(template).render(**values)
-    durable.make_folder(path.parent)
-    durable.replace(path, page.encode())
+    atomic_files.make_folder(path.parent)
+    atomic_files.replace(path, page.encode())
     return path
 
 

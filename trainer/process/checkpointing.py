@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from snac_core import durable
+from snac_core.utils import atomic_files
 from trainer.errors import TrainerError
 
 log = logging.getLogger(__name__)
@@ -47,14 +47,14 @@ def save(path: Path, contents: Mapping[str, Any]) -> None:
     OSError
         When the disk is full, say; what ``path`` held before is then still there.
     """
-    unfinished = path.with_name(f"{durable.TEMPORARY}{path.name}")
+    unfinished = path.with_name(f"{atomic_files.TEMPORARY}{path.name}")
     try:
         with unfinished.open("wb") as file:
             torch.save(dict(contents), file)
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
-        durable.sync(path.parent)
+        atomic_files.sync(path.parent)
     except RuntimeError as error:
         # PyTorch's writer hides what the file said.
         if isinstance(error.__context__, OSError):

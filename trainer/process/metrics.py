@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from snac_core import durable
+from snac_core.utils import atomic_files
 from trainer.errors import TrainerError
 from trainer.objective.losses import TERMS
 
@@ -58,7 +58,7 @@ class Metrics:
         table = csv.DictWriter(text, COLUMNS, extrasaction="ignore")
         table.writeheader()
         table.writerows(kept)
-        durable.replace(path, text.getvalue().encode())
+        atomic_files.replace(path, text.getvalue().encode())
         # Line by line, so that a run that is killed has told all it knew.
         self._file = path.open("a", newline="", buffering=1)
         self._table = csv.DictWriter(self._file, COLUMNS)

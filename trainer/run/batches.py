@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snac_core.config import SnacConfig
-from snac_core.extent import Extent, Noise
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise
 from trainer.data.segments import Segment
 from trainer.process.distributed import World
 

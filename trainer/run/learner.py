@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snac_core.model import SNAC
-from snac_core.quantizer import Level
+from snac_core.model.quantizer import Level
 from trainer import curriculum
 from trainer.compiling import compile_units
 from trainer.config import TrainConfig

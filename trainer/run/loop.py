@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from snac_core import durable
+from snac_core.utils import atomic_files
 from trainer import curriculum
 from trainer.compiling import uncompiled
 from trainer.config import TrainConfig
@@ -321,7 +321,7 @@ class Run:
             state.set_aside(self.output)
             (self.output / "unreadable.csv").unlink(missing_ok=True)
         text = json.dumps(self.config.to_dict(), indent=2) + "\n"
-        durable.replace(self.output / "config.json", text.encode())
+        atomic_files.replace(self.output / "config.json", text.encode())
 
     def _check_same_data(self) -> None:
         seen = (self.data.recordings, round(self.data.seconds, 3), len(self.fixed.clips))

@@ -8,8 +8,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from snac_core import durable
 from snac_core.identity import token_space
+from snac_core.utils import atomic_files
 from trainer import curriculum
 from trainer.process.checkpointing import BEST, Writer
 from trainer.process.metrics import Metrics
@@ -78,7 +78,7 @@ class Referee:
         report = {"val_loss": progress.baseline, "fixed": fixed.terms, "stages": stages}
         if self.world.main:
             text = json.dumps(report, indent=2) + "\n"
-            durable.replace(self.output / "baseline_metrics.json", text.encode())
+            atomic_files.replace(self.output / "baseline_metrics.json", text.encode())
         self._write(fixed.terms)
         log.info("baseline val_loss %.4f", progress.baseline)
         self.samples.show_originals()

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from snac_core.extent import Noise
 from snac_core.model import SNAC
+from snac_core.model.noise import Noise
 from trainer.compiling import uncompiled
 from trainer.objective.losses import magnitude
 from trainer.run.batches import Batch

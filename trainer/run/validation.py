@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from snac_core.extent import Noise
 from snac_core.model import SNAC, Reconstruction
-from snac_core.quantizer import Level
+from snac_core.model.noise import Noise
+from snac_core.model.quantizer import Level
 from trainer import curriculum
 from trainer.compiling import uncompiled
 from trainer.config import TrainConfig

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from snac_core.extent import Extent
 from snac_core.model import Reconstruction
+from snac_core.model.batch_context import Extent
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import RATE, levels_of, voice
 from tests.trainer.halves import shared_counts

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from snac_core.config import SnacConfig
-from snac_core.extent import Extent
+from snac_core.model.batch_context import Extent
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import everything_at_once, voice
 from trainer import config as configuration

@@ -14,8 +14,8 @@ import torch
 
 import snac_core
 from snac_core import checkpoint
-from snac_core.extent import Extent
 from snac_core.identity import token_space
+from snac_core.model.batch_context import Extent
 from snac_core.model_store import ModelStore
 from tests.conftest import TINY
 from tests.trainer.commands import rows

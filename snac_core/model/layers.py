@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from snac_core.attention import LocalMHA
 from snac_core.config import SnacConfig
-from snac_core.extent import Extent
+from snac_core.model.attention import LocalMHA
+from snac_core.model.batch_context import Extent
 
 
 class Conv1d(nn.Conv1d):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from snac_core.config import SnacConfig
-from snac_core.extent import Extent
-from snac_core.layers import Decoder, Encoder
-from snac_core.quantizer import Level, ResidualVectorQuantize
+from snac_core.model.batch_context import Extent
+from snac_core.model.layers import Decoder, Encoder
+from snac_core.model.quantizer import Level, ResidualVectorQuantize
 
 
 class Reconstruction(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from snac_core.config import SnacConfig
-from snac_core.layers import Conv1d
+from snac_core.model.layers import Conv1d
 
 
 class Level(NamedTuple):
