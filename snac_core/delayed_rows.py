@@ -1,7 +1,7 @@
 """The network of streams as a CPU computes it fastest: late, and in rows.
 
 `snac_core.delay` says where each layer of a stream stands and what it remembers, and
-`snac_core.rows` how a CPU computes a layer of a whole clip. Here is both: the layers of the one,
+`snac_core.kernels.network` how a CPU computes a layer of a whole clip. Here is both: the layers of the one,
 each translated by itself, with the weights and kernels of the other. The memory is the same
 numbers in the same places, but for their order within a layer's own.
 
@@ -18,12 +18,14 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from snac_core import delay, row_weights, rows
+from snac_core import delay
 from snac_core.delay import DelayedNetwork, Place, Slot, Tick
-from snac_core.kernels import Kernels, Space, UnitMemory
+from snac_core.kernels import network as rows
+from snac_core.kernels import packing
+from snac_core.kernels.cpu import Kernels, WindowKernels
+from snac_core.kernels.interface import Space, UnitMemory
+from snac_core.kernels.network import RowNetwork
 from snac_core.model.layers import Snake1d
-from snac_core.row_kernels import WindowKernels
-from snac_core.rows import RowNetwork
 
 Layer: TypeAlias = Callable[[Tensor, Tick, Space], Tensor]
 
@@ -55,7 +57,7 @@ class DelayedRows:
 
 
 def _form(layer: delay.Layer, network: RowNetwork) -> Layer:
-    if isinstance(layer, delay.Residual) and row_weights.depthwise(layer.module):
+    if isinstance(layer, delay.Residual) and packing.depthwise(layer.module):
         return Unit(layer, network)
     if isinstance(layer, delay.Noisy):
         return Noisy(layer, network)
@@ -66,7 +68,7 @@ def _form(layer: delay.Layer, network: RowNetwork) -> Layer:
     if isinstance(layer, delay.Pointwise) and isinstance(layer.module, nn.Conv1d):
         return Mix(layer.module, network)
     if isinstance(layer, delay.Convolution):
-        if row_weights.changes_rate(layer.module):
+        if packing.changes_rate(layer.module):
             return Downsampling(layer, network)
         if layer.module.in_channels == 1:
             return FromOneChannel(layer, network)
@@ -122,7 +124,7 @@ class Activation:
 
     def __init__(self, module: Snake1d, network: RowNetwork) -> None:
         self._kernels = _compiled(network)
-        self._snake = network.weights.of(module, row_weights.snake)
+        self._snake = network.weights.of(module, packing.snake)
 
     def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
         """Return Tensor[B x T x C]."""
@@ -133,7 +135,7 @@ class Mix:
     """A convolution that does not mix time."""
 
     def __init__(self, module: nn.Conv1d, network: RowNetwork) -> None:
-        self._weights = network.weights.of(module, row_weights.mix)
+        self._weights = network.weights.of(module, packing.mix)
 
     def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
         """Return Tensor[B x T x C out]."""
@@ -159,7 +161,7 @@ class Unit:
 
     def __init__(self, layer: delay.Residual, network: RowNetwork) -> None:
         self._kernels = _compiled(network)
-        self._weights = network.weights.of(layer.module, row_weights.unit)
+        self._weights = network.weights.of(layer.module, packing.unit)
         (wide,) = (part for part in layer.layers if isinstance(part, delay.Convolution))
         self._place, self._active, self._skip = wide.place, wide.slot, layer.skip.slot
 
@@ -177,7 +179,7 @@ class Downsampling:
     def __init__(self, layer: delay.Convolution, network: RowNetwork) -> None:
         self._place, self._slot = layer.place, layer.slot
         self._stride = layer.module.stride[0]
-        self._weights = network.weights.of(layer.module, row_weights.downsampling)
+        self._weights = network.weights.of(layer.module, packing.downsampling)
 
     def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
         """Return Tensor[B x T/stride x 2C]."""
@@ -201,7 +203,7 @@ class Upsampling:
 
     def __init__(self, layer: delay.Upsampling, network: RowNetwork) -> None:
         self._place, self._slot = layer.place, layer.slot
-        self._weights = network.weights.of(layer.module, row_weights.upsampling)
+        self._weights = network.weights.of(layer.module, packing.upsampling)
 
     def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
         """Return Tensor[B x T*stride x C/2]."""
@@ -224,7 +226,7 @@ class FromOneChannel:
 
     def __init__(self, layer: delay.Convolution, network: RowNetwork) -> None:
         self._place, self._slot = layer.place, layer.slot
-        self._taps, self._bias = network.weights.of(layer.module, row_weights.from_one_channel)
+        self._taps, self._bias = network.weights.of(layer.module, packing.from_one_channel)
 
     def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
         """Return Tensor[B x T x C] of Tensor[B x T x 1]."""
@@ -240,7 +242,7 @@ class ToOneChannel:
 
     def __init__(self, layer: delay.Convolution, network: RowNetwork) -> None:
         self._place, self._slot = layer.place, layer.slot
-        self._taps, self._bias = network.weights.of(layer.module, row_weights.to_one_channel)
+        self._taps, self._bias = network.weights.of(layer.module, packing.to_one_channel)
 
     def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
         """Return Tensor[B x T x 1] of Tensor[B x T x C]."""

@@ -16,10 +16,10 @@ from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.delay import DelayedNetwork, Tick
 from snac_core.delayed_rows import DelayedRows
+from snac_core.kernels.network import RowNetwork
 from snac_core.model import SNAC
 from snac_core.model.attention import HEAD_DIM
 from snac_core.model.noise import Noise
-from snac_core.rows import RowNetwork
 
 Direction: TypeAlias = Literal["encode", "decode"]
 

@@ -12,13 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from snac_core import kernels
 from snac_core.config import SnacConfig
 from snac_core.delay import OPEN, DelayedNetwork
 from snac_core.delayed_rows import AsWritten, DelayedRows
-from snac_core.kernels import Kernels, Snake, Space, UnitMemory, UnitWeights
+from snac_core.kernels import cpu
+from snac_core.kernels.cpu import Kernels
+from snac_core.kernels.interface import Snake, Space, UnitMemory, UnitWeights
+from snac_core.kernels.network import RowNetwork
 from snac_core.model.noise import Muted, Noise
-from snac_core.rows import RowNetwork
 from snac_core.stream_network import Direction, StreamNetwork
 from snac_core.types import Precision
 from tests.conftest import TINY, TINY_ATTENTION, random_codec
@@ -38,7 +39,7 @@ CONFIGS = {
 
 @pytest.fixture(scope="module")
 def compiled() -> Kernels:
-    found = kernels.kernels("on")
+    found = cpu.kernels("on")
     assert found is not None
     return found
 

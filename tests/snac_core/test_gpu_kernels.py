@@ -17,20 +17,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from snac_core import row_weights
 from snac_core.config import SnacConfig
-from snac_core.kernels import Snake
+from snac_core.kernels import packing
+from snac_core.kernels.interface import Snake
+from snac_core.kernels.network import RowNetwork
 from snac_core.model import SNAC
 from snac_core.model.batch_context import Extent
 from snac_core.model.layers import ResidualUnit
 from snac_core.model.noise import Noise
-from snac_core.rows import RowNetwork
 from tests.conftest import random_model
 
 pytest.importorskip("triton", reason="Triton is not there: it is for Linux")
 
-from snac_core import gpu_kernels
-from snac_core.gpu_kernels import GpuKernels
+from snac_core.kernels import gpu
+from snac_core.kernels.gpu import GpuKernels
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SMALL = SnacConfig(
@@ -82,7 +82,7 @@ def test_a_unit_equals_its_layers(channels: int, dilation: int, tile: int, steps
     apart = torch.full((3, 31, channels), torch.nan, device=DEVICE)[:, 2:30]
     apart.copy_(x.transpose(1, 2))
     kernels = GpuKernels(DEVICE, tile=tile, steps=steps)
-    weights = row_weights.unit(unit)
+    weights = packing.unit(unit)
     got = kernels.unit(apart, weights, extent, kernels.space(x.dtype)).transpose(1, 2)
     expected = unit(x, extent)
     for item, own in ((0, 28), (2, 7)):
@@ -103,7 +103,7 @@ def test_a_unit_that_multiplies_equals_one_that_leaves_it_to_the_library(
     torch.manual_seed(0)
     unit = ResidualUnit(channels, 3, depthwise=True).to(DEVICE)
     # The interpreter cannot multiply what is in bfloat16.
-    weights = row_weights.RowWeights(torch.float16).of(unit, row_weights.unit)
+    weights = packing.RowWeights(torch.float16).of(unit, packing.unit)
     x, extent = signal(2, 40, channels).half(), Extent(40, lengths(40, 25))
     made = []
     for whole in (0, 32):
@@ -268,7 +268,7 @@ def test_a_gpu_has_few_kernels_to_run_which_compile_without_one(tmp_path: Path) 
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", COMPILE, str(tmp_path)],
         env=environment,
-        cwd=Path(gpu_kernels.__file__).parents[1],
+        cwd=Path(gpu.__file__).parents[1],
         capture_output=True,
         text=True,
         check=False,

@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from snac_core import graphs
 from snac_core.errors import KernelsError
-from snac_core.graphs import GraphedNetwork, rounded
+from snac_core.kernels import cuda_graphs
+from snac_core.kernels.cuda_graphs import GraphedNetwork, rounded
 from snac_core.model import SNAC
 from snac_core.model.batch_context import Extent
 from snac_core.model.noise import Noise
@@ -195,15 +195,15 @@ def test_without_triton_or_exact_products_it_does_not_start(
 ) -> None:
     device = torch.device("cuda")
     with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "snac_core.gpu_kernels", None)
+        patch.setitem(sys.modules, "snac_core.kernels.gpu", None)
         with pytest.raises(KernelsError, match="Triton comes with"):
-            graphs.graphed(model, device, torch.float32)
+            cuda_graphs.graphed(model, device, torch.float32)
     pytest.importorskip("triton", reason="Triton is not there: it is for Linux")
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
         with pytest.raises(KernelsError, match="'highest', not 'high'"):
-            graphs.graphed(model, device, torch.float32)
+            cuda_graphs.graphed(model, device, torch.float32)
     finally:
         torch.set_float32_matmul_precision(before)
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from snac_core import kernels
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.errors import KernelsError
-from snac_core.kernels import Kernels, Snake, Space
+from snac_core.kernels import build, cpu
+from snac_core.kernels.cpu import Kernels, WindowKernels
+from snac_core.kernels.interface import Snake, Space
+from snac_core.kernels.network import AsWritten, RowNetwork
 from snac_core.model import SNAC
 from snac_core.model.batch_context import Extent
 from snac_core.model.noise import Noise, draw_normal
-from snac_core.row_kernels import WindowKernels
-from snac_core.rows import AsWritten, RowNetwork
 from snac_core.types import Precision
 from tests.conftest import TINY, TINY_ATTENTION, noise, random_codec, random_model
 
@@ -37,7 +37,7 @@ CONFIGS = {
 
 @pytest.fixture(scope="module")
 def compiled() -> Kernels:
-    found = kernels.kernels("on")
+    found = cpu.kernels("on")
     assert found is not None
     return found
 
@@ -137,7 +137,7 @@ def test_a_codec_uses_them_where_it_may(precision: Precision, decodes_in_rows: b
 
 def test_one_build_serves_every_model_and_nearly_every_layer(compiled: Kernels) -> None:
     """What is counted in place of time: a second model builds nothing, and no layer is left."""
-    library = kernels.library()
+    library = build.library()
     built = library.stat().st_mtime_ns
     for seed, config in enumerate((SnacConfig(), TINY, TINY)):
         with torch.device("cpu"):
@@ -151,7 +151,7 @@ def test_one_build_serves_every_model_and_nearly_every_layer(compiled: Kernels) 
         ]
         # The latent's convolutions, at a 512th of the sample rate, and the last step.
         assert sorted(left) == ["Conv1d"] * 3 + ["Tanh"]
-    assert kernels.library() == library
+    assert build.library() == library
     assert library.stat().st_mtime_ns == built
 
 
@@ -179,10 +179,11 @@ def test_windows_after_the_first_two_ask_for_no_memory_of_their_size(compiled: K
 
 PROBE = """
 import sys, torch
-from snac_core import kernels
+from snac_core.errors import KernelsError
+from snac_core.kernels import cpu
 try:
-    print(kernels.kernels(sys.argv[1]))
-except kernels.KernelsError as error:
+    print(cpu.kernels(sys.argv[1]))
+except KernelsError as error:
     print("refused:", error)
 """
 
@@ -193,7 +194,7 @@ def test_without_a_compiler_it_says_so(wanted: str, said: str, tmp_path: Path) -
     done = subprocess.run(
         [sys.executable, "-c", PROBE, wanted],
         env=environment,
-        cwd=Path(kernels.__file__).parents[1],
+        cwd=Path(cpu.__file__).parents[2],
         capture_output=True,
         text=True,
         check=True,
@@ -209,8 +210,8 @@ def test_a_failed_build_names_the_command_and_leaves_nothing(
     monkeypatch.setenv("PATH", str(tmp_path))
     folder = tmp_path / "built"
     folder.mkdir()
-    with pytest.raises(KernelsError, match=r"c\+\+ .*kernels\.cpp.* failed"):
-        kernels.build("AVX2", folder)
+    with pytest.raises(KernelsError, match=r"c\+\+ .*cpu\.cpp.* failed"):
+        build.build("AVX2", folder)
     assert not list(folder.iterdir())
 
 
@@ -218,19 +219,19 @@ def test_the_reason_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    kernels._found.cache_clear()
+    cpu._found.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
-            assert kernels.kernels("auto") is None
-            assert kernels.kernels("auto") is None
+            assert cpu.kernels("auto") is None
+            assert cpu.kernels("auto") is None
         assert [record.getMessage().count("AVX2") for record in caplog.records] == [1]
     finally:
-        kernels._found.cache_clear()
+        cpu._found.cache_clear()
 
 
 @torch.inference_mode()
 def test_what_is_built_ahead_for_an_older_cpu_gives_the_same_codes(tmp_path: Path) -> None:
-    older = Kernels(kernels.build("AVX2", tmp_path))
+    older = Kernels(build.build("AVX2", tmp_path))
     model = random_model(TINY).eval().requires_grad_(False).fold()
     audio = torch.from_numpy(noise(4 * TINY.pad_multiple))[None, None]
     codes = RowNetwork(model, WindowKernels(older), lambda: None).encode(audio)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from snac_core.kernels import Snake, UnitWeights
+from snac_core.kernels.interface import Snake, UnitWeights
 from snac_core.model.layers import ResidualUnit, Snake1d
 
 Module = TypeVar("Module", bound=nn.Module)

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from snac_core.errors import KernelsError
+from snac_core.kernels.network import RowNetwork
 from snac_core.model import SNAC
 from snac_core.model.batch_context import Extent
 from snac_core.model.noise import Noise
-from snac_core.rows import RowNetwork
 
 Key: TypeAlias = tuple[str, int, int]
 Capture: TypeAlias = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], None], list[Tensor]]]
@@ -218,7 +218,7 @@ def graphed(model: SNAC, device: torch.device, decoding: torch.dtype) -> Graphed
         Where Triton is not there, or products of float32 may be rounded, which changes codes.
     """
     try:
-        from snac_core.gpu_kernels import GpuKernels
+        from snac_core.kernels.gpu import GpuKernels
     except ImportError as error:
         raise KernelsError(
             f"no kernels for a GPU: {error}; Triton comes with torch's builds for CUDA"

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from snac_core import row_weights
-from snac_core.kernels import Space
+from snac_core.kernels import packing
+from snac_core.kernels.interface import RowKernels, Space
+from snac_core.kernels.packing import RowWeights, changes_rate
 from snac_core.model import SNAC
 from snac_core.model.batch_context import Extent
 from snac_core.model.layers import (
@@ -32,8 +33,6 @@ from snac_core.model.layers import (
     ResidualUnit,
     Snake1d,
 )
-from snac_core.row_kernels import RowKernels
-from snac_core.row_weights import RowWeights, changes_rate
 
 Layer: TypeAlias = Callable[[Tensor, Extent, Space], Tensor]
 
@@ -125,7 +124,7 @@ class RowNetwork:
             if isinstance(module, (EncoderBlock, DecoderBlock)):
                 yield from self._layers(module.block, weights)
             elif isinstance(module, ResidualUnit):
-                own = row_weights.depthwise(module)
+                own = packing.depthwise(module)
                 yield Unit(module, kernels, weights) if own else AsWritten(module)
             elif isinstance(module, NoiseBlock):
                 yield Noisy(module, kernels, weights)
@@ -170,7 +169,7 @@ class Activation:
     """`Snake1d` by itself."""
 
     def __init__(self, module: Snake1d, kernels: RowKernels, weights: RowWeights) -> None:
-        self._snake, self._kernels = weights.of(module, row_weights.snake), kernels
+        self._snake, self._kernels = weights.of(module, packing.snake), kernels
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[B x T x C]."""
@@ -181,7 +180,7 @@ class Unit:
     """A depth-wise `ResidualUnit`."""
 
     def __init__(self, module: ResidualUnit, kernels: RowKernels, weights: RowWeights) -> None:
-        self._weights, self._kernels = weights.of(module, row_weights.unit), kernels
+        self._weights, self._kernels = weights.of(module, packing.unit), kernels
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[B x T x C]."""
@@ -198,9 +197,9 @@ class Downsampling:
     def __init__(
         self, snake: Snake1d, conv: nn.Conv1d, kernels: RowKernels, weights: RowWeights
     ) -> None:
-        self._kernels, self._snake = kernels, weights.of(snake, row_weights.snake)
+        self._kernels, self._snake = kernels, weights.of(snake, packing.snake)
         self._stride, self._padding = conv.stride[0], int(conv.padding[0])
-        self._weights = weights.of(conv, row_weights.downsampling)
+        self._weights = weights.of(conv, packing.downsampling)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[B x T/stride x 2C]."""
@@ -226,10 +225,10 @@ class Upsampling:
     def __init__(
         self, snake: Snake1d, up: nn.ConvTranspose1d, kernels: RowKernels, weights: RowWeights
     ) -> None:
-        self._kernels, self._snake = kernels, weights.of(snake, row_weights.snake)
+        self._kernels, self._snake = kernels, weights.of(snake, packing.snake)
         self._stride, self._padding = up.stride[0], int(up.padding[0])
         self._width = up.out_channels
-        self._weights = weights.of(up, row_weights.upsampling)
+        self._weights = weights.of(up, packing.upsampling)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[B x T*stride x C/2]."""
@@ -249,7 +248,7 @@ class Noisy:
 
     def __init__(self, module: NoiseBlock, kernels: RowKernels, weights: RowWeights) -> None:
         self._index, self._kernels = module.index, kernels
-        self._mix, _ = weights.of(module.linear, row_weights.mix)
+        self._mix, _ = weights.of(module.linear, packing.mix)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[B x T x C]."""
@@ -262,7 +261,7 @@ class FromOneChannel:
 
     def __init__(self, conv: nn.Conv1d, weights: RowWeights) -> None:
         self._padding, self._reach = int(conv.padding[0]), conv.kernel_size[0]
-        self._taps, self._bias = weights.of(conv, row_weights.from_one_channel)
+        self._taps, self._bias = weights.of(conv, packing.from_one_channel)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[B x T x C] of Tensor[B x T x 1]."""
@@ -278,7 +277,7 @@ class ToOneChannel:
 
     def __init__(self, conv: nn.Conv1d, weights: RowWeights) -> None:
         self._padding = int(conv.padding[0])
-        self._taps, self._bias = weights.of(conv, row_weights.to_one_channel)
+        self._taps, self._bias = weights.of(conv, packing.to_one_channel)
 
     def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
         """Return Tensor[B x T x 1] of Tensor[B x T x C]."""

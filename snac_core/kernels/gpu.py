@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from snac_core.kernels import Snake, Space, UnitWeights
+from snac_core.kernels.interface import Snake, Space, UnitWeights
 from snac_core.model.batch_context import Extent
 from snac_core.model.noise import Noise
 

@@ -1,11 +1,11 @@
 """The compiled part of the way a CPU computes the network: built once on a machine, then loaded.
 
-The source, ``kernels.cpp``, takes all sizes and weights as arguments. So one build serves every
+The source, ``cpu.cpp``, takes all sizes and weights as arguments. So one build serves every
 model, and a model that is swapped for another. It is kept in the user's cache
 (``XDG_CACHE_HOME``), under a name made of everything that decides it, and needs a C++ compiler
 only the first time. Ahead of time, as for an image without a compiler,
 
-    python -m snac_core.build_kernels FOLDER
+    python -m snac_core.kernels.build FOLDER
 
 builds for every CPU that it is written for. It is looked for in this package's folder, too.
 """
@@ -14,98 +14,27 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import logging
 import math
-import os
-import platform
-import shutil
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from snac_core.errors import KernelsError
+from snac_core.kernels.build import library
+from snac_core.kernels.interface import Snake, Space, UnitMemory, UnitWeights
+from snac_core.model.batch_context import Extent
 from snac_core.types import Compile
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
-_FLAGS = {
-    "AVX2": ("-mavx2", "-mfma", "-mf16c"),
-    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mf16c"),
-}
-KINDS = tuple(_FLAGS)
-_COMPILERS = ("c++", "g++", "clang++")
 # Floats of a signal that a core works on at once: half a megabyte, beside as much again.
 _TILE = 2**17
 
 _log = logging.getLogger(__name__)
 
 
-class Snake(NamedTuple):
-    """The weights of an activation: ``alpha`` and its reciprocal, Tensor[C] each."""
-
-    alpha: Tensor
-    inverse: Tensor
-
-
-class UnitWeights(NamedTuple):
-    """The weights of a depth-wise residual unit."""
-
-    dilation: int
-    first: Snake
-    taps: Tensor
-    """Tensor[7 x C]."""
-    bias: Tensor
-    second: Snake
-    mix: Tensor
-    """Tensor[C in x C out] of the point-wise convolution."""
-    mix_bias: Tensor
-
-
-class UnitMemory(NamedTuple):
-    """What the streams of a batch remember, and where in it a late residual unit has its part."""
-
-    before: Tensor
-    """Tensor[B x S] of what is read."""
-    after: Tensor
-    """Tensor[B x S] of what is written for the next call."""
-    active: int
-    """Where the newest ``6 dilation`` rows of the first activation begin in a row of these."""
-    skip: int
-    """Where the newest ``3 dilation`` rows of the input do."""
-
-
-class Space:
-    """Memory for the signals of one window, used over and over.
-
-    A fresh tensor of megabytes costs more in page faults than what is computed into it. Two
-    buffers take turns: what `take` returns stays as it is until the call after the next.
-    """
-
-    def __init__(self) -> None:
-        self._signals, self._scratch = [torch.empty(0), torch.empty(0)], torch.empty(0)
-
-    def take(self, length: int, channels: int) -> Tensor:
-        """Return Tensor[length x channels] of anything."""
-        buffer = self._signals.pop(0)
-        if buffer.numel() < length * channels:
-            buffer = torch.empty(length * channels)
-        self._signals.append(buffer)
-        return buffer[: length * channels].view(length, channels)
-
-    def scratch(self, size: int) -> Tensor:
-        """Return Tensor[size] of anything, which the next call may return again."""
-        if self._scratch.numel() < size:
-            self._scratch = torch.empty(size)
-        return self._scratch
-
-
 class Kernels:
-    """The functions of ``kernels.cpp`` on tensors of rows, Tensor[T x C] of float32.
+    """The functions of ``cpu.cpp`` on tensors of rows, Tensor[T x C] of float32.
 
     They use as many threads as torch does in the thread that calls them.
     """
@@ -222,65 +151,40 @@ def _found() -> Kernels | str:
         return reason
 
 
-def library() -> Path:
-    """Return the shared library for this CPU, after building it if this machine has none yet.
+class WindowKernels:
+    """Those of `snac_core.kernels`, which take one whole window at a time."""
 
-    Raises
-    ------
-    KernelsError
-        If this CPU is not one it is written for, or there is no compiler, or that fails.
-    """
-    kind = torch.backends.cpu.get_cpu_capability()
-    if sys.platform != "linux" or platform.machine() != "x86_64" or kind not in _FLAGS:
-        raise KernelsError(
-            f"they are for Linux on x86-64 with AVX2 or AVX-512, not for {sys.platform} on "
-            f"{platform.machine()} with {kind}"
-        )
-    name = _name(kind)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snac_tokenizer"
-    for folder in (_SOURCE.parent, cache):
-        if (folder / name).exists():
-            return folder / name
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        return build(kind, cache)
-    except PermissionError:
-        # A home that cannot be written to: built anew in each process.
-        return build(kind, Path(_own_folder().name))
+    batches = False
 
+    def __init__(self, compiled: Kernels) -> None:
+        self.compiled = compiled
 
-def _name(kind: str) -> str:
-    key = hashlib.sha256(_SOURCE.read_bytes())
-    key.update(" ".join((torch.__version__, kind, *_FLAGS[kind])).encode())
-    return f"kernels-{kind.lower()}-{key.hexdigest()[:16]}.so"
+    def space(self, dtype: torch.dtype) -> Space:
+        """Return memory for the signals of a run, of float32."""
+        return Space()
 
+    def snake(
+        self,
+        x: Tensor,
+        snake: Snake,
+        extent: Extent,
+        space: Space,
+        before: int = 0,
+        after: int = 0,
+    ) -> Tensor:
+        """Return the activation of ``x`` with rows of zeros ``before`` and ``after`` it."""
+        return self.compiled.snake(x[0], snake, space, before, after)[None]
 
-@functools.cache
-def _own_folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="snac-kernels-")
+    def unit(self, x: Tensor, weights: UnitWeights, extent: Extent, space: Space) -> Tensor:
+        """Return a depth-wise residual unit of ``x``."""
+        return self.compiled.unit(x[0], weights, space)[None]
 
+    def normal(self, x: Tensor, index: int, extent: Extent) -> Tensor | None:
+        """Return `Extent.normal` for ``x``: Tensor[B x T x 1], of streams as well."""
+        noise = extent.normal(x.transpose(1, 2), index, self.compiled.normal)
+        return None if noise is None else noise.transpose(1, 2)
 
-def build(kind: str, folder: Path) -> Path:
-    """Build for a kind of CPU, one of `KINDS`, into ``folder``; KernelsError if that fails."""
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-    target = folder / _name(kind)
-    if compiler is None:
-        raise KernelsError(f"{target} is not there, nor any of {', '.join(_COMPILERS)}")
-    torch_folder = Path(torch.__file__).parent
-    with tempfile.TemporaryDirectory(dir=folder) as own:
-        unlinked, linked = Path(own) / "kernels.o", Path(own) / target.name
-        defines = ("-DCPU_CAPABILITY=" + kind, "-DCPU_CAPABILITY_" + kind)
-        include = ("-I", str(torch_folder / "include"))
-        options = ("-O3", "-std=c++20", "-fPIC", "-fopenmp", *_FLAGS[kind], *defines, *include)
-        _run(compiler, *options, "-c", str(_SOURCE), "-o", str(unlinked))
-        # Without -fopenmp: torch has its own copy of that library, and two would compete.
-        libraries = ("-L", str(torch_folder / "lib"), "-ltorch_cpu")
-        _run(compiler, "-shared", str(unlinked), "-o", str(linked), *libraries)
-        linked.replace(target)
-    return target
-
-
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise KernelsError(f"{' '.join(command)} failed: {done.stderr.strip()[-2000:]}")
+    def noisy(self, x: Tensor, noise: Tensor, mix: Tensor, space: Space) -> Tensor:
+        """Return ``x`` and ``noise`` times the product of ``x`` and ``mix``, of streams as well."""
+        made = self.compiled.noisy(x.flatten(0, 1), noise.reshape(-1), mix, space)
+        return made.view(x.shape)
