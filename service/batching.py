@@ -28,7 +28,7 @@ from service.errors import EngineDeadError, NotReadyError, OverloadedError
 from service.metrics import Metrics
 from service.work import Timing, Work, resolve
 from snac_core.codec import Codec
-from snac_core.jobs import Job, Step
+from snac_core.inference.jobs import Job, Step
 
 log = structlog.get_logger(__name__)
 

@@ -19,7 +19,7 @@ from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import SnacConfig
 from snac_core.errors import AudioTooLongError, CodesError, TokenSpaceError
-from snac_core.jobs import DecodeJob
+from snac_core.inference.jobs import DecodeJob
 from snac_core.layouts import from_layout
 
 Fields = dict[str, Any]

@@ -28,8 +28,8 @@ from service.token_writer import TokenWriter, token_writer
 from snac_core.codec import Codec
 from snac_core.layouts import find_layout
 from snac_core.sound_source import BLOCK_SAMPLES, check_sample_rate
-from snac_core.stream import Pending
 from snac_core.streaming import StreamingDecoder, StreamingEncoder
+from snac_core.streaming.buffer import Pending
 from snac_core.types import Samples
 
 

@@ -26,7 +26,7 @@ from service.limits import RateLimits
 from service.metrics import Metrics
 from service.settings import Settings
 from snac_core.codec import Codec
-from snac_core.jobs import Job
+from snac_core.inference.jobs import Job
 
 StreamKind = Literal["decode", "encode", "decode-http"]
 

@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import Future, InvalidStateError
 
 from snac_core.codec import Codec
-from snac_core.jobs import Job, Step
+from snac_core.inference.jobs import Job, Step
 
 
 @dataclasses.dataclass

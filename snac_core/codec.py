@@ -17,14 +17,14 @@ import torch
 from snac_core.audio import check_samples
 from snac_core.codes import Codes
 from snac_core.errors import CodesError
-from snac_core.interruption import Pauses
-from snac_core.jobs import DecodeJob, EncodeJob, Job, Step
+from snac_core.inference.jobs import DecodeJob, EncodeJob, Job, Step
+from snac_core.inference.preemption import Pauses
+from snac_core.inference.windows import plan
 from snac_core.kernels.cpu import WindowKernels, kernels
 from snac_core.kernels.cuda_graphs import GraphedNetwork, graphed
 from snac_core.kernels.network import RowNetwork
 from snac_core.model import SNAC
 from snac_core.types import Compile, Kind, NoiseMode, Precision, Samples
-from snac_core.windows import plan
 
 __all__ = [
     "CUDA_BATCH_SECONDS",

@@ -31,7 +31,7 @@ from service.stream_http import STREAMED, AudioStream
 from service.uploads import read_audio, read_bounded
 from snac_core.audio import MEDIA_TYPES, AudioFormat
 from snac_core.codec import Codec
-from snac_core.jobs import DecodeJob
+from snac_core.inference.jobs import DecodeJob
 from snac_core.types import Samples
 from snac_core.utils.incremental import Piecemeal
 

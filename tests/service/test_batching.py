@@ -24,7 +24,7 @@ from service.work import Timing
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.errors import ModelError
-from snac_core.jobs import Step
+from snac_core.inference.jobs import Step
 from tests.service.waiting import wait_for
 
 Samples = npt.NDArray[np.float32]

@@ -16,7 +16,7 @@ from service.settings import Settings
 from service.streams import Stream
 from service.work import Timing
 from snac_core.codec import Codec
-from snac_core.jobs import Step
+from snac_core.inference.jobs import Step
 from snac_core.streaming import StreamingDecoder
 
 Samples = npt.NDArray[np.float32]

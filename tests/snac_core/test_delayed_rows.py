@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from snac_core.config import SnacConfig
-from snac_core.delay import OPEN, DelayedNetwork
-from snac_core.delayed_rows import AsWritten, DelayedRows
 from snac_core.kernels import cpu
 from snac_core.kernels.cpu import Kernels
 from snac_core.kernels.interface import Snake, Space, UnitMemory, UnitWeights
 from snac_core.kernels.network import RowNetwork
 from snac_core.model.noise import Muted, Noise
-from snac_core.stream_network import Direction, StreamNetwork
+from snac_core.streaming.channels_last import AsWritten, DelayedRows
+from snac_core.streaming.layers import DelayedNetwork
+from snac_core.streaming.network import Direction, StreamNetwork
+from snac_core.streaming.state import OPEN
 from snac_core.types import Precision
 from tests.conftest import TINY, TINY_ATTENTION, random_codec
 

@@ -22,9 +22,9 @@ from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import SNAC_24KHZ, SNAC_32KHZ, SnacConfig
 from snac_core.errors import AudioError, CodesError
+from snac_core.inference.windows import receptive_radius
 from snac_core.streaming import StreamingDecoder, StreamingEncoder, lookahead
 from snac_core.types import NoiseMode
-from snac_core.windows import receptive_radius
 from tests.conftest import TINY, TINY_ATTENTION, noise, random_codec
 
 FOUR_LEVELS = SnacConfig(

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
-from snac_core.delay import DelayedNetwork, Tick
-from snac_core.delayed_rows import DelayedRows
 from snac_core.kernels.network import RowNetwork
 from snac_core.model import SNAC
 from snac_core.model.attention import HEAD_DIM
 from snac_core.model.noise import Noise
+from snac_core.streaming.channels_last import DelayedRows
+from snac_core.streaming.layers import DelayedNetwork
+from snac_core.streaming.state import Memory, Tick
 
 Direction: TypeAlias = Literal["encode", "decode"]
 
@@ -47,53 +48,6 @@ def _delayed(model: SNAC, direction: Direction) -> DelayedNetwork:
     if direction == "decode":
         return DelayedNetwork(model.decoder.model, config.latent_channels, config.hop)
     return DelayedNetwork(model.encoder.block, 1, 1, align=config.frame_latents)
-
-
-class Memory:
-    """What each stream of a network remembers: a row of one tensor, which grows.
-
-    Rows are taken by whoever starts a stream and read and written by whoever runs steps,
-    which may be different threads.
-    """
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self._rows = torch.empty(0, size, device=device)
-        self._free: list[int] = []
-        self._lock = threading.Lock()
-
-    @property
-    def capacity(self) -> int:
-        """Rows, in use or not."""
-        return len(self._rows)
-
-    def take(self) -> int:
-        """Return a row that nobody uses. What it holds means nothing."""
-        with self._lock:
-            if not self._free:
-                self._grow()
-            return self._free.pop()
-
-    def give_back(self, row: int) -> None:
-        """Let another stream have ``row``."""
-        # Without the lock: the garbage collector may call this in a thread that holds it.
-        self._free.append(row)
-
-    def read(self, rows: Tensor) -> Tensor:
-        """Return Tensor[B x S] of the rows that Tensor[B] of int64 names."""
-        with self._lock:
-            return self._rows.index_select(0, rows)
-
-    def write(self, rows: Tensor, values: Tensor) -> None:
-        """Put Tensor[B x S] into the rows that Tensor[B] of int64 names."""
-        with self._lock:
-            self._rows.index_copy_(0, rows, values)
-
-    def _grow(self) -> None:
-        old = len(self._rows)
-        rows = self._rows.new_zeros(max(4, 2 * old), self._rows.shape[1])
-        rows[:old] = self._rows
-        self._rows = rows
-        self._free.extend(range(len(rows) - 1, old - 1, -1))
 
 
 class StreamNetwork:

@@ -17,14 +17,12 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snac_core.model.attention import LocalMHA
-from snac_core.model.batch_context import Extent
 from snac_core.model.layers import (
     Chain,
     DecoderBlock,
@@ -33,97 +31,7 @@ from snac_core.model.layers import (
     ResidualUnit,
     Snake1d,
 )
-from snac_core.model.noise import Noise
-
-OPEN = 2**62
-"""The end of a clip whose end is not known yet."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Tick:
-    """One call of a delayed network: where its streams stand, and their memory.
-
-    Parameters
-    ----------
-    now
-        Tensor[B] of int64: the sample, counted from the clip's start, that each stream's
-        input begins with.
-    end
-        Tensor[B] of int64: samples of each clip; `OPEN` while that is not known.
-    edges
-        Whether any layer can meet positions outside of a clip; False costs nothing.
-    noise
-        Where decoder noise comes from, or ``"off"``; its ``start`` is not read.
-    before, after
-        Tensor[B x S]: what the layers remember, and the place for what they will.
-    """
-
-    now: Tensor
-    end: Tensor
-    edges: bool
-    noise: Noise | str
-    before: Tensor
-    after: Tensor
-
-    def mask(self, x: Tensor, place: Place) -> Tensor:
-        """Zero what lies outside each clip in ``x``, Tensor[B x C x T]."""
-        if not self.edges:
-            return x
-        inside = self.inside(x.shape[-1], place)[:, None, :]
-        # `where`, not a product: garbage outside may have overflowed.
-        return torch.where(inside, x, torch.zeros((), dtype=x.dtype, device=x.device))
-
-    def inside(self, length: int, place: Place) -> Tensor:
-        """Return Tensor[B x length] of which positions lie in each clip."""
-        first = self.now // place.unit - place.delay
-        positions = first[:, None] + torch.arange(length, device=self.now.device)
-        return (positions >= 0) & (positions < (self.end // place.unit)[:, None])
-
-    def extent(self, x: Tensor, place: Place) -> Extent:
-        """Return where the noise for ``x``, Tensor[B x C x T], comes from."""
-        noise = self.noise
-        if isinstance(noise, Noise):
-            noise = dataclasses.replace(noise, start=self.now - place.delay * place.unit)
-        return Extent(x.shape[-1] * place.unit, noise=noise)
-
-    def past(self, slot: Slot) -> Tensor:
-        """Return what a layer remembers, Tensor[B x channels x positions]."""
-        rows = self.before[:, slot.start : slot.start + slot.size]
-        return rows.reshape(-1, slot.channels, slot.positions)
-
-    def keep(self, slot: Slot, x: Tensor) -> None:
-        """Remember ``x``, Tensor[B x channels x positions]."""
-        self.after[:, slot.start : slot.start + slot.size] = x.flatten(1)
-
-    def joined(self, slot: Slot, x: Tensor) -> Tensor:
-        """Return ``x`` with what came before it, and remember as much of the newest."""
-        if not slot.positions:
-            return x
-        whole = torch.cat((self.past(slot), x), dim=-1)
-        self.keep(slot, whole[..., -slot.positions :])
-        return whole
-
-
-class Place(NamedTuple):
-    """Where in the network a layer's input is."""
-
-    unit: int
-    """Samples per position."""
-    delay: int
-    """Positions by which it comes late."""
-
-
-class Slot(NamedTuple):
-    """A layer's part of the memory."""
-
-    start: int
-    channels: int
-    positions: int
-
-    @property
-    def size(self) -> int:
-        """Numbers in it."""
-        return self.channels * self.positions
+from snac_core.streaming.state import Place, Slot, Tick
 
 
 class Layer(ABC):

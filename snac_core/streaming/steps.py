@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from snac_core.codec import Codec
-from snac_core.jobs import Job, Step
+from snac_core.inference.jobs import Job, Step
+from snac_core.inference.windows import Window
 from snac_core.model.noise import Muted, Noise
-from snac_core.stream_network import StreamNetwork, stream_network
+from snac_core.streaming.network import StreamNetwork, stream_network
 from snac_core.types import Levels, Samples
-from snac_core.windows import Window
 
 
 class StreamJob(Job):

@@ -1,9 +1,9 @@
 """The network of streams as a CPU computes it fastest: late, and in rows.
 
 `snac_core.delay` says where each layer of a stream stands and what it remembers, and
-`snac_core.kernels.network` how a CPU computes a layer of a whole clip. Here is both: the layers of the one,
-each translated by itself, with the weights and kernels of the other. The memory is the same
-numbers in the same places, but for their order within a layer's own.
+`snac_core.kernels.network` how a CPU computes a layer of a whole clip. Here is both: the layers
+of the one, each translated by itself, with the weights and kernels of the other. The memory is
+the same numbers in the same places, but for their order within a layer's own.
 
 A signal is Tensor[B x T x C], the rows of one stream below those of another. A product takes them
 all at once, so that weights are read once for all streams: those of the coarse layers are many
@@ -18,14 +18,15 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from snac_core import delay
-from snac_core.delay import DelayedNetwork, Place, Slot, Tick
 from snac_core.kernels import network as rows
 from snac_core.kernels import packing
 from snac_core.kernels.cpu import Kernels, WindowKernels
 from snac_core.kernels.interface import Space, UnitMemory
 from snac_core.kernels.network import RowNetwork
 from snac_core.model.layers import Snake1d
+from snac_core.streaming import layers
+from snac_core.streaming.layers import DelayedNetwork
+from snac_core.streaming.state import Place, Slot, Tick
 
 Layer: TypeAlias = Callable[[Tensor, Tick, Space], Tensor]
 
@@ -56,18 +57,18 @@ class DelayedRows:
             return x.clone().transpose(1, 2)
 
 
-def _form(layer: delay.Layer, network: RowNetwork) -> Layer:
-    if isinstance(layer, delay.Residual) and packing.depthwise(layer.module):
+def _form(layer: layers.Layer, network: RowNetwork) -> Layer:
+    if isinstance(layer, layers.Residual) and packing.depthwise(layer.module):
         return Unit(layer, network)
-    if isinstance(layer, delay.Noisy):
+    if isinstance(layer, layers.Noisy):
         return Noisy(layer, network)
-    if isinstance(layer, delay.Upsampling):
+    if isinstance(layer, layers.Upsampling):
         return Upsampling(layer, network)
-    if isinstance(layer, delay.Pointwise) and isinstance(layer.module, Snake1d):
+    if isinstance(layer, layers.Pointwise) and isinstance(layer.module, Snake1d):
         return Activation(layer.module, network)
-    if isinstance(layer, delay.Pointwise) and isinstance(layer.module, nn.Conv1d):
+    if isinstance(layer, layers.Pointwise) and isinstance(layer.module, nn.Conv1d):
         return Mix(layer.module, network)
-    if isinstance(layer, delay.Convolution):
+    if isinstance(layer, layers.Convolution):
         if packing.changes_rate(layer.module):
             return Downsampling(layer, network)
         if layer.module.in_channels == 1:
@@ -111,7 +112,7 @@ def _exchange(tick: Tick, slot: Slot, x: Tensor) -> Tensor:
 class AsWritten:
     """A layer that has no form of its own here."""
 
-    def __init__(self, layer: delay.Layer) -> None:
+    def __init__(self, layer: layers.Layer) -> None:
         self._layer = layer
 
     def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
@@ -147,7 +148,7 @@ class Mix:
 class Noisy:
     """`NoiseBlock`."""
 
-    def __init__(self, layer: delay.Noisy, network: RowNetwork) -> None:
+    def __init__(self, layer: layers.Noisy, network: RowNetwork) -> None:
         self._place = layer.place
         self._noisy = rows.Noisy(layer.module, network.kernels, network.weights)
 
@@ -159,10 +160,10 @@ class Noisy:
 class Unit:
     """A depth-wise `ResidualUnit`."""
 
-    def __init__(self, layer: delay.Residual, network: RowNetwork) -> None:
+    def __init__(self, layer: layers.Residual, network: RowNetwork) -> None:
         self._kernels = _compiled(network)
         self._weights = network.weights.of(layer.module, packing.unit)
-        (wide,) = (part for part in layer.layers if isinstance(part, delay.Convolution))
+        (wide,) = (part for part in layer.layers if isinstance(part, layers.Convolution))
         self._place, self._active, self._skip = wide.place, wide.slot, layer.skip.slot
 
     def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
@@ -176,7 +177,7 @@ class Unit:
 class Downsampling:
     """A convolution whose kernel is twice its stride."""
 
-    def __init__(self, layer: delay.Convolution, network: RowNetwork) -> None:
+    def __init__(self, layer: layers.Convolution, network: RowNetwork) -> None:
         self._place, self._slot = layer.place, layer.slot
         self._stride = layer.module.stride[0]
         self._weights = network.weights.of(layer.module, packing.downsampling)
@@ -201,7 +202,7 @@ class Downsampling:
 class Upsampling:
     """A transposed convolution whose kernel is twice its stride."""
 
-    def __init__(self, layer: delay.Upsampling, network: RowNetwork) -> None:
+    def __init__(self, layer: layers.Upsampling, network: RowNetwork) -> None:
         self._place, self._slot = layer.place, layer.slot
         self._weights = network.weights.of(layer.module, packing.upsampling)
 
@@ -224,7 +225,7 @@ class Upsampling:
 class FromOneChannel:
     """A convolution of a single channel."""
 
-    def __init__(self, layer: delay.Convolution, network: RowNetwork) -> None:
+    def __init__(self, layer: layers.Convolution, network: RowNetwork) -> None:
         self._place, self._slot = layer.place, layer.slot
         self._taps, self._bias = network.weights.of(layer.module, packing.from_one_channel)
 
@@ -240,7 +241,7 @@ class FromOneChannel:
 class ToOneChannel:
     """A convolution to a single channel: what each tap gives, then their sum along time."""
 
-    def __init__(self, layer: delay.Convolution, network: RowNetwork) -> None:
+    def __init__(self, layer: layers.Convolution, network: RowNetwork) -> None:
         self._place, self._slot = layer.place, layer.slot
         self._taps, self._bias = network.weights.of(layer.module, packing.to_one_channel)
 

@@ -16,11 +16,11 @@ import numpy.typing as npt
 import torch
 
 from snac_core.codes import Codes
+from snac_core.inference.windows import Window
 from snac_core.model import SNAC
 from snac_core.model.batch_context import Extent
 from snac_core.model.noise import Noise
 from snac_core.types import Kind, NoiseMode, Samples
-from snac_core.windows import Window
 
 if TYPE_CHECKING:
     from snac_core.codec import Codec
