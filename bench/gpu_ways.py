@@ -21,8 +21,8 @@ from snac_core.kernels.cuda_graphs import Capture, CudaCapture, GraphedNetwork
 from snac_core.kernels.gpu import GpuKernels
 from snac_core.kernels.network import RowNetwork
 from snac_core.model import SNAC
+from snac_core.store.weights import build
 from snac_core.types import Compile
-from snac_core.weights import build
 
 LAYERS, ROWS = "layers as written", "rows and Triton"
 INSIDE = "rows and Triton, narrow products inside"

@@ -32,7 +32,7 @@ from service.metrics import Metrics
 from service.settings import Settings
 from snac_core.codec import WINDOW_SECONDS, Codec
 from snac_core.errors import SnacError, StoreError, TokenSpaceError
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
 from snac_core.streaming import StreamingDecoder, StreamingEncoder
 from snac_core.utils.malloc import give_back_freed_memory
 

@@ -33,7 +33,7 @@ from service.timeouts import server_config
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.model import SNAC
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
 
 # What goes wrong is printed, without the pages that structlog would make of each traceback.
 structlog.configure(

@@ -29,7 +29,7 @@ from snac_core.audio import read
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import SnacConfig
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
 from tests.service.waiting import wait_for
 
 PUBLISHER = """

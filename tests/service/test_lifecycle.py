@@ -25,7 +25,7 @@ from service.lifecycle import Lifecycle
 from service.model_manager import warm_up
 from service.settings import Settings
 from snac_core.codec import Codec
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
 
 PROBES = ("/health/live", "/health/startup", "/health/ready")
 

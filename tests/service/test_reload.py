@@ -20,8 +20,8 @@ import safetensors.torch
 from torch import Tensor
 
 from snac_core.config import SnacConfig
-from snac_core.manifest import MANIFEST, read_manifest
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
+from snac_core.store.manifest import MANIFEST, read_manifest
 from tests.service.waiting import wait_for
 
 Publish = Callable[..., str]

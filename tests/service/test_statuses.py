@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from service.model_manager import VersionState
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
 
 KEY, ADMIN = "a key of the house", "an operator's key"
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"

@@ -28,7 +28,7 @@ from websockets.typing import Origin, Subprotocol
 
 from snac_core.codec import Codec
 from snac_core.codes import Codes
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
 from tests.service.waiting import wait_for
 
 # An answer to a ping may wait behind what the service does not read yet.

@@ -25,7 +25,7 @@ from service.settings import Settings
 from service.workers import ENGINE_DEAD, REFUSED, Worker, devices
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
 from tests.service.waiting import wait_for
 
 ARGUMENTS = ["--port", "0", "--devices", "cpu,cpu"]

@@ -19,11 +19,10 @@ import safetensors.torch
 import torch
 
 import snac_core
-from snac_core import checkpoint, manifest
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError, ModelError, StoreError
 from snac_core.model import SNAC
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore, checkpoint, manifest
 
 TINY = SnacConfig(
     sampling_rate=8000,

@@ -10,8 +10,8 @@ import torch
 from snac_core.codec import Codec
 from snac_core.config import PRESETS, SnacConfig
 from snac_core.errors import ModelError
-from snac_core.golden import check_golden, golden_clip, golden_levels
 from snac_core.model import SNAC
+from snac_core.store.golden import check_golden, golden_clip, golden_levels
 
 TINY = SnacConfig(
     sampling_rate=8000,

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from snac_core.config import SnacConfig
 from snac_core.errors import ModelError
-from snac_core.identity import content_hash, token_space
 from snac_core.model import SNAC
+from snac_core.store.identity import content_hash, token_space
 
 TINY = SnacConfig(
     sampling_rate=8000,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from snac_core.codec import Codec
-from snac_core.identity import token_space
+from snac_core.store.identity import token_space
 from snac_core.types import Precision
 from tests.conftest import TINY, noise, random_model
 

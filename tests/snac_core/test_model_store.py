@@ -22,11 +22,11 @@ from torch import Tensor
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.errors import ModelError, StoreError
-from snac_core.golden import check_golden
-from snac_core.manifest import Manifest, to_json
 from snac_core.model import SNAC
-from snac_core.model_store import ModelStore
-from snac_core.weights import build
+from snac_core.store import ModelStore
+from snac_core.store.golden import check_golden
+from snac_core.store.manifest import Manifest, to_json
+from snac_core.store.weights import build
 
 TINY = SnacConfig(
     sampling_rate=8000,

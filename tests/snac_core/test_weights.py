@@ -13,7 +13,7 @@ from torch import Tensor
 from snac_core.config import SnacConfig
 from snac_core.errors import ModelError
 from snac_core.model import SNAC
-from snac_core.weights import build, canonical, read_safetensors, read_torch
+from snac_core.store.weights import build, canonical, read_safetensors, read_torch
 
 TINY = SnacConfig(
     sampling_rate=8000,

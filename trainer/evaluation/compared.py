@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from snac_core import checkpoint
 from snac_core.codec import Codec
-from snac_core.golden import check_golden
 from snac_core.model import SNAC
-from snac_core.weights import build
+from snac_core.store import checkpoint
+from snac_core.store.golden import check_golden
+from snac_core.store.weights import build
 from trainer.errors import TrainerError
 
 ROLES = BASE, FINETUNED, ALONE = ("base", "finetuned", "model")

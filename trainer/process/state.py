@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from snac_core.errors import ModelError
-from snac_core.weights import read_torch
+from snac_core.store.weights import read_torch
 from trainer import config as configuration
 from trainer import curriculum
 from trainer.config import TrainConfig

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 
-from snac_core import checkpoint
 from snac_core.errors import ModelError, SnacError
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore, checkpoint
 from trainer.process.distributed import World
 from trainer.run.publish import publish
 from trainer.run.validation import FixedSet

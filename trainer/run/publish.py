@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-from snac_core.checkpoint import load
 from snac_core.config import SnacConfig
 from snac_core.errors import ModelError, StoreError
-from snac_core.model_store import ModelStore
-from snac_core.weights import read_torch
+from snac_core.store import ModelStore, load
+from snac_core.store.weights import read_torch
 from trainer.errors import TrainerError
 
 _NEEDED = ("config", "model", "metrics", "train_config")

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from snac_core.identity import token_space
+from snac_core.store.identity import token_space
 from snac_core.utils import atomic_files
 from trainer import curriculum
 from trainer.process.checkpointing import BEST, Writer

@@ -16,10 +16,10 @@ import torch
 
 from snac_core import audio, quality
 from snac_core.codec import Codec
-from snac_core.identity import token_space
 from snac_core.model.batch_context import Extent
 from snac_core.model.noise import Noise
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
+from snac_core.store.identity import token_space
 from tests.conftest import TINY, TINY_ATTENTION, random_model
 from tests.trainer.conftest import RATE, record, voice
 from trainer import config as configuration

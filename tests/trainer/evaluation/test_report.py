@@ -13,8 +13,8 @@ import soundfile
 
 from snac_core import audio
 from snac_core.codec import Codec
-from snac_core.identity import token_space
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
+from snac_core.store.identity import token_space
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import RATE, record
 from tests.trainer.pages import Page

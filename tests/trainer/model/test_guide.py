@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from snac_core.config import SnacConfig
 from snac_core.model import SNAC
 from snac_core.model.batch_context import Extent
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
 from tests.trainer.commands import rows
 from tests.trainer.conftest import few_steps, voice, weights
 from trainer import config as configuration

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from snac_core.errors import StoreError
-from snac_core.manifest import MANIFEST, Manifest
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
+from snac_core.store.manifest import MANIFEST, Manifest
 from tests.conftest import TINY, TINY_ATTENTION, random_model
 from tests.trainer.commands import rows
 from trainer import config as configuration

@@ -13,10 +13,9 @@ import pytest
 import torch
 
 import snac_core
-from snac_core import checkpoint
-from snac_core.identity import token_space
 from snac_core.model.batch_context import Extent
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore, checkpoint
+from snac_core.store.identity import token_space
 from tests.conftest import TINY
 from tests.trainer.commands import rows
 from tests.trainer.conftest import RATE, record, voice, weights

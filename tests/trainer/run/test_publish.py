@@ -8,8 +8,8 @@ import torch
 
 import snac_core
 from snac_core.errors import ModelError
-from snac_core.identity import token_space
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
+from snac_core.store.identity import token_space
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import voice
 from trainer.errors import TrainerError

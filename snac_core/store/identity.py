@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from snac_core.config import SnacConfig
-from snac_core.weights import canonical
+from snac_core.store.weights import canonical
 
 # The rest of the configuration shapes the decoder only, or follows from these.
 _DECIDES_CODES = (

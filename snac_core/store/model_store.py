@@ -35,15 +35,15 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from snac_core import manifest as manifests
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.errors import StoreError
-from snac_core.golden import golden_levels
-from snac_core.identity import content_hash, token_space
-from snac_core.manifest import CONFIG, MANIFEST, MODEL_CARD, WEIGHTS, Manifest, to_json
+from snac_core.store import manifest as manifests
+from snac_core.store.golden import golden_levels
+from snac_core.store.identity import content_hash, token_space
+from snac_core.store.manifest import CONFIG, MANIFEST, MODEL_CARD, WEIGHTS, Manifest, to_json
+from snac_core.store.weights import build, canonical
 from snac_core.utils import atomic_files
-from snac_core.weights import build, canonical
 
 VERSION_ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}")
 _log = logging.getLogger(__name__)

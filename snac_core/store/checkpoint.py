@@ -31,17 +31,17 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
 )
 from torch import Tensor
 
-from snac_core import manifest as manifests
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError, ModelError, StoreError
-from snac_core.golden import check_golden
-from snac_core.identity import content_hash, token_space
-from snac_core.manifest import CONFIG, MANIFEST, WEIGHTS, Manifest
 from snac_core.model import SNAC
-from snac_core.model_store import VERSION_ID, ModelStore
+from snac_core.store import manifest as manifests
+from snac_core.store.golden import check_golden
+from snac_core.store.identity import content_hash, token_space
+from snac_core.store.manifest import CONFIG, MANIFEST, WEIGHTS, Manifest
+from snac_core.store.model_store import VERSION_ID, ModelStore
+from snac_core.store.weights import build, read_safetensors, read_torch
 from snac_core.types import Compile, Precision
-from snac_core.weights import build, read_safetensors, read_torch
 
 TORCH_WEIGHTS = "pytorch_model.bin"
 STARTER = "starter"
@@ -136,7 +136,7 @@ def read(ref: str | Path) -> Checkpoint:
     if path.exists():
         return _read_trainer_checkpoint(path)
     if ref == STARTER:
-        starter = Path(__file__).with_name(STARTER)
+        starter = Path(__file__).parents[1] / STARTER
         if starter.is_dir():
             return _read_folder(starter)
         tried.append("this installation has no starter model")
