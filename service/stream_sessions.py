@@ -25,9 +25,10 @@ from service.stream_socket import Session
 from service.streams import Stream
 from service.token_reader import TokenReader, token_reader
 from service.token_writer import TokenWriter, token_writer
+from snac_core.audio import check_sample_rate
+from snac_core.audio.source import BLOCK_SAMPLES
 from snac_core.codec import Codec
 from snac_core.layouts import find_layout
-from snac_core.sound_source import BLOCK_SAMPLES, check_sample_rate
 from snac_core.streaming import StreamingDecoder, StreamingEncoder
 from snac_core.streaming.buffer import Pending
 from snac_core.types import Samples

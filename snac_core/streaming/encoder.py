@@ -6,11 +6,10 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from snac_core.audio import check_samples
+from snac_core.audio import check_sample_rate, check_samples
 from snac_core.codec import Codec
 from snac_core.inference.jobs import Job
 from snac_core.inference.windows import Window
-from snac_core.sound_source import check_sample_rate
 from snac_core.streaming.base import Stream
 from snac_core.streaming.buffer import Pending
 from snac_core.streaming.steps import EncodeStep

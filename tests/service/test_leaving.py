@@ -26,7 +26,7 @@ from websockets.sync.client import connect
 from service.metrics import Metrics
 from service.threads import Threads
 from snac_core import audio, quality
-from snac_core.sound_source import BLOCK_SAMPLES, SoundSource
+from snac_core.audio.source import BLOCK_SAMPLES, SoundSource
 from snac_core.streaming import StreamingEncoder
 from snac_core.utils.incremental import Piecemeal
 from tests.service.waiting import wait_for

@@ -18,8 +18,8 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snac_core import audio, sound_source
-from snac_core.audio import AudioFormat
+from snac_core import audio
+from snac_core.audio import AudioFormat, source
 from snac_core.errors import AudioError, AudioTooLongError
 
 RATE = 24000
@@ -101,7 +101,7 @@ def test_blocks_make_no_difference(
     reference = soxr.resample(soundfile.read(io.BytesIO(data), dtype="float32")[0], rate, RATE)
     assert np.allclose(whole, reference.mean(axis=1), atol=1e-6)
     for block in (1000, 2**14):
-        monkeypatch.setattr(sound_source, "BLOCK_SAMPLES", block)
+        monkeypatch.setattr(source, "BLOCK_SAMPLES", block)
         assert np.array_equal(audio.read(data, RATE), whole)
 
 

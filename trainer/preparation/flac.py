@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from snac_core.sound_source import SoundSource
+from snac_core.audio.source import SoundSource
 from snac_core.utils import atomic_files
 
 SAMPLE_RATE = 24000

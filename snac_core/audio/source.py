@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from snac_core.audio.samples import check_sample_rate
 from snac_core.errors import AudioError, AudioTooLongError
 
-MIN_SAMPLE_RATE = 1_000
-MAX_SAMPLE_RATE = 768_000
 MAX_CHANNELS = 64
 BLOCK_SAMPLES = 2**17
 USUAL_RATE = 96_000
@@ -29,14 +28,6 @@ _UNKNOWN_BYTES = 0x7FFF0000
 _DECLARED_BYTES = re.compile(
     r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
-
-
-def check_sample_rate(sample_rate: int) -> None:
-    """Raise AudioError unless ``sample_rate`` (Hz) is one that recordings have."""
-    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
-        raise AudioError(
-            f"a sample rate of {sample_rate} Hz is outside {MIN_SAMPLE_RATE}..{MAX_SAMPLE_RATE} Hz"
-        )
 
 
 class SoundSource:

@@ -15,10 +15,10 @@ from typing import Any, BinaryIO, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import soundfile
-import soxr
 
+from snac_core.audio.samples import _resampled, check_sample_rate, check_samples
+from snac_core.audio.source import BLOCK_SAMPLES
 from snac_core.errors import AudioError
-from snac_core.sound_source import BLOCK_SAMPLES, SoundSource, check_sample_rate
 from snac_core.types import Samples
 from snac_core.utils.incremental import Piecemeal, finish
 
@@ -33,86 +33,6 @@ MEDIA_TYPES: dict[AudioFormat, str] = {
 """The media type of each format that can be written."""
 
 OPUS_SAMPLE_RATES = (8000, 12000, 16000, 24000, 48000)
-
-# A header cannot make us reserve more than this before any of the audio is decoded.
-_MAX_RESERVED_SECONDS = 3600
-
-
-def check_samples(samples: object) -> Samples:
-    """Return ``samples`` as a contiguous float32 array, copying only where needed.
-
-    Raises
-    ------
-    AudioError
-        Unless they are a non-empty one-dimensional array of finite floats.
-    """
-    try:
-        array = np.asarray(samples)
-    except ValueError as error:
-        raise AudioError(f"samples must be a one-dimensional array: {error}") from None
-    if array.dtype.kind != "f":
-        raise AudioError(f"samples must be floats within -1..1, not {array.dtype}")
-    if array.ndim != 1:
-        raise AudioError(f"samples must be one-dimensional (mono), not of shape {array.shape}")
-    if not array.size:
-        raise AudioError("there are no samples")
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, dtype=np.float32)
-    # An array's extremes are NaN if anything in it is; unlike isfinite() they need no memory.
-    if not (np.isfinite(array.min()) and np.isfinite(array.max())):
-        index = int(np.flatnonzero(~np.isfinite(array))[0])
-        raise AudioError(f"sample {index} is {array[index]}, which is not finite")
-    return array
-
-
-def read(
-    source: bytes | BinaryIO | str | Path, sample_rate: int, max_seconds: float | None = None
-) -> Samples:
-    """Read a recording as mono at ``sample_rate``.
-
-    Anything libsndfile reads: WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF, AU and more.
-    Channels are averaged. Resampling is soxr's high quality; n samples become
-    ``floor(n * sample_rate / rate + 0.5)``. Of a chained Ogg only the first link is read.
-
-    Parameters
-    ----------
-    source
-        The bytes of a file, an open binary file (read from its start), or a path.
-    sample_rate
-        Hz.
-    max_seconds
-        Longest recording to accept, by its header and by what is decoded.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32, one-dimensional, at least one sample, all finite.
-
-    Raises
-    ------
-    AudioError
-        For what is empty, not audio, cut short, damaged, without samples, not finite, or of
-        an absurd rate or channel count.
-    AudioTooLongError
-        For more than ``max_seconds``.
-    OSError
-        Where a file cannot be opened or read.
-    """
-    return finish(read_piecemeal(source, sample_rate, max_seconds))
-
-
-def read_piecemeal(
-    source: bytes | BinaryIO | str | Path, sample_rate: int, max_seconds: float | None = None
-) -> Piecemeal[Samples]:
-    """Do what ``read`` does, a block at a time; closed before its end, it lets go of the file."""
-    check_sample_rate(sample_rate)
-    with SoundSource(source, max_seconds) as sound:
-        expected = _resampled_length(sound.frames or 0, sound.sample_rate, sample_rate)
-        recording = _Recording(min(expected, _MAX_RESERVED_SECONDS * sample_rate))
-        for block in _resampled(sound.mono_blocks(), sound.sample_rate, sample_rate):
-            recording.append(block)
-            yield
-    return check_samples(recording.finish())
 
 
 def write(
@@ -206,40 +126,6 @@ def wav_header(sample_rate: int, num_samples: int | None = None) -> bytes:
     riff = struct.pack("<4sI4s", b"RIFF", 36 + size, b"WAVE")
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
     return riff + form + struct.pack("<4sI", b"data", size)
-
-
-class _Recording:
-    """One growing array of samples; growing it moves pages and does not copy them."""
-
-    def __init__(self, reserved: int) -> None:
-        self._samples = np.empty(max(reserved, 1), dtype=np.float32)
-        self._length = 0
-
-    def append(self, block: Samples) -> None:
-        end = self._length + len(block)
-        if end > len(self._samples):
-            self._samples.resize(max(end, len(self._samples) * 3 // 2), refcheck=False)
-        self._samples[self._length : end] = block
-        self._length = end
-
-    def finish(self) -> Samples:
-        self._samples.resize(self._length, refcheck=False)
-        return self._samples
-
-
-def _resampled_length(frames: int, rate: int, new_rate: int) -> int:
-    return (2 * frames * new_rate + rate) // (2 * rate)
-
-
-def _resampled(blocks: Iterable[Samples], rate: int, new_rate: int) -> Iterator[Samples]:
-    """Resample block by block; where blocks begin makes no difference to the result."""
-    if rate == new_rate:
-        yield from blocks
-        return
-    resampler = soxr.ResampleStream(rate, new_rate, 1, dtype="float32", quality="HQ")
-    for block in blocks:
-        yield resampler.resample_chunk(block)
-    yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
 
 def _encoded(samples: Samples, sample_rate: int, format: AudioFormat) -> Iterator[bytes]:
