@@ -23,12 +23,12 @@ from service.stream_messages import (
 )
 from service.stream_socket import Session
 from service.streams import Stream
-from service.token_reader import TokenReader, token_reader
-from service.token_writer import TokenWriter, token_writer
 from snac_core.audio import check_sample_rate
 from snac_core.audio.source import BLOCK_SAMPLES
 from snac_core.codec import Codec
-from snac_core.layouts import find_layout
+from snac_core.layouts import find_layout, token_reader, token_writer
+from snac_core.layouts.reader import TokenReader
+from snac_core.layouts.writer import TokenWriter
 from snac_core.streaming import StreamingDecoder, StreamingEncoder
 from snac_core.streaming.buffer import Pending
 from snac_core.types import Samples

@@ -38,9 +38,9 @@ from service.runtime import Service
 from service.security import HEADERS, caller, check_api_key
 from service.stream_messages import Start, check_start, dump, start_from_query
 from service.streams import Stream, StreamKind, first_of
-from service.token_reader import token_reader
 from snac_core.codec import Codec
 from snac_core.errors import TokenSpaceError
+from snac_core.layouts import token_reader
 
 log = structlog.get_logger(__name__)
 

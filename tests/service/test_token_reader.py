@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.token_reader import MAX_LEAD_FRAMES, token_reader
-from service.token_writer import token_writer
 from snac_core.config import SnacConfig
 from snac_core.errors import CodesError, LayoutError
-from snac_core.layouts import LAYOUTS, to_layout
+from snac_core.layouts import LAYOUTS, to_layout, token_reader, token_writer
+from snac_core.layouts.reader import MAX_LEAD_FRAMES
 from tests.conftest import TINY, TINY_ATTENTION
 
 CASES = [(TINY, name) for name in LAYOUTS] + [

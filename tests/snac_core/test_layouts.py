@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from snac_core.config import SNAC_24KHZ, SNAC_32KHZ, SnacConfig
 from snac_core.errors import CodesError, LayoutError
-from snac_core.layouts import LAYOUTS, depth_first, find_layout, from_layout, to_layout
+from snac_core.layouts import LAYOUTS, find_layout, from_layout, to_layout
+from snac_core.layouts.clips import depth_first
 
 THREE_LEVELS = ["hierarchical", "flat", "orpheus", "mini-omni"]
 CASES = [(name, SNAC_24KHZ) for name in THREE_LEVELS]

@@ -18,7 +18,13 @@ import numpy.typing as npt
 from snac_core.codes import whole_numbers
 from snac_core.config import SnacConfig
 from snac_core.errors import CodesError, LayoutError
-from snac_core.layouts import MINI_OMNI_EOA, MINI_OMNI_PAD, find_layout, from_layout, to_layout
+from snac_core.layouts.clips import (
+    MINI_OMNI_EOA,
+    MINI_OMNI_PAD,
+    find_layout,
+    from_layout,
+    to_layout,
+)
 
 Levels = tuple[npt.NDArray[np.int32], ...]
 Tokens = npt.NDArray[np.int64]

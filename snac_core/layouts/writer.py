@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.token_reader import Levels, row_offsets, zero_frame
 from snac_core.config import SnacConfig
-from snac_core.layouts import MINI_OMNI_EOA, MINI_OMNI_PAD, find_layout, to_layout
+from snac_core.layouts.clips import MINI_OMNI_EOA, MINI_OMNI_PAD, find_layout, to_layout
+from snac_core.layouts.reader import Levels, row_offsets, zero_frame
 
 
 class TokenWriter:
