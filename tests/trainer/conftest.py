@@ -17,7 +17,7 @@ from snac_core.model.quantizer import VectorQuantize
 from snac_core.store import ModelStore
 from tests.conftest import TINY, random_model
 from trainer import config as configuration
-from trainer.run.loop import train
+from trainer.training.loop import train
 
 RATE = TINY.sampling_rate
 

@@ -11,7 +11,7 @@ from trainer import config as configuration
 from trainer.config import Stage
 from trainer.errors import TrainerError
 
-SHIPPED = sorted(Path(configuration.__file__).with_name("configs").glob("*.json"))
+SHIPPED = sorted((Path(configuration.__file__).parents[1] / "configs").glob("*.json"))
 
 
 def test_what_is_shipped() -> None:
@@ -37,7 +37,9 @@ def test_shipped_configurations_parse_and_survive_a_round_trip(path: Path) -> No
 def test_the_published_recipes(
     name: str, frozen: bool, eval_batch: int | None, saving: tuple[Any, ...]
 ) -> None:
-    config = configuration.load(Path(configuration.__file__).parent / "configs" / f"{name}.json")
+    config = configuration.load(
+        Path(configuration.__file__).parents[1] / "configs" / f"{name}.json"
+    )
     assert config.pretrained_model == "hubertsiuzdak/snac_24khz"
     assert (config.freeze_encoder, config.freeze_vq) == (frozen, frozen)
     assert config.eval_batch_size == eval_batch

@@ -16,15 +16,13 @@ from snac_core.codec import Codec
 from snac_core.errors import AudioError
 from snac_core.types import Samples
 from snac_core.utils import atomic_files
-from trainer import curriculum
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, curriculum
 from trainer.data.recordings import read_part
 from trainer.errors import TrainerError
 from trainer.evaluation import selection
-from trainer.evaluation.compared import ROLES, Models
 from trainer.evaluation.fixed_loss import default_config, fixed_losses
-from trainer.evaluation.kept_samples import KeptSamples
-from trainer.evaluation.per_file import PerFile
+from trainer.evaluation.models import ROLES, Models
+from trainer.evaluation.outputs import KeptSamples, PerFile
 from trainer.evaluation.selection import ALL, SampleChoice, Taken, Unreadable
 from trainer.evaluation.speech_quality import MEASURES
 from trainer.evaluation.tally import Row, Tally

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from snac_core.model.quantizer import Level, ResidualVectorQuantize, VectorQuantize
-from trainer.process.distributed import World
+from trainer.runtime.distributed import World
 
 REMEMBERED = 16384
 """Latents per level that revived entries are drawn from."""

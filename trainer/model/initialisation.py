@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from snac_core.model import SNAC
 from snac_core.model.batch_context import Extent
 from snac_core.model.layers import NoiseBlock, ResidualUnit
-from trainer.model.guide import Guide
+from trainer.model.mel_target import Guide
 
 Convolution = nn.Conv1d | nn.ConvTranspose1d
 

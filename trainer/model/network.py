@@ -15,7 +15,7 @@ from snac_core.model.quantizer import VectorQuantize
 from snac_core.store import checkpoint
 from snac_core.store.weights import build
 from trainer.config import TrainConfig
-from trainer.model.guide import Guide
+from trainer.model.mel_target import Guide
 
 
 def starting_model(config: TrainConfig) -> tuple[SNAC, str | None]:

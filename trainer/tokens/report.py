@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from snac_core.utils import atomic_files
 from trainer.errors import TrainerError
-from trainer.pages import page, plots
+from trainer.reporting import page, plots
 from trainer.tokens.corpus import Corpus
 from trainer.tokens.statistics import MOST_RUN, TokenStatistics
 

@@ -18,10 +18,10 @@ from tests.trainer.commands import rows
 from tests.trainer.conftest import few_steps, voice, weights
 from trainer import config as configuration
 from trainer.errors import TrainerError
-from trainer.model.guide import Guide, fit
 from trainer.model.initialisation import scale_to
+from trainer.model.mel_target import Guide, fit
 from trainer.model.network import starting_model
-from trainer.run.loop import train
+from trainer.training.loop import train
 
 SMALL = SnacConfig(encoder_dim=8, decoder_dim=32, codebook_size=32)
 

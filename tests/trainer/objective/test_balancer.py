@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.trainer.halves import shared_counts
 from trainer.errors import TrainerError
-from trainer.objective.balancer import Balancer
+from trainer.losses.balancer import Balancer
 
 BATCH, LENGTH = 3, 8
 POSITIVE = st.floats(1e-3, 1e3)

@@ -15,7 +15,7 @@ from tests.trainer.halves import shared_counts
 from trainer import config as configuration
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
-from trainer.objective.discriminators import Adversary, PeriodDiscriminator, SpectralDiscriminator
+from trainer.losses.discriminators import Adversary, PeriodDiscriminator, SpectralDiscriminator
 
 SMALL = {
     "adversarial_weight": 1.0,

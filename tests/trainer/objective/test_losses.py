@@ -17,8 +17,8 @@ from tests.trainer.conftest import RATE, levels_of, voice
 from tests.trainer.halves import shared_counts
 from trainer import config as configuration
 from trainer.config import TrainConfig
-from trainer.objective.balancer import Balancer
-from trainer.objective.losses import TERMS, Losses, magnitude, term_weights, weighted_sum
+from trainer.losses.balancer import Balancer
+from trainer.losses.losses import TERMS, Losses, magnitude, term_weights, weighted_sum
 
 N_FFTS = (1024, 2048, 4096)
 

@@ -12,8 +12,8 @@ import torch
 from tests.trainer.commands import rows
 from trainer import config as configuration
 from trainer.errors import TrainerError
-from trainer.process.checkpointing import Writer, checkpoints, copied_to_cpu, of_epoch, prune, save
-from trainer.run.loop import train
+from trainer.runtime.checkpointing import Writer, checkpoints, copied_to_cpu, of_epoch, prune, save
+from trainer.training.loop import train
 
 CPU = torch.device("cpu")
 

@@ -15,8 +15,8 @@ from tests.trainer.commands import Forked, curve, wait_for_rows
 from tests.trainer.conftest import everything_at_once, record, weights
 from trainer import config as configuration
 from trainer.errors import TrainerError
-from trainer.process.distributed import World, device_called, process_count
-from trainer.run.loop import train
+from trainer.runtime.distributed import World, device_called, process_count
+from trainer.training.loop import train
 
 CPU = torch.device("cpu")
 

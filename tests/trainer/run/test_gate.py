@@ -17,12 +17,12 @@ from snac_core.store.manifest import MANIFEST, Manifest
 from tests.conftest import TINY, TINY_ATTENTION, random_model
 from tests.trainer.commands import rows
 from trainer import config as configuration
-from trainer.process.checkpointing import Writer
-from trainer.process.distributed import World
-from trainer.process.stopping import StopRequest
-from trainer.run.gate import Gate
-from trainer.run.loop import Run, train
-from trainer.run.publish import make_current
+from trainer.runtime.checkpointing import Writer
+from trainer.runtime.distributed import World
+from trainer.runtime.stopping import StopRequest
+from trainer.training.gate import Gate
+from trainer.training.loop import Run, train
+from trainer.training.publish import make_current
 
 CPU = torch.device("cpu")
 

@@ -11,12 +11,12 @@ from snac_core.model.batch_context import Extent
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import everything_at_once, voice
 from trainer import config as configuration
-from trainer.compiling import compile_units, uncompiled
+from trainer.model.compile import compile_units, uncompiled
 from trainer.model.ema import Average
 from trainer.model.network import frozen, starting_model
-from trainer.process.distributed import World
-from trainer.run.batches import Batch
-from trainer.run.learner import Learner
+from trainer.runtime.distributed import World
+from trainer.training.batches import Batch
+from trainer.training.learner import Learner
 
 ALONE = World(torch.device("cpu"))
 LENGTH = 4096

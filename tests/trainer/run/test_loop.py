@@ -22,11 +22,11 @@ from tests.trainer.conftest import RATE, record, voice, weights
 from trainer import config as configuration
 from trainer.errors import TrainerError
 from trainer.model.network import reconstruct, starting_model
-from trainer.process.checkpointing import Writer, copied_to_cpu
-from trainer.process.distributed import World
-from trainer.process.stopping import StopRequest
-from trainer.run.batches import Batch
-from trainer.run.loop import Run, train
+from trainer.runtime.checkpointing import Writer, copied_to_cpu
+from trainer.runtime.distributed import World
+from trainer.runtime.stopping import StopRequest
+from trainer.training.batches import Batch
+from trainer.training.loop import Run, train
 
 CPU = torch.device("cpu")
 LEARNING = {"freeze_encoder": False, "freeze_vq": False}

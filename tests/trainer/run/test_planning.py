@@ -10,7 +10,7 @@ from tests.trainer.conftest import everything_at_once
 from trainer import config as configuration
 from trainer.cli import main
 from trainer.errors import TrainerError
-from trainer.run.planning import plan
+from trainer.training.dry_run import plan
 
 
 def test_a_dry_run_says_what_would_be_done_and_touches_nothing(

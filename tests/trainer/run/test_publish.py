@@ -13,7 +13,7 @@ from snac_core.store.identity import token_space
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import voice
 from trainer.errors import TrainerError
-from trainer.run.publish import publish
+from trainer.training.publish import publish
 
 
 def checkpoint(path: Path, **changes: Any) -> Path:

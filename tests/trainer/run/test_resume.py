@@ -18,8 +18,8 @@ from tests.trainer.commands import Forked, curve, started, wait_for_rows
 from tests.trainer.conftest import everything_at_once, few_steps
 from trainer import config as configuration
 from trainer.errors import TrainerError
-from trainer.process.state import check_settings
-from trainer.run.loop import train
+from trainer.runtime.resume import check_settings
+from trainer.training.loop import train
 
 CPU = torch.device("cpu")
 
@@ -109,7 +109,7 @@ def test_what_was_saved_by_a_signal_goes_on_from_that_very_step(
     # What the run does at step 3 is to be asked to stop.
     output = tmp_path / "parts"
     config = configuration.parse({**settings, "output_dir": str(output)})
-    from trainer.run import loop
+    from trainer.training import loop
 
     class AtStepThree(loop.Run):
         def _keep_codebooks(self) -> None:

@@ -9,9 +9,9 @@ import torch
 
 from snac_core.errors import ModelError, SnacError
 from snac_core.store import ModelStore, checkpoint
-from trainer.process.distributed import World
-from trainer.run.publish import publish
-from trainer.run.validation import FixedSet
+from trainer.runtime.distributed import World
+from trainer.training.publish import publish
+from trainer.training.validation import FixedSet
 
 log = logging.getLogger(__name__)
 

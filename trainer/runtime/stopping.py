@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from trainer.process.distributed import is_worker
+from trainer.runtime.distributed import is_worker
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error

@@ -13,16 +13,15 @@ from torch.utils.data import Subset
 from snac_core.model import SNAC, Reconstruction
 from snac_core.model.noise import Noise
 from snac_core.model.quantizer import Level
-from trainer import curriculum
-from trainer.compiling import uncompiled
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, curriculum
 from trainer.data.segments import Clip, ValidationSegments, loader
 from trainer.data.unreadable import Unreadable
 from trainer.errors import TrainerError
-from trainer.objective.losses import Losses
-from trainer.process.distributed import World
-from trainer.process.stopping import Stopped
-from trainer.run.batches import Batch, Intake
+from trainer.losses.losses import Losses
+from trainer.model.compile import uncompiled
+from trainer.runtime.distributed import World
+from trainer.runtime.stopping import Stopped
+from trainer.training.batches import Batch, Intake
 
 Terms = dict[str, float]
 NOTHING = -1

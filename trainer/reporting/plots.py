@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from snac_core.types import Samples
 from trainer.model.code_use import Counts
-from trainer.pages.curves import Curves
+from trainer.reporting.curves import Curves
 
 INK, FAINT = "#010203", "#040506"
 SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05", "#0a0b06")

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from trainer.config import TrainConfig
-from trainer.objective.losses import GlobalCount, Part, masked, ratios, stft
+from trainer.losses.losses import GlobalCount, Part, masked, ratios, stft
 
 SLOPE = 0.1
 """Of the leaky ReLU below zero."""

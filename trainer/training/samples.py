@@ -11,10 +11,10 @@ from torch import Tensor
 
 from snac_core.model import SNAC
 from snac_core.model.noise import Noise
-from trainer.compiling import uncompiled
-from trainer.objective.losses import magnitude
-from trainer.run.batches import Batch
-from trainer.run.validation import FixedSet
+from trainer.losses.losses import magnitude
+from trainer.model.compile import uncompiled
+from trainer.training.batches import Batch
+from trainer.training.validation import FixedSet
 
 N_FFT = 1024
 RANGE_DB = 80.0

@@ -14,7 +14,7 @@ from snac_core.config import SnacConfig
 from snac_core.model.batch_context import Extent
 from snac_core.model.noise import Noise
 from trainer.data.segments import Segment
-from trainer.process.distributed import World
+from trainer.runtime.distributed import World
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from snac_core.utils import atomic_files
 from trainer.errors import TrainerError
-from trainer.objective.losses import TERMS
+from trainer.losses.losses import TERMS
 
 COLUMNS = (
     *("step", "epoch", "stage", "split", "loss"),

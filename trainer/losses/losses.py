@@ -56,7 +56,7 @@ TERMS: dict[str, Term] = {
         "guide_weight",
         "mean squared distance of the encoder's latent from the features that a model from "
         "random weights starts with; only with guided_steps",
-        "trainer/model/guide.py",
+        "trainer/model/mel_target.py",
     ),
     "adversarial": Term(
         "adversarial_weight",

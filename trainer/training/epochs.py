@@ -8,13 +8,12 @@ from typing import Any
 import torch
 
 from snac_core.config import SnacConfig
-from trainer import curriculum
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, curriculum
 from trainer.data.segments import Segment, SegmentLoader
 from trainer.data.sources import TrainingData
 from trainer.errors import TrainerError
-from trainer.process.distributed import World
-from trainer.run.batches import Batch, Intake
+from trainer.runtime.distributed import World
+from trainer.training.batches import Batch, Intake
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trainer.errors import TrainerError
 
 if TYPE_CHECKING:
-    from trainer.config import TrainConfig
+    from trainer.config.schema import TrainConfig
 
 _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     (

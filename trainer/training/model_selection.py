@@ -10,14 +10,14 @@ from typing import Any
 
 from snac_core.store.identity import token_space
 from snac_core.utils import atomic_files
-from trainer import curriculum
-from trainer.process.checkpointing import BEST, Writer
-from trainer.process.metrics import Metrics
-from trainer.process.progress import Progress
-from trainer.run.gate import Gate
-from trainer.run.learner import Learner
-from trainer.run.samples import Samples
-from trainer.run.validation import FixedSet, Measured, Terms, agreement
+from trainer.config import curriculum
+from trainer.runtime.checkpointing import BEST, Writer
+from trainer.runtime.metrics import Metrics
+from trainer.runtime.progress import Progress
+from trainer.training.gate import Gate
+from trainer.training.learner import Learner
+from trainer.training.samples import Samples
+from trainer.training.validation import FixedSet, Measured, Terms, agreement
 
 log = logging.getLogger(__name__)
 

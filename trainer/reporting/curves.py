@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trainer.errors import TrainerError
-from trainer.objective.losses import TERMS
+from trainer.losses.losses import TERMS
 
 MOST_POINTS = 500
 

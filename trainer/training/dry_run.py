@@ -8,15 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from snac_core.model import SNAC
-from trainer import curriculum
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, curriculum
 from trainer.data.sources import TrainingData, recordings
+from trainer.losses.discriminators import Adversary
+from trainer.losses.losses import Losses
 from trainer.model.network import reconstruct, starting_model
-from trainer.objective.discriminators import Adversary
-from trainer.objective.losses import Losses
-from trainer.process import state
-from trainer.process.distributed import World
-from trainer.run.batches import Batch
+from trainer.runtime import resume
+from trainer.runtime.distributed import World
+from trainer.training.batches import Batch
 
 PARTS = ("encoder", "quantizer", "decoder")
 ADAM_COPIES = 4
@@ -41,7 +40,7 @@ def plan(config: TrainConfig, processes: int = 1) -> str:
     model, version = starting_model(config)
     data = TrainingData(config)
     validation = recordings(config.val_data)
-    path = state.resumed_path(config)
+    path = resume.resumed_path(config)
     rows = list(_stages(config, data, model, processes))
     steps = sum(count for _, count in rows)
     total = min(config.max_steps or steps, steps)

@@ -18,26 +18,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from snac_core.utils import atomic_files
-from trainer import curriculum
-from trainer.compiling import uncompiled
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, curriculum
 from trainer.data.sources import TrainingData, recordings
 from trainer.data.unreadable import Unreadable
 from trainer.errors import TrainerError
-from trainer.model.guide import Guide, fit
+from trainer.model.compile import uncompiled
 from trainer.model.initialisation import scale_to
+from trainer.model.mel_target import Guide, fit
 from trainer.model.network import resumed_model, starting_model
-from trainer.process import state
-from trainer.process.checkpointing import BEST, LATEST, Writer, of_epoch
-from trainer.process.distributed import World
-from trainer.process.metrics import Metrics
-from trainer.process.progress import Meter, Progress
-from trainer.process.stopping import Stopped, StopRequest, listening
-from trainer.run.batches import Intake
-from trainer.run.epochs import Epochs
-from trainer.run.learner import Learner, Terms
-from trainer.run.referee import Referee
-from trainer.run.validation import FixedSet
+from trainer.runtime import resume
+from trainer.runtime.checkpointing import BEST, LATEST, Writer, of_epoch
+from trainer.runtime.distributed import World
+from trainer.runtime.metrics import Metrics
+from trainer.runtime.progress import Meter, Progress
+from trainer.runtime.stopping import Stopped, StopRequest, listening
+from trainer.training.batches import Intake
+from trainer.training.epochs import Epochs
+from trainer.training.learner import Learner, Terms
+from trainer.training.model_selection import Referee
+from trainer.training.validation import FixedSet
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ def train(config: TrainConfig, where: World | torch.device) -> Path:
         # On a CPU, a backward pass in this thread finds the memory that forward freed.
         torch.autograd.set_multithreading_enabled(False),
         Writer(config.keep_checkpoints) as writer,
-        contextlib.closing(Run(config, world, writer, stop, state.read(config, world))) as run,
+        contextlib.closing(Run(config, world, writer, stop, resume.read(config, world))) as run,
     ):
         try:
             run.referee.baseline()
@@ -283,7 +282,7 @@ class Run:
     def save(self, name: str) -> None:
         """Save all that the run depends on as ``name``; every process calls this."""
         self.saved_at, self.saved_step = time.monotonic(), self.progress.step
-        generators = state.random_states(self.world)
+        generators = resume.random_states(self.world)
         if not self.world.main:
             return
         learner = self.learner.state_dict()
@@ -312,13 +311,13 @@ class Run:
         # The patience may be another now.
         self.progress.judge(self.config.early_stop_patience)
         self.learner.load_state_dict({**run["learner"], "optimizer": content["optimizer"]})
-        state.set_random_states(run["random"], self.world)
+        resume.set_random_states(run["random"], self.world)
         return int(run["rows"])
 
     def _prepare_output(self, anew: bool) -> None:
         self.output.mkdir(parents=True, exist_ok=True)
         if anew:
-            state.set_aside(self.output)
+            resume.set_aside(self.output)
             (self.output / "unreadable.csv").unlink(missing_ok=True)
         text = json.dumps(self.config.to_dict(), indent=2) + "\n"
         atomic_files.replace(self.output / "config.json", text.encode())

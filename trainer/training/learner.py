@@ -14,19 +14,18 @@ from torch import Tensor, nn
 
 from snac_core.model import SNAC
 from snac_core.model.quantizer import Level
-from trainer import curriculum
-from trainer.compiling import compile_units
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, curriculum
 from trainer.errors import TrainerError
+from trainer.losses.balancer import Balancer
+from trainer.losses.discriminators import Adversary
+from trainer.losses.losses import Losses, term_weights, weighted_sum
 from trainer.model.codebooks import CodebookUse
+from trainer.model.compile import compile_units
 from trainer.model.ema import Average
-from trainer.model.guide import Guide
+from trainer.model.mel_target import Guide
 from trainer.model.network import Network
-from trainer.objective.balancer import Balancer
-from trainer.objective.discriminators import Adversary
-from trainer.objective.losses import Losses, term_weights, weighted_sum
-from trainer.process.distributed import World, not_synchronised
-from trainer.run.batches import Batch
+from trainer.runtime.distributed import World, not_synchronised
+from trainer.training.batches import Batch
 
 log = logging.getLogger(__name__)
 

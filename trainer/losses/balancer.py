@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import TrainerError
-from trainer.objective.losses import GlobalCount
+from trainer.losses.losses import GlobalCount
 
 
 class Balancer:

@@ -14,11 +14,10 @@ import torch
 from snac_core.errors import ModelError
 from snac_core.store.weights import read_torch
 from trainer import config as configuration
-from trainer import curriculum
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, curriculum
 from trainer.errors import TrainerError
-from trainer.process.checkpointing import BEST, checkpoints
-from trainer.process.distributed import World, restarted
+from trainer.runtime.checkpointing import BEST, checkpoints
+from trainer.runtime.distributed import World, restarted
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,20 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from snac_core import audio
+from snac_core.types import Samples
 from snac_core.utils import atomic_files
+from trainer.evaluation.models import ALONE, BASE, FINETUNED
+
+FOLDER = "samples"
+
+ORIGINAL = "original"
+
 
 ROWS_AT_ONCE = 1024
 
@@ -73,3 +82,37 @@ class PerFile:
 
 def _finite(value: str | float | None) -> float | None:
     return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+class KeptSamples:
+    """Numbered WAV files ``samples/NNN_{original,base,finetuned}.wav``.
+
+    Those of an evaluation before are removed.
+
+    Parameters
+    ----------
+    output_dir
+        Where the folder is made.
+    sample_rate
+        Hz.
+    """
+
+    def __init__(self, output_dir: Path, sample_rate: int) -> None:
+        self.folder, self.sample_rate = output_dir / FOLDER, sample_rate
+        self.kept: list[dict[str, Any]] = []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in (ORIGINAL, BASE, FINETUNED, ALONE):
+            for old in self.folder.glob(f"[0-9][0-9][0-9]_{name}.wav"):
+                old.unlink()
+
+    def keep(
+        self, path: Path, group: str, reference: Samples, made: Mapping[str, Samples]
+    ) -> dict[str, Any]:
+        """Write a recording, [T], and its reconstructions, and return what is noted of it."""
+        number = f"{len(self.kept):03d}"
+        files = {}
+        for name, samples in {ORIGINAL: reference, **made}.items():
+            files[name] = f"{FOLDER}/{number}_{name}.wav"
+            audio.write(self.folder / f"{number}_{name}.wav", samples, self.sample_rate)
+        self.kept.append({"number": number, "path": str(path), "group": group, "files": files})
+        return self.kept[-1]
