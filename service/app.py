@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
 
-from service import errors
+from service import problems
 from service.held import HeldLimit
 from service.limits import BodyLimit
 from service.middleware import RequestContext
@@ -50,7 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    errors.install(app)
+    problems.install(app)
     computing = [Depends(require_key), Depends(set_deadline)]
     app.include_router(encode.router, dependencies=computing)
     app.include_router(decode.router, dependencies=computing)

@@ -9,8 +9,9 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import OverloadedError, TooLargeError, problem_response
+from service.errors import OverloadedError, TooLargeError
 from service.metrics import Metrics
+from service.problems import problem_response
 
 SMALL_BYTES = 2**16
 """Answers up to here are not counted: a connection takes them at once, and must always be able

@@ -11,11 +11,11 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.errors import DisconnectedError, problem_type
+from service.concurrency import first_of, until_gone
+from service.errors import DisconnectedError
 from service.held import Holding
 from service.media import NDJSON
-from service.runtime import until_gone
-from service.streams import first_of
+from service.problems import problem_type
 
 
 @dataclasses.dataclass(frozen=True)

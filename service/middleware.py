@@ -14,8 +14,9 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import NotReadyError, problem_response
+from service.errors import NotReadyError
 from service.metrics import Metrics
+from service.problems import problem_response
 from service.security import HEADERS
 
 log = structlog.get_logger(__name__)

@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from service.errors import MEDIA_TYPE
 from service.media import AUDIO_FORMATS, JSON, MSGPACK, NPZ
+from service.problems import MEDIA_TYPE
 from service.schemas import DecodeBatchBody, DecodeBody, Problem
 from service.uploads import MULTIPART
 

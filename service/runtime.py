@@ -12,21 +12,22 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import structlog
 import torch
 from fastapi import Depends, Header, Request
-from starlette.types import Receive
 
 from service import tracing
 from service.batching import Engine
-from service.errors import INTERNAL, DeadlineError, DisconnectedError, problem, problem_type
+from service.concurrency import until_gone
+from service.errors import DeadlineError
 from service.held import Held, Holding
 from service.lifecycle import Lifecycle
 from service.limits import RateLimits
 from service.metrics import Metrics
 from service.model_manager import ModelManager
+from service.problems import INTERNAL, problem, problem_type
 from service.settings import Settings
 from service.streams import Streams
 from service.threads import Threads
@@ -282,13 +283,6 @@ def from_outside(request: Request) -> bool:
 
 def _add(timings: Timings, stage: str, seconds: float) -> None:
     timings[stage] = timings.get(stage, 0.0) + seconds
-
-
-async def until_gone(receive: Receive) -> NoReturn:
-    """Wait until the client leaves, then raise DisconnectedError."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    raise DisconnectedError("the client went away before the end of its answer")
 
 
 def _service(request: Request) -> Service:

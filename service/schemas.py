@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
+from service.fields import Noise, Seed
+
 Tokens = list[list[int]] | list[int]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Noise = Literal["seeded", "off"]
 
 
 class Problem(BaseModel):

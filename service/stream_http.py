@@ -9,12 +9,13 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.errors import INTERNAL, problem_type
+from service.concurrency import first_of, until_gone
 from service.media import AUDIO_FORMATS
-from service.runtime import Service, until_gone
+from service.problems import INTERNAL, problem_type
+from service.runtime import Service
 from service.schemas import DecodeOptions
 from service.stream_messages import write_pcm
-from service.streams import Stream, first_of
+from service.streams import Stream
 from snac_core import audio
 from snac_core.codec import Codec
 from snac_core.codes import Codes

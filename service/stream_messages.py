@@ -6,27 +6,19 @@ Text frames are JSON, one object each (or bare tokens); binary frames are int32 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from service.errors import InvalidRequestError, MalformedBodyError
+from service.fields import LayoutField, Noise, Seed
 from service.limits import check_nesting
-from service.schemas import Noise, Seed
 from snac_core import audio
 from snac_core.types import Samples
 
 PcmFormat = Literal["s16le", "f32le"]
-
-_LayoutName = Annotated[
-    str,
-    Field(
-        max_length=64,
-        description="hierarchical, flat, orpheus or mini-omni, with or without its version.",
-    ),
-]
 
 
 class _Message(BaseModel):
@@ -37,7 +29,7 @@ class Start(_Message):
     """What both kinds of stream begin with."""
 
     type: Literal["start"] = "start"
-    layout: _LayoutName = "hierarchical"
+    layout: LayoutField = "hierarchical"
     base: NonNegativeInt | None = Field(default=None, lt=2**31)
     token_space: str | None = Field(
         default=None, max_length=64, description="Another than the model's is refused."

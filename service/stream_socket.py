@@ -23,21 +23,19 @@ from fastapi import WebSocket
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
+from service.concurrency import first_of
 from service.errors import (
-    INTERNAL,
-    MEDIA_TYPE,
     DisconnectedError,
     ForbiddenError,
     NotReadyError,
     TooLargeError,
     UnauthorizedError,
-    problem,
-    problem_type,
 )
+from service.problems import INTERNAL, MEDIA_TYPE, problem, problem_type
 from service.runtime import Service
 from service.security import HEADERS, caller, check_api_key
 from service.stream_messages import Start, check_start, dump, start_from_query
-from service.streams import Stream, StreamKind, first_of
+from service.streams import Stream, StreamKind
 from snac_core.codec import Codec
 from snac_core.errors import TokenSpaceError
 from snac_core.layouts import token_reader

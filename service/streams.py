@@ -11,19 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Iterator
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 from service.batching import Engine
-from service.errors import (
-    DeadlineError,
-    NotReadyError,
-    OverloadedError,
-    StreamIdleError,
-    problem_type,
-)
+from service.errors import DeadlineError, NotReadyError, OverloadedError, StreamIdleError
 from service.limits import RateLimits
 from service.metrics import Metrics
+from service.problems import problem_type
 from service.settings import Settings
 from snac_core.codec import Codec
 from snac_core.inference.jobs import Job
@@ -244,15 +239,3 @@ class Streams:
                 await asyncio.wait_for(self._none_left.wait(), pause)
             for stream in self.all:
                 stream.stop()
-
-
-async def first_of(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run ``parts`` until one ends, which decides how this ends; the others are cancelled."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        next(task for task in tasks if task.done()).result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

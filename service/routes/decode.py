@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from service.decode_request import Fields, parse_fields, plan_decode, read_codes
 from service.errors import InvalidRequestError
+from service.fields import Noise, Seed
 from service.limits import check_count
 from service.media import AUDIO_FORMATS, JSON, ZIP, content_type, negotiate
 from service.openapi import (
@@ -26,7 +27,7 @@ from service.openapi import (
     problems,
 )
 from service.runtime import Service, ServiceDep
-from service.schemas import DecodeBatchAnswer, Noise, Seed
+from service.schemas import DecodeBatchAnswer
 from service.stream_http import STREAMED, AudioStream
 from service.uploads import read_audio, read_bounded
 from snac_core.audio import MEDIA_TYPES, AudioFormat

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated, Any
+from typing import Any
 
 import msgpack
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.errors import InvalidRequestError
+from service.fields import Base, LayoutName
 from service.limits import check_count
 from service.lines import Item, Line, Lines
 from service.media import JSON, MSGPACK, NDJSON, NPZ, negotiate
@@ -23,17 +24,6 @@ from snac_core.codes import UINT16_CODES, Codes
 from snac_core.layouts import Layout, find_layout, to_layout
 
 router = APIRouter(tags=["encode"])
-
-LayoutName = Annotated[
-    str,
-    Query(
-        max_length=64,
-        description="hierarchical, flat, orpheus or mini-omni, with or without its version.",
-    ),
-]
-Base = Annotated[
-    int | None, Query(ge=0, lt=2**31, description="Token id of code 0, for layouts that have one.")
-]
 
 
 @router.post(
