@@ -15,12 +15,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from service.batching import Engine
 from service.client import ProblemError, SnacClient
-from service.client_calls import Calls
+from service.client.calls import Calls
+from service.engine.engine import Engine
+from service.engine.queued_job import Timing
 from service.errors import EngineDeadError, NotReadyError, OverloadedError
-from service.metrics import Metrics
-from service.work import Timing
+from service.observability.metrics import Metrics
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.errors import ModelError

@@ -22,8 +22,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.metrics import Metrics
-from service.model_manager import ModelManager
+from service.models.manager import ModelManager
+from service.observability.metrics import Metrics
 from service.settings import Settings
 from snac_core.audio import read
 from snac_core.codec import Codec

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
-from service.metrics import Metrics
-from service.threads import Threads
+from service.engine.io_pool import Threads
+from service.observability.metrics import Metrics
 from snac_core import audio, quality
 from snac_core.audio.source import BLOCK_SAMPLES, SoundSource
 from snac_core.streaming import StreamingEncoder

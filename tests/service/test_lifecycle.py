@@ -18,11 +18,11 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from service import model_manager
 from service.app import create_app
 from service.errors import NotReadyError
-from service.lifecycle import Lifecycle
-from service.model_manager import warm_up
+from service.models import manager
+from service.models.warmup import warm_up
+from service.runtime.lifecycle import Lifecycle
 from service.settings import Settings
 from snac_core.codec import Codec
 from snac_core.store import ModelStore
@@ -90,7 +90,7 @@ def test_it_is_not_ready_before_it_is_warm(model_ref: str, monkeypatch: pytest.M
 
         warm_up(codec, told)
 
-    monkeypatch.setattr(model_manager, "warm_up", held)
+    monkeypatch.setattr(manager, "warm_up", held)
     app = create_app(Settings(model=model_ref, device="cpu"))
     with TestClient(app) as client:
         try:

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from service.batching import Engine
-from service.metrics import Metrics
+from service.engine.engine import Engine
+from service.engine.queued_job import Timing
+from service.observability.metrics import Metrics
+from service.runtime.streams import Stream
 from service.settings import Settings
-from service.streams import Stream
-from service.work import Timing
 from snac_core.codec import Codec
 from snac_core.inference.jobs import Step
 from snac_core.streaming import StreamingDecoder

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from service.api.content_negotiation import content_type, negotiate
 from service.errors import NotAcceptableError
-from service.media import content_type, negotiate
 
 OFFERS = ("application/json", "application/x-npz", "audio/wav", "audio/ogg")
 

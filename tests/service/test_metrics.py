@@ -13,8 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import reference
-from service.exposition import merge
-from service.metrics import Metrics
+from service.observability.merged_metrics import merge
+from service.observability.metrics import Metrics
 from service.settings import SECTIONS, Settings
 
 DOCS = Path(__file__).parents[2] / "docs"

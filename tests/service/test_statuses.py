@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from service.model_manager import VersionState
+from service.models.manager import VersionState
 from snac_core.store import ModelStore
 
 KEY, ADMIN = "a key of the house", "an operator's key"

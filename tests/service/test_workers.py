@@ -19,10 +19,12 @@ import httpx
 import psutil
 import pytest
 
-from service import workers
 from service.errors import ReloadError
+from service.runtime.lifecycle import ENGINE_DEAD, REFUSED
+from service.runtime.peers import Worker
+from service.server import supervisor
+from service.server.supervisor import devices
 from service.settings import Settings
-from service.workers import ENGINE_DEAD, REFUSED, Worker, devices
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError
 from snac_core.store import ModelStore
@@ -166,13 +168,13 @@ def test_two_workers_are_one_service(
         assert httpx.post(f"{url}/v1/models/rollback", timeout=60).is_success
         assert {answer.headers["X-Model-Version"] for answer in posts(12)} == {store.current()}
 
-        workers = [
+        supervisor = [
             child
             for child in psutil.Process(process.pid).children()
             if "spawn_main" in " ".join(child.cmdline())
         ]
-        assert len(workers) == 2
-        assert {worker.environ()["OMP_WAIT_POLICY"] for worker in workers} == {"PASSIVE"}
+        assert len(supervisor) == 2
+        assert {worker.environ()["OMP_WAIT_POLICY"] for worker in supervisor} == {"PASSIVE"}
         process.send_signal(signal.SIGTERM)
         assert process.wait(400) == 0
 
@@ -239,7 +241,7 @@ def test_a_worker_that_hangs_is_named_and_one_that_is_away_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("RELOAD_SECONDS", "METRICS_SECONDS"):
-        monkeypatch.setattr(workers, name, 0.2)
+        monkeypatch.setattr(supervisor, name, 0.2)
     worker = Worker(0, 3, tmp_path)
     with socket.socket(socket.AF_UNIX) as hung:
         hung.bind(str(tmp_path / "1.sock"))
@@ -276,8 +278,8 @@ def test_a_signal_while_workers_start_ends_them_all(store: ModelStore) -> None:
 
 def test_workers_do_not_outlive_the_process_that_started_them(store: ModelStore) -> None:
     with crew(store.root) as (process, _, _):
-        workers = psutil.Process(process.pid).children()
+        supervisor = psutil.Process(process.pid).children()
         process.kill()
         process.wait()
-        _, alive = psutil.wait_procs(workers, timeout=400)
+        _, alive = psutil.wait_procs(supervisor, timeout=400)
         assert not alive
