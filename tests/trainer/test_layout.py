@@ -10,15 +10,16 @@ import trainer
 ROOT = Path(trainer.__file__).parent
 
 MAY_IMPORT = {
-    "data": set(),
-    "objective": set(),
-    "preparation": {"data"},
-    "process": {"objective"},
-    "model": {"process"},
-    "run": {"data", "objective", "process", "model"},
-    "pages": {"objective", "model"},
-    "evaluation": {"data", "objective", "model", "pages"},
-    "tokens": {"model", "pages"},
+    "config": set(),
+    "data": {"config"},
+    "losses": {"config"},
+    "preparation": {"data", "config"},
+    "runtime": {"losses", "config"},
+    "model": {"runtime", "config"},
+    "training": {"data", "losses", "runtime", "model", "config"},
+    "reporting": {"losses", "model"},
+    "evaluation": {"data", "losses", "model", "reporting", "config"},
+    "tokens": {"model", "reporting"},
 }
 
 

@@ -399,10 +399,10 @@ SUPPORT = """
 import json, os, shutil, signal, sys
 from pathlib import Path
 import torch
-import snac_core.durable, snac_core.manifest, snac_core.model_store
 from snac_core.config import SnacConfig
 from snac_core.model import SNAC
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore, manifest, model_store
+from snac_core.utils import atomic_files
 
 torch.set_num_threads(1)  # OpenMP's threads would not survive a fork.
 config = SnacConfig.from_dict(CONFIG)
@@ -428,7 +428,7 @@ def in_child(work):
 # Publishing forks where that code begins, so that the model is built once.
 KILL_AT_EVERY_LINE = """
 touching_disk = {m.__file__ for m in (
-    shutil, snac_core.durable, snac_core.manifest, snac_core.model_store)}
+    shutil, atomic_files, manifest, model_store)}
 
 def killed_at(line, work):
     seen = 0

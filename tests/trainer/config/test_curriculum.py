@@ -11,7 +11,7 @@ from trainer import config as configuration
 from trainer.config import Stage
 from trainer.config.curriculum import learning_rate, longest, plan
 
-CONFIGS = Path(configuration.__file__).with_name("configs")
+CONFIGS = Path(configuration.__file__).parents[1] / "configs"
 LENGTHS = {1: 1.0, 2: 1.0, 3: 2.0, 4: 2.0, 5: 3.0, 6: 3.0, 7: 4.0, 8: 4.0, 9: 4.0, 10: 4.0}
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-TABLE = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "bad_inputs.py"))
+TABLE = runpy.run_path(str(Path(__file__).parents[3] / "bench" / "bad_inputs.py"))
 CASES = TABLE["cases"]()
 
 values = st.recursive(

@@ -20,7 +20,7 @@ from service.models.manager import VersionState
 from snac_core.store import ModelStore
 
 KEY, ADMIN = "a key of the house", "an operator's key"
-PAGE = Path(__file__).parents[2] / "docs" / "api.md"
+PAGE = Path(__file__).parents[3] / "docs" / "api.md"
 
 READING = ["POST /v1/encode", "POST /v1/encode/batch", "POST /v1/reconstruct"]
 DECODING = ["POST /v1/decode", "POST /v1/decode/batch"]

@@ -25,7 +25,7 @@ from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.layouts import LAYOUTS, to_layout
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

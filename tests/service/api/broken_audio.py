@@ -1,6 +1,6 @@
 """Broken audio files by the thousand, the same ones for the same seed.
 
-    python tests/service/broken_audio.py FOLDER [--count 2000] [--seed 0]
+    python tests/service/api/broken_audio.py FOLDER [--count 2000] [--seed 0]
 
 writes them to look at; the tests post them.
 """

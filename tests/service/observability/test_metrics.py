@@ -17,7 +17,7 @@ from service.observability.merged_metrics import merge
 from service.observability.metrics import Metrics
 from service.settings import SECTIONS, Settings
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 @pytest.mark.parametrize("name", reference.PAGES)
