@@ -55,6 +55,12 @@ class Models(BaseSettings):
     reload_interval: float = Field(
         default=2.0, gt=0, description="Seconds between two looks at the model store."
     )
+    store_stale_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds without a look at the model store that succeeded, after which "
+        "`/health/ready` says `stale`; the model being served stays.",
+    )
     allow_token_space_change: bool = Field(
         default=False, description="Let a reload change the token space, and so the codes."
     )
@@ -65,6 +71,12 @@ class Models(BaseSettings):
         default=None,
         description="One process for each of several devices, behind the same port: a list such "
         "as `cuda:0,cuda:1`, a number of them, or `all` for every visible GPU.",
+    )
+    heartbeat_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds without a sign of life, after which one of several worker processes "
+        "is ended and started again.",
     )
 
 

@@ -167,3 +167,6 @@ class Health(BaseModel):
     """A probe's answer when all is well."""
 
     status: str
+    store: Literal["fresh", "stale"] | None = Field(
+        default=None, description="Whether the model store has been read of late."
+    )

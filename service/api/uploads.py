@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -22,6 +23,12 @@ MAX_FIELDS = 8
 
 # What plain `curl --data-binary` and clients that name nothing send.
 UNNAMED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+
+
+MAX_FIELD_BYTES = 16 * 2**10
+"""Bytes of one of them."""
+
+_UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
 
 
 class _InMemoryParser(MultiPartParser):
@@ -79,8 +86,16 @@ async def read_uploads(request: Request, part: str, most: int) -> list[Upload]:
     media = content_type(request.headers.get("content-type"))
     if media != MULTIPART:
         raise UnsupportedMediaError(f"send {MULTIPART}, not {media!r:.100}")
+    _, parameters = parse_options_header(request.headers["content-type"])
+    charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in _UTF8:
+        raise UnsupportedMediaError(f"names of files and fields are UTF-8, not {charset!r:.40}")
     parser = _InMemoryParser(
-        request.headers, request.stream(), max_files=most, max_fields=MAX_FIELDS
+        request.headers,
+        request.stream(),
+        max_files=most,
+        max_fields=MAX_FIELDS,
+        max_part_size=MAX_FIELD_BYTES,
     )
     try:
         form = await parser.parse()

@@ -33,6 +33,12 @@ class Metrics:
             ["route", "outcome"],
             registry=self.registry,
         )
+        self.connections_refused = Counter(
+            "snac_connections_refused",
+            "Connections ended before a request was understood, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.request_seconds = Histogram(
             "snac_request_seconds",
             "Time from a request's headers to the end of its answer.",
@@ -154,6 +160,11 @@ class Metrics:
             "snac_model_requests",
             "Requests that a version had part in, by outcome.",
             ["version", "outcome"],
+            registry=self.registry,
+        )
+        self.store_age = Gauge(
+            "snac_store_age_seconds",
+            "Seconds since the model store was last read; it grows while the store hangs.",
             registry=self.registry,
         )
         self.reloads = Counter(

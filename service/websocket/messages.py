@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from service.errors import InvalidRequestError, MalformedBodyError
 from service.fields import LayoutField, Noise, Seed
-from service.limits.body import check_nesting
+from service.limits.body import check_names, check_nesting
 from service.websocket.pcm import PcmFormat
 
 
@@ -94,6 +94,8 @@ def parse_json(text: str, max_depth: int) -> object:
 
 def check(kind: type[_M], value: object) -> _M:
     """Return a message of ``kind``; raises InvalidRequestError naming what is wrong."""
+    if isinstance(value, dict):
+        check_names(value, kind.model_fields)
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -124,6 +126,7 @@ def start_from_query(kind: type[_S], query: Mapping[str, str]) -> _S | None:
     """
     if not query:
         return None
+    check_names(query, kind.model_fields)
     try:
         return kind.model_validate_strings(dict(query))
     except ValidationError as error:

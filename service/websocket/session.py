@@ -248,7 +248,11 @@ def _check_origin(websocket: WebSocket, allowed: tuple[str, ...]) -> None:
     origin = websocket.headers.get("origin")
     if origin is None or origin in allowed or "*" in allowed:
         return
-    if urlsplit(origin).netloc != websocket.headers.get("host"):
+    try:
+        host: str | None = urlsplit(origin).netloc
+    except ValueError:
+        host = None
+    if host is None or host != websocket.headers.get("host"):
         raise ForbiddenError("pages of another origin may stream only if SNAC_CORS_ORIGINS has it")
 
 

@@ -16,7 +16,12 @@ from service.observability.merged_metrics import merge
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/health/live", summary="Restart me?", responses=problems(503))
+@router.get(
+    "/health/live",
+    summary="Restart me?",
+    responses=problems(503),
+    response_model_exclude_none=True,
+)
 async def live(service: ServiceDep) -> Health:
     """Answer 200 while the engine thread lives, loading or not; anything else needs a restart."""
     if service.lifecycle.failure is not None:
@@ -26,16 +31,26 @@ async def live(service: ServiceDep) -> Health:
     return Health(status="alive")
 
 
-@router.get("/health/ready", summary="Send me requests?", responses=problems(503))
+@router.get(
+    "/health/ready",
+    summary="Send me requests?",
+    responses=problems(503),
+    response_model_exclude_none=True,
+)
 async def ready(service: ServiceDep) -> Health:
     """Answer 200 while requests are answered: not before a model is loaded, nor when stopping."""
     service.lifecycle.check_ready()
     if not service.ready:
         raise EngineDeadError("the engine thread has ended")
-    return Health(status="ready")
+    return Health(status="ready", store=service.models.store_state)
 
 
-@router.get("/health/startup", summary="Have you started?", responses=problems(503))
+@router.get(
+    "/health/startup",
+    summary="Have you started?",
+    responses=problems(503),
+    response_model_exclude_none=True,
+)
 async def startup(service: ServiceDep) -> Health:
     """Answer 503, saying how far it has come, until a model is loaded and warm; then 200."""
     service.lifecycle.check_started()
