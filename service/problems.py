@@ -32,6 +32,7 @@ from service.errors import (
     UnauthorizedError,
     UnsupportedMediaError,
 )
+from service.request_state import RequestState
 from snac_core.errors import (
     AudioError,
     AudioTooLongError,
@@ -120,8 +121,9 @@ def problem(error: BaseException, request_id: str, instance: str) -> dict[str, A
 def problem_response(request: Request, error: Exception) -> Response:
     """Answer with an error, and leave its name for the metrics."""
     kind = problem_type(error)
-    request.state.outcome = kind.name
-    body = problem(error, getattr(request.state, "request_id", ""), request.url.path)
+    state = RequestState.of(request.scope)
+    state.outcome = kind.name
+    body = problem(error, state.request_id, request.url.path)
     headers = dict(getattr(error, "headers", None) or {})
     return Response(json.dumps(body), kind.status, headers, MEDIA_TYPE)
 

@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from service import keys
 from service.errors import ForbiddenError, UnauthorizedError
 from service.keys import Key
+from service.request_state import RequestState
 from service.settings import Settings
 
 ANONYMOUS = "anonymous"
@@ -50,8 +51,9 @@ def require_key(request: Request, given: Annotated[str | None, Depends(_header)]
     """Let a call through if no keys are set, or one of them was sent."""
     service = request.app.state.service
     name = check_api_key(service.settings, given)
-    request.state.caller = caller(request.client.host if request.client else "", name)
-    service.rates.count_request(request.state.caller)
+    who = caller(request.client.host if request.client else "", name)
+    RequestState.of(request.scope).caller = who
+    service.rates.count_request(who)
 
 
 def require_admin_key(

@@ -7,14 +7,13 @@ import dataclasses
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
-from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.content_negotiation import NDJSON
+from service.api.requests import Call
 from service.concurrency import run_until_first_complete, wait_for_disconnect
 from service.errors import DisconnectedError
-from service.limits.memory import Reservation
 from service.problems import problem_type
 
 
@@ -35,10 +34,10 @@ class NdjsonResponse(Response):
     A client that leaves takes the rest of its items with it.
     """
 
-    def __init__(self, request: Request, items: Callable[[], list[Item]]) -> None:
+    def __init__(self, call: Call, items: Callable[[], list[Item]]) -> None:
         super().__init__(None, 200, None, NDJSON)
         del self.headers["Content-Length"]
-        self._request, self._items = request, items
+        self._call, self._items = call, items
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, as ASGI calls it."""
@@ -46,7 +45,7 @@ class NdjsonResponse(Response):
         try:
             await run_until_first_complete(self._send(send, items), wait_for_disconnect(receive))
         except DisconnectedError as error:
-            self._request.state.outcome = problem_type(error).name
+            self._call.state.outcome = problem_type(error).name
         finally:
             for item in items:
                 item.cancel()
@@ -66,5 +65,4 @@ class NdjsonResponse(Response):
     async def _send_line(self, send: Send, line: NdjsonItem) -> None:
         body = {"body": line.data + b"\n", "more_body": True}
         await send({"type": "http.response.body", **body})
-        reservation: Reservation = self._request.state.reservation
-        reservation.grow(-line.held)
+        self._call.reservation.grow(-line.held)

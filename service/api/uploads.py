@@ -9,6 +9,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.api.content_negotiation import content_type
+from service.api.requests import Call
 from service.errors import (
     InvalidRequestError,
     MalformedBodyError,
@@ -95,17 +96,24 @@ async def read_uploads(request: Request, part: str, most: int) -> list[Upload]:
         await form.close()
 
 
-async def read_bounded(request: Request, max_bytes: int) -> bytes:
-    """Return the whole body, giving up as soon as it has more than ``max_bytes``.
+async def read_codes_body(call: Call) -> tuple[bytes, str]:
+    """Return a decode request's body and media type.
 
     Raises
     ------
     TooLargeError
-        Saying the limit.
+        As soon as more than ``SNAC_MAX_CODES_BYTES`` have come.
     """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise TooLargeError(f"codes may take at most {max_bytes} bytes")
-    return bytes(body)
+    most = call.service.settings.max_codes_bytes
+
+    async def read() -> bytes:
+        body = bytearray()
+        async for chunk in call.request.stream():
+            body += chunk
+            if len(body) > most:
+                raise TooLargeError(f"codes may take at most {most} bytes")
+        return bytes(body)
+
+    return await call.before_deadline(read()), content_type(
+        call.request.headers.get("content-type")
+    )

@@ -80,11 +80,17 @@ class Reservation:
             raise
 
 
+def reservation_of(scope: Scope) -> Reservation:
+    """Return the memory reserved for the request with this ASGI scope."""
+    reservation: Reservation = scope["state"]["reservation"]
+    return reservation
+
+
 class MemoryLimit:
     """Count the memory of each request: 429 if it does not fit now, 413 if it can never fit.
 
-    A request first reserves its body as it arrives; handlers add what they make to
-    ``request.state.reservation``. A response of known length then replaces both until the client
+    A request first reserves its body as it arrives; handlers add what they make
+    (`reservation_of`). A response of known length then replaces both until the client
     has received it. A streamed response is never held as a whole.
     """
 

@@ -8,7 +8,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from service.api.docs_page import documentation_page
 from service.api.openapi import problems
-from service.api.requests import ServiceDep, from_outside
+from service.api.requests import CallDep, ServiceDep
 from service.api.schemas import Health
 from service.errors import EngineDeadError
 from service.observability.merged_metrics import merge
@@ -48,10 +48,11 @@ async def startup(service: ServiceDep) -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(request: Request, service: ServiceDep) -> Response:
+async def metrics(call: CallDep) -> Response:
     """Print every metric in Prometheus text format, of all workers if there are several."""
+    service = call.service
     text = service.metrics.render()
-    if service.worker is not None and from_outside(request):
+    if service.worker is not None and call.from_outside:
         others = await service.worker.others_metrics()
         text = merge({service.worker.number: text.decode(), **others})
     return Response(text, media_type=CONTENT_TYPE_LATEST)
