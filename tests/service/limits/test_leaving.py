@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
-from service.engine.io_pool import Threads
+from service.engine.io_pool import IoPool
 from service.observability.metrics import Metrics
 from snac_core import audio, quality
 from snac_core.audio.source import BLOCK_SAMPLES, SoundSource
@@ -246,7 +246,7 @@ def test_what_waits_for_a_thread_does_not_begin_when_nobody_waits_for_it() -> No
         assert free.wait(300)
 
     async def leave() -> None:
-        threads = Threads(1, Metrics())
+        threads = IoPool(1, Metrics())
         holding = asyncio.create_task(threads.run(hold))
         assert await asyncio.to_thread(busy.wait, 300)
         leaving = asyncio.create_task(threads.run(begun.append, "left"))
