@@ -114,6 +114,5 @@ async def read_codes_body(call: Call) -> tuple[bytes, str]:
                 raise TooLargeError(f"codes may take at most {most} bytes")
         return bytes(body)
 
-    return await call.before_deadline(read()), content_type(
-        call.request.headers.get("content-type")
-    )
+    media = content_type(call.request.headers.get("content-type"))
+    return await call.before_deadline(read()), media
