@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from service.client import ProblemError, SnacClient
-from service.client.calls import Calls
+from service.client.calls import RequestBuilder
 from service.engine.engine import Engine
 from service.engine.queued_job import Timing
 from service.errors import EngineDeadError, NotReadyError, OverloadedError
@@ -516,6 +516,6 @@ def test_engine_death_fails_the_probes(
 def test_nobody_is_sent_away_for_long() -> None:
     assert OverloadedError("full", retry_after=1e9).headers == {"Retry-After": "60"}
     assert OverloadedError("full", retry_after=-1.0).headers == {"Retry-After": "1"}
-    calls = Calls("http://service", None, timeout=5.0, retries=1)
+    calls = RequestBuilder("http://service", None, timeout=5.0, retries=1)
     assert calls._pause(429, "3600", 0) == 5.0
     assert calls._pause(503, "2", 0) == 2.0
