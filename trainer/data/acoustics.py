@@ -6,7 +6,7 @@ level where it would exceed full scale.
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,8 @@ def equalize(
     samples: Samples, sample_rate: int, gain_db: float, random: np.random.Generator
 ) -> Samples:
     """Raise or lower one part of the spectrum by ``gain_db``, as another microphone would."""
-    centre = math.exp(random.uniform(*map(math.log, EQUALIZER_HZ)))
+    lowest, highest = EQUALIZER_HZ
+    centre = lowest * (highest / lowest) ** random.random()
     width = random.uniform(*EQUALIZER_OCTAVES)
     hz = np.fft.rfftfreq(len(samples), 1.0 / sample_rate).clip(min=1.0)
     peak = np.exp(-0.5 * (np.log2(hz / centre) / width) ** 2)
@@ -67,7 +68,7 @@ def add_silence(samples: Samples, random: np.random.Generator) -> Samples:
     return silenced
 
 
-def _filtered(samples: Samples, response: npt.NDArray[np.float64]) -> Samples:
+def _filtered(samples: Samples, response: npt.NDArray[np.floating[Any]]) -> Samples:
     return _within_full_scale(np.fft.irfft(np.fft.rfft(samples) * response, len(samples)))
 
 
