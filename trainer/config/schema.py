@@ -105,7 +105,7 @@ class TrainConfig:
     guided_steps
         Steps in which the decoder of a model from random weights is fed log-mel features,
         through a quantizer fitted to them, while the encoder learns to make them; see
-        `trainer.model.guide`. The quantizer then stays as it was fitted. 0 for no guide.
+        `trainer.model.mel_target`. The quantizer then stays as it was fitted. 0 for no guide.
     guide_weight
         Of the encoder's distance from those features, in all steps.
     segment_length
