@@ -375,7 +375,7 @@ def test_who_hangs_up_takes_its_work_out_of_the_queue(
         ):
             items = (3 if "batch" in call else 1) + busy
             wait_for(lambda: len(gate.runs) == 1)
-            wait_for(lambda: len(engine._queue) + gate.sizes[0] == items)
+            wait_for(lambda: len(engine.scheduler.waiting) + gate.sizes[0] == items)
         wait_for(lambda: count(running, "disconnected", route) == left + 1)
         assert running.metric('snac_streams_open{kind="decode-http"}') == 0
         gate.free.set()
