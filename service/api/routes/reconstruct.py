@@ -38,7 +38,7 @@ async def reconstruct(
     seed: Annotated[Seed, Query()] = 0,
     noise: Annotated[Noise, Query()] = "seeded",
 ) -> Response:
-    """Hear what the codes keep of one audio file; headers say how close it is."""
+    """Encode and decode one audio file; response headers give quality measures."""
     media = negotiate(call.accept, tuple(AUDIO_FORMATS))
     codec = call.admit()
     upload = await call.before_deadline(read_audio(call.request))
@@ -59,7 +59,7 @@ async def reconstruct(
 
 
 def _quality(codec: Codec, original: Samples, samples: Samples) -> Piecemeal[dict[str, str]]:
-    # SciPy comes with it, which is a third of the service's start-up; only this call needs it.
+    # It imports SciPy, a third of the service's start-up time, which only this call needs.
     from snac_core.quality import log_mel_piecemeal, si_sdr_piecemeal, stoi_piecemeal
 
     distance = yield from log_mel_piecemeal(original, samples, codec.sample_rate)
