@@ -1,4 +1,4 @@
-"""The page that shows the API's description."""
+"""The API documentation page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse
 
 
 def documentation_page(app: FastAPI) -> HTMLResponse:
-    """Return the page `/docs`, with a policy that admits its own scripts and nothing else.
+    """Return the page `/docs`, with a content security policy that allows only its own scripts.
 
     Its viewer comes from the content delivery network that FastAPI names, and of that network
     only the page's own files are admitted; the one script in the page itself is by its hash.

@@ -15,7 +15,7 @@ from snac_core.model.quantizer import VectorQuantize
 from snac_core.store import checkpoint
 from snac_core.store.weights import build
 from trainer.config import TrainConfig
-from trainer.model.mel_target import Guide
+from trainer.model.mel_target import MelTarget
 
 
 def starting_model(config: TrainConfig) -> tuple[SNAC, str | None]:
@@ -56,7 +56,7 @@ def frozen(model: SNAC, config: TrainConfig) -> SNAC:
     model.encoder.requires_grad_(not config.freeze_encoder)
     model.quantizer.requires_grad_(config.quantizer_trains)
     if not config.codebook_weight:
-        # The straight-through gradient passes the entries by; only `CodebookUse` moves them.
+        # The straight-through gradient passes the entries by; only `CodebookUsage` moves them.
         for level in model.quantizer.quantizers:
             cast(VectorQuantize, level).codebook.requires_grad_(False)
     return model
@@ -65,9 +65,11 @@ def frozen(model: SNAC, config: TrainConfig) -> SNAC:
 class Network(nn.Module):
     """`reconstruct` as a module, which is what can be divided over processes."""
 
-    def __init__(self, model: SNAC, config: TrainConfig, guide: Guide | None = None) -> None:
+    def __init__(
+        self, model: SNAC, config: TrainConfig, mel_target: MelTarget | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.config, self.guide = model, config, guide
+        self.model, self.config, self.mel_target = model, config, mel_target
 
     def forward(
         self, audio: Tensor, extent: Extent, guided: bool = False
@@ -76,19 +78,19 @@ class Network(nn.Module):
 
         Returns
         -------
-        What came out, and, where there is a guide, how far the encoder's latent is from its
+        What came out, and, with a ``mel_target``, how far the encoder's latent is from its
         features. If ``guided``, the decoder was fed those, quantized.
         """
-        if self.guide is None:
+        if self.mel_target is None:
             return reconstruct(self.model, audio, self.config, extent), None
-        features = self.guide(audio)
+        features = self.mel_target(audio)
         device, half = audio.device.type, self.config.precision == "bf16"
         with torch.autocast(device, torch.bfloat16, enabled=half):
             latent = self.model.encoder(audio, extent).float()
         fed, levels = self.model.quantizer(features if guided else latent)
         with torch.autocast(device, torch.bfloat16, enabled=half):
             made = self.model.decoder(fed, extent)
-        return Reconstruction(made, levels), self.guide.distance(latent, features)
+        return Reconstruction(made, levels), self.mel_target.distance(latent, features)
 
 
 def reconstruct(model: SNAC, audio: Tensor, config: TrainConfig, extent: Extent) -> Reconstruction:
