@@ -10,7 +10,14 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import keys
@@ -25,6 +32,15 @@ def _listed(value: object) -> object:
 
 _Secrets = Annotated[tuple[_Secret, ...], NoDecode, BeforeValidator(_listed)]
 _Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+
+
+def _network(text: str) -> str:
+    return str(ipaddress.ip_network(text, strict=False))
+
+
+_Networks = Annotated[
+    tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_listed)
+]
 
 
 class Listening(BaseSettings):
@@ -132,6 +148,14 @@ class Limits(BaseSettings):
         "decoded until they are taken, may have together; a request that would need more is "
         "answered 429, and one that would alone need more 413.",
     )
+    caller_share: float = Field(
+        default=0.75,
+        gt=0,
+        le=1,
+        description="Part of the streams, of the engine's queue and of the held bytes that one "
+        "caller, a key or an address, may have while nobody else has any; past it, 429. As others "
+        "come, each gets the same. 1 lets one have all.",
+    )
     max_codes_bytes: int = Field(
         default=32 * 2**20, ge=1, description="Largest body of a decode request."
     )
@@ -223,6 +247,22 @@ class Access(BaseSettings):
     )
     admin_keys_file: Path | None = Field(
         default=None, description="File with more such keys, as `SNAC_API_KEYS_FILE`."
+    )
+    metrics_key: _Secret | None = Field(
+        default=None,
+        description="Key that `/metrics` must be sent, as `Authorization: Bearer KEY`; without "
+        "one it is open to whoever reaches the port.",
+    )
+    key_guesses: int = Field(
+        default=30,
+        ge=1,
+        description="Wrong keys a minute from one address, after which no more are looked at and "
+        "the answer is 429; a key that was right goes on.",
+    )
+    trusted_proxies: _Networks = Field(
+        default=(),
+        description="Addresses and networks, with commas between them, of proxies whose "
+        "`X-Forwarded-For` is believed; without any, nobody's is.",
     )
     cors_origins: _Words = Field(
         default=(),

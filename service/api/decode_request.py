@@ -26,10 +26,6 @@ from snac_core.layouts import from_layout
 
 Fields = dict[str, Any]
 
-PARSED_BYTES = 8
-"""Memory that codes may take once they are parsed, for each byte of their body: a msgpack number
-of one byte becomes an int64."""
-
 LONG_LIST = 64
 MAX_LIST_NUMBERS = 2**21
 """Numbers in one list of msgpack: seven hours of the codes of one model, parsed in one go."""

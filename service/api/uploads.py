@@ -17,8 +17,13 @@ from service.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
+from service.limits.memory import SMALL_BYTES
 
 MULTIPART = "multipart/form-data"
+PARSED_BYTES = 8
+"""Memory that codes may take once they are parsed, for each byte of their body: a msgpack number
+of one byte becomes an int64."""
+
 MAX_FIELDS = 8
 """Most parts of a multipart body that are not files; they are ignored."""
 
@@ -130,4 +135,7 @@ async def read_codes_body(call: Call) -> tuple[bytes, str]:
         return bytes(body)
 
     media = content_type(call.request.headers.get("content-type"))
-    return await call.before_deadline(read()), media
+    data = await call.before_deadline(read())
+    if len(data) > SMALL_BYTES:
+        call.reservation.grow(PARSED_BYTES * len(data))
+    return data, media

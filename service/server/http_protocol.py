@@ -262,6 +262,8 @@ def server_config(app: FastAPI, settings: Settings) -> Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=settings.drain_timeout,
     )

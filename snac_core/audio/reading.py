@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,14 +54,22 @@ def read(
 
 
 def read_piecemeal(
-    source: bytes | BinaryIO | str | Path, sample_rate: int, max_seconds: float | None = None
+    source: bytes | BinaryIO | str | Path,
+    sample_rate: int,
+    max_seconds: float | None = None,
+    keep: Callable[[int], None] | None = None,
 ) -> Piecemeal[Samples]:
-    """Do what ``read`` does, a block at a time; closed before its end, it lets go of the file."""
+    """Do what ``read`` does, a block at a time; closed before its end, it lets go of the file.
+
+    ``keep`` is told how many samples more are about to be kept; what it raises ends the reading.
+    """
     check_sample_rate(sample_rate)
     with SoundSource(source, max_seconds) as sound:
         expected = _resampled_length(sound.frames or 0, sound.sample_rate, sample_rate)
         recording = _Recording(min(expected, _MAX_RESERVED_SECONDS * sample_rate))
         for block in _resampled(sound.mono_blocks(), sound.sample_rate, sample_rate):
+            if keep is not None:
+                keep(len(block))
             recording.append(block)
             yield
     return check_samples(recording.finish())

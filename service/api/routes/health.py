@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -12,6 +12,7 @@ from service.api.requests import CallDep, ServiceDep
 from service.api.schemas import Health
 from service.errors import EngineDeadError
 from service.observability.merged_metrics import merge
+from service.security import require_metrics_key
 
 router = APIRouter(tags=["operation"])
 
@@ -60,6 +61,7 @@ async def startup(service: ServiceDep) -> Health:
 @router.get(
     "/metrics",
     summary="Prometheus metrics",
+    dependencies=[Depends(require_metrics_key)],
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
