@@ -25,10 +25,10 @@ import msgpack
 import numpy as np
 import uvicorn
 
-from service import logs
 from service.app import create_app
+from service.observability import logs
+from service.server.http_protocol import server_config
 from service.settings import Settings
-from service.timeouts import server_config
 from snac_core.audio import encode_bytes
 from snac_core.codes import Codes
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
-from snac_core.gpu_kernels import GpuKernels
-from snac_core.graphs import Capture, CudaCapture, GraphedNetwork
-from snac_core.kernels import Compile
+from snac_core.kernels.cuda_graphs import Capture, CudaCapture, GraphedNetwork
+from snac_core.kernels.gpu import GpuKernels
+from snac_core.kernels.network import RowNetwork
 from snac_core.model import SNAC
-from snac_core.rows import RowNetwork
-from snac_core.weights import build
+from snac_core.store.weights import build
+from snac_core.types import Compile
 
 LAYERS, ROWS = "layers as written", "rows and Triton"
 INSIDE = "rows and Triton, narrow products inside"

@@ -18,8 +18,9 @@ import torch
 from machine import describe
 from measuring import CLOCKS, clips, codec, padded, upstream
 
-from snac_core.extent import Extent, Noise
-from snac_core.rows import RowNetwork
+from snac_core.kernels.network import RowNetwork
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise
 
 KINDS = {
     "Unit": "residual units: snake, 7 taps, snake, product",

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from snac_core.codec import Codec
 from snac_core.config import PRESETS, SnacConfig
-from snac_core.kernels import Compile
-from snac_core.weights import build
+from snac_core.store.weights import build
+from snac_core.types import Compile
 
 RESULTS = Path(__file__).with_name("results")
 CONFIG = PRESETS["snac_24khz"]

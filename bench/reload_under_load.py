@@ -23,8 +23,8 @@ import numpy as np
 from versions import another_decoder, watching
 
 from snac_core.audio import encode_bytes
-from snac_core.checkpoint import Checkpoint, read
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
+from snac_core.store.checkpoint import Checkpoint, read
 
 SHORTEST, LONGEST = 0.3, 6.0
 

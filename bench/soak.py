@@ -35,11 +35,11 @@ from versions import another_decoder, watching
 
 from service.client import ProblemError, SnacClient
 from snac_core.audio import encode_bytes
-from snac_core.checkpoint import Checkpoint, read
 from snac_core.config import SnacConfig
 from snac_core.errors import StoreError
 from snac_core.layouts import to_layout
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
+from snac_core.store.checkpoint import Checkpoint, read
 
 SHORTEST, LONGEST = 0.3, 8.0
 MIB = 2**20

@@ -27,9 +27,9 @@ from service.client import SnacClient
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import PRESETS, SnacConfig
-from snac_core.identity import token_space
 from snac_core.layouts import to_layout
 from snac_core.model import SNAC
+from snac_core.store.identity import token_space
 from snac_core.streaming import StreamingDecoder, StreamingEncoder, lookahead
 
 Samples = npt.NDArray[np.float32]

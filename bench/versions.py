@@ -8,8 +8,8 @@ import torch
 from running import Server, service
 from torch import Tensor
 
-from snac_core.checkpoint import Checkpoint
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
+from snac_core.store.checkpoint import Checkpoint
 
 
 def watching(store: ModelStore, quiet: bool = False) -> AbstractContextManager[Server]:

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 
 import snac_core
-from service.batching import Engine
-from service.metrics import Metrics
+from service.engine.engine import Engine
+from service.observability.metrics import Metrics
 from snac_core import audio
 from snac_core.codec import Codec
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from snac_core import durable
 from snac_core.config import SnacConfig
 from snac_core.errors import SnacError, TokenSpaceError
+from snac_core.utils import atomic_files
 
 
 def shard_schema(config: SnacConfig) -> pa.Schema:
@@ -72,5 +72,5 @@ def write_shard(folder: Path, table: pa.Table) -> Path:
     shard = io.BytesIO()
     pq.write_table(table, shard, compression="zstd")
     place = folder / f"tokens-{digest}.parquet"
-    durable.replace(place, shard.getvalue())
+    atomic_files.replace(place, shard.getvalue())
     return place

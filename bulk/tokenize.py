@@ -18,8 +18,9 @@ import ray.data
 
 import snac_core
 from bulk.shards import paths_done, shard_schema, write_shard
-from snac_core import audio, checkpoint
+from snac_core import audio
 from snac_core.errors import AudioError, SnacError, TokenSpaceError
+from snac_core.store import checkpoint
 
 SUFFIXES = frozenset(
     {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd"}

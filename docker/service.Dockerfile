@@ -32,7 +32,7 @@ COPY bulk bulk
 RUN pip install -c constraints.txt .
 # The image itself has no compiler.
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
-    && cd / && python -m snac_core.build_kernels
+    && cd / && python -m snac_core.kernels.build
 
 FROM python:3.11-slim
 # The same user id in every image of this project: they share the model store's volume.

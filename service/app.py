@@ -9,16 +9,18 @@ from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
 
-from service import errors
-from service.held import HeldLimit
-from service.limits import BodyLimit
-from service.middleware import RequestContext
-from service.routes import decode, encode, health, models, stream
-from service.runtime import Service, set_deadline
+from service import problems
+from service.api.request_context import RequestContext
+from service.api.requests import set_deadline
+from service.api.routes import decode, encode, health, models, reconstruct
+from service.limits.body import BodyLimit
+from service.limits.memory import HeldLimit
+from service.limits.slow_body import SlowBody
+from service.observability.tracing import tracing
+from service.runtime.service import Service
 from service.security import allow_origins, require_key
 from service.settings import Settings
-from service.timeouts import SlowBody
-from service.tracing import tracing
+from service.websocket import routes as websocket
 
 _DESCRIPTION = """\
 Speech to hierarchical SNAC tokens and back.
@@ -50,11 +52,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    errors.install(app)
+    problems.install(app)
     computing = [Depends(require_key), Depends(set_deadline)]
     app.include_router(encode.router, dependencies=computing)
     app.include_router(decode.router, dependencies=computing)
-    app.include_router(stream.router)
+    app.include_router(reconstruct.router, dependencies=computing)
+    app.include_router(websocket.router)
     app.include_router(models.router)
     app.include_router(health.router)
     # The last one added is the outermost.

@@ -3,77 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import gc
-import json
-import signal
-import socket
 import sys
-import time
 from typing import Any
 
 import structlog
-import uvicorn
 from pydantic import ValidationError
 
-import service.idle_threads  # noqa: F401 - before torch
-from service import logs, reference, workers
-from service.app import create_app
-from service.runtime import Service
+import service.server.openmp  # noqa: F401 - before torch
+from service import reference
+from service.server import supervisor
+from service.server.server import explain, serve
 from service.settings import Settings
-from service.timeouts import server_config
-from service.workers import ENGINE_DEAD, Worker
-from snac_core.allocator import share_freed_memory
-from snac_core.config import SnacConfig
-from snac_core.errors import ConfigError, SnacError
+from snac_core.errors import ConfigError
 
 log = structlog.get_logger(__name__)
-
-
-class Server(uvicorn.Server):
-    """A server that says what it serves, and turns not ready before it stops listening."""
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
-        self._announced = False
-
-    async def on_tick(self, counter: int) -> bool:
-        """Once there is a model, log it and a command that works; end if there is none to be."""
-        lifecycle = self._service.lifecycle
-        if lifecycle.started and not self._announced:
-            self._announced = True
-            _announce(self._service, self.servers[0].sockets[0].getsockname()[1])
-            if self._service.worker is not None:
-                self._service.worker.announce()
-        dead = self._service.worker is not None and not self._service.engine.alive
-        return await super().on_tick(counter) or dead or lifecycle.failure is not None
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Fail the readiness probe for a moment, then stop listening and drain."""
-        lifecycle = self._service.lifecycle
-        if lifecycle.started:
-            # One whose engine has ended answers nobody: others take what would come meanwhile.
-            dead = self._service.engine.died
-            delay = 0.0 if dead else self._service.settings.drain_delay
-            lifecycle.stopping = True
-            log.info("stopping", drain_delay=delay)
-            await asyncio.sleep(delay)
-            await self._drain_streams()
-        await super().shutdown(sockets)
-
-    async def _drain_streams(self) -> None:
-        """Let streams end, and end those that do not; requests have what is left of the time.
-
-        The server itself would close their connections at once.
-        """
-        for server in self.servers:
-            server.close()
-        timeout = self._service.settings.drain_timeout
-        began = time.monotonic()
-        await self._service.streams.drain(timeout)
-        left = timeout - (time.monotonic() - began)
-        self.config.timeout_graceful_shutdown = max(1, round(left))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,84 +44,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         settings = Settings(**given)
-        devices = workers.devices(settings)
+        devices = supervisor.devices(settings)
     except (ValidationError, ConfigError) as error:
-        _explain(error)
+        explain(error)
         return 2
     if len(devices) > 1:
-        return workers.supervise(settings, devices)
+        return supervisor.supervise(settings, devices)
     return serve(settings.model_copy(update={"device": devices[0]}))
-
-
-def serve(settings: Settings, worker: Worker | None = None) -> int:
-    """Serve in this process until a signal; returns an exit code."""
-    # Readers, writers, the engine and the loader take turns with the largest pieces of memory.
-    share_freed_memory()
-    logs.configure(settings.log_level, settings.log_format)
-    try:
-        app = create_app(settings)
-    except SnacError as error:
-        _explain(error)
-        return 2
-    # What is there now stays: to look for garbage in it would hold up everybody at each reload.
-    gc.freeze()
-    service: Service = app.state.service
-    server, sockets = Server(server_config(app, settings), service), None
-    if worker is not None:
-        service.worker = worker
-        if worker.late:
-            service.start()
-            service.lifecycle.join()
-            if service.lifecycle.failure is not None:
-                _explain(service.lifecycle.failure)
-                return 1
-        sockets = worker.listen(settings)
-    # It listens for signals only while it runs: one that comes before must not be lost, and it
-    # raises them again once it has stopped, which must not undo a clean exit.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, server.handle_exit)
-    server.run(sockets)
-    if service.lifecycle.failure is not None:
-        _explain(service.lifecycle.failure)
-        return 1
-    return ENGINE_DEAD if service.engine.died else 0
-
-
-def _explain(error: Exception) -> None:
-    if not isinstance(error, ValidationError):
-        print(f"snac-service: {error}", file=sys.stderr)
-        return
-    for item in error.errors():
-        name = "_".join(map(str, item["loc"][:1])).upper()
-        said = item["msg"].removeprefix("Value error, ")
-        print(f"snac-service: {f'SNAC_{name}: ' if name else ''}{said}", file=sys.stderr)
-
-
-def _announce(service: Service, port: int) -> None:
-    codec, settings = service.models.codec, service.settings
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    host = f"[{host}]" if ":" in host else host
-    url = f"http://{host}:{port}"
-    key = ' -H "X-Api-Key: $SNAC_API_KEY"' if settings.api_keyring else ""
-    log.info(
-        "serving",
-        url=url,
-        version=codec.version,
-        token_space=codec.token_space,
-        device=str(codec.device),
-        precision=codec.precision,
-        encode=f"curl{key} --data-binary @your_speech.wav {url}/v1/encode",
-        decode=f"curl{key} --data '{{\"codes\":{_some_codes(codec.config)}}}' "
-        f"--output tokens.wav {url}/v1/decode",
-    )
-    if not settings.on_loopback and not settings.api_keyring:
-        log.warning("anybody who can reach this port may use it; SNAC_API_KEY sets a key")
-
-
-def _some_codes(config: SnacConfig) -> str:
-    """Return the least codes that can be decoded, so that a line to try needs no file."""
-    frames = config.pad_multiple // config.frame_samples
-    return json.dumps([[0] * count * frames for count in config.codes_per_frame]).replace(" ", "")
 
 
 if __name__ == "__main__":

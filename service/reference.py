@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from service.settings import SECTIONS
 
 

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from snac_core.checkpoint import load
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import SnacConfig
@@ -23,7 +22,7 @@ from snac_core.errors import (
     TokenSpaceError,
 )
 from snac_core.model import SNAC
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore, load
 
 __all__ = [
     "SNAC",

@@ -18,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from snac_core import audio, checkpoint
+from snac_core import audio
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import SnacConfig
 from snac_core.errors import AudioError, CodesError, SnacError
-from snac_core.weights import build
+from snac_core.store import checkpoint
+from snac_core.store.weights import build
 
 AUDIO_INPUTS = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"),

@@ -10,21 +10,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 from snac_core.audio import check_samples
 from snac_core.codes import Codes
 from snac_core.errors import CodesError
-from snac_core.graphs import GraphedNetwork, graphed
-from snac_core.interruption import Pauses
-from snac_core.jobs import DecodeJob, EncodeJob, Job, Kind, NoiseMode, Samples, Step
-from snac_core.kernels import Compile, kernels
+from snac_core.inference.jobs import DecodeJob, EncodeJob, Job, Step
+from snac_core.inference.preemption import Pauses
+from snac_core.inference.windows import plan
+from snac_core.kernels.cpu import WindowKernels, kernels
+from snac_core.kernels.cuda_graphs import GraphedNetwork, graphed
+from snac_core.kernels.network import RowNetwork
 from snac_core.model import SNAC
-from snac_core.row_kernels import WindowKernels
-from snac_core.rows import RowNetwork
-from snac_core.windows import plan
+from snac_core.types import Compile, Kind, NoiseMode, Precision, Samples
 
 __all__ = [
     "CUDA_BATCH_SECONDS",
@@ -40,7 +40,6 @@ __all__ = [
     "check_noise",
 ]
 
-Precision: TypeAlias = Literal["fp32", "bf16"]
 Network: TypeAlias = SNAC | RowNetwork | GraphedNetwork
 
 WINDOW_SECONDS = 8.0
@@ -68,7 +67,7 @@ class Codec:
         Whether a CPU computes with `snac_core.kernels`: ``auto`` does where they can be had, and
         warns where they cannot; ``on`` raises KernelsError there; ``off`` runs the layers as
         they are written, several times slower. A CUDA GPU computes with
-        `snac_core.gpu_kernels` and graphs where it is ``on``, and else as is written.
+        `snac_core.kernels.gpu` and graphs where it is ``on``, and else as is written.
     """
 
     def __init__(

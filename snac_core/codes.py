@@ -11,9 +11,9 @@ import msgpack
 import numpy as np
 import numpy.typing as npt
 
-from snac_core import npz
 from snac_core.config import SnacConfig
 from snac_core.errors import CodesError
+from snac_core.utils import npz
 
 INT32_CODES = 2**31
 UINT16_CODES = 2**16

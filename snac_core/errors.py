@@ -72,3 +72,7 @@ class ModelError(SnacError):
 
 class StoreError(ModelError):
     """A model store, or one version in it, that is not whole."""
+
+
+class KernelsError(ModelError):
+    """The compiled part can be neither found nor built on this machine."""

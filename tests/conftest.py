@@ -11,8 +11,8 @@ import torch
 
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
-from snac_core.identity import token_space
 from snac_core.model import SNAC
+from snac_core.store.identity import token_space
 
 if not torch.cuda.is_available():
     # Before anything imports it: kernels for a GPU then run in Python, on tensors of the CPU.

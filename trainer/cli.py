@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from snac_core.allocator import restart_keeping_freed_memory
 from snac_core.errors import SnacError
+from snac_core.utils.malloc import restart_keeping_freed_memory
 from trainer import config as configuration
 from trainer.errors import TrainerError
-from trainer.process.distributed import (
+from trainer.runtime.distributed import (
     device_called,
     is_worker,
     joined_world,
@@ -32,9 +32,9 @@ from trainer.process.distributed import (
     process_count,
     tell_launcher,
 )
-from trainer.run.loop import train
-from trainer.run.planning import plan
-from trainer.run.publish import publish
+from trainer.training.dry_run import plan
+from trainer.training.loop import train
+from trainer.training.publish import publish
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -115,12 +115,12 @@ def _for_each_process(options: argparse.Namespace, overrides: Sequence[str]) -> 
 
 def _evaluate(options: argparse.Namespace) -> None:
     with _extra("evaluate"):
-        from trainer.evaluation import compared, report
+        from trainer.evaluation import models, report
         from trainer.evaluation.evaluate import evaluate, to_markdown
 
     run: Path | None = options.run_dir
     evaluation = evaluate(
-        compared.load(options.model, options.base, device_called(options.device)),
+        models.load(options.model, options.base, device_called(options.device)),
         options.data,
         config=configuration.load(run / "config.json") if run is not None else None,
         group_by=options.group_by,

@@ -27,13 +27,13 @@ from torch import Tensor
 
 import snac_core
 from service.app import create_app
-from service.runtime import Service
+from service.runtime.service import Service
+from service.server.http_protocol import server_config
 from service.settings import Settings
-from service.timeouts import server_config
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.model import SNAC
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
 
 # What goes wrong is printed, without the pages that structlog would make of each traceback.
 structlog.configure(

@@ -22,14 +22,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.metrics import Metrics
-from service.model_manager import ModelManager
+from service.models.manager import ModelManager
+from service.observability.metrics import Metrics
 from service.settings import Settings
 from snac_core.audio import read
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import SnacConfig
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
 from tests.service.waiting import wait_for
 
 PUBLISHER = """

@@ -19,7 +19,7 @@ import snac_core
 from snac_core import Codes, SnacConfig
 from snac_core.cli import main
 from snac_core.model import SNAC
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
 
 TINY = SnacConfig(
     sampling_rate=16000,

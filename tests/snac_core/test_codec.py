@@ -15,7 +15,8 @@ from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import SnacConfig
 from snac_core.errors import AudioError, CodesError
-from snac_core.extent import Extent, Noise
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise
 from tests.conftest import TINY, TINY_ATTENTION, noise, random_codec, random_model
 
 LENGTHS = st.lists(st.integers(1, 30_000), min_size=2, max_size=5)

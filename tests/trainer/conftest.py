@@ -13,11 +13,11 @@ import soundfile
 import torch
 
 from snac_core.model import SNAC
-from snac_core.model_store import ModelStore
-from snac_core.quantizer import VectorQuantize
+from snac_core.model.quantizer import VectorQuantize
+from snac_core.store import ModelStore
 from tests.conftest import TINY, random_model
 from trainer import config as configuration
-from trainer.run.loop import train
+from trainer.training.loop import train
 
 RATE = TINY.sampling_rate
 

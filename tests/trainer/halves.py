@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from trainer.objective.losses import GlobalCount
+from trainer.losses.losses import GlobalCount
 
 T = TypeVar("T")
 

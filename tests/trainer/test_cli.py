@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import snac_core
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
 from trainer.cli import main
 
 

@@ -12,18 +12,17 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from snac_core import durable
-from snac_core.codec import Codec, Samples
+from snac_core.codec import Codec
 from snac_core.errors import AudioError
-from trainer import curriculum
-from trainer.config import TrainConfig
+from snac_core.types import Samples
+from snac_core.utils import atomic_files
+from trainer.config import TrainConfig, curriculum
 from trainer.data.recordings import read_part
 from trainer.errors import TrainerError
 from trainer.evaluation import selection
-from trainer.evaluation.compared import ROLES, Models
 from trainer.evaluation.fixed_loss import default_config, fixed_losses
-from trainer.evaluation.kept_samples import KeptSamples
-from trainer.evaluation.per_file import PerFile
+from trainer.evaluation.models import ROLES, Models
+from trainer.evaluation.outputs import KeptSamples, PerFile
 from trainer.evaluation.selection import ALL, SampleChoice, Taken, Unreadable
 from trainer.evaluation.speech_quality import MEASURES
 from trainer.evaluation.tally import Row, Tally
@@ -139,7 +138,7 @@ def evaluate(
     }
     if output_dir is not None:
         text = json.dumps(results, indent=1, allow_nan=False) + "\n"
-        durable.replace(output_dir / RESULTS, text.encode())
+        atomic_files.replace(output_dir / RESULTS, text.encode())
     return Evaluation(results, {role: use.counts for role, use in tally.use.items()})
 
 

@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from snac_core.extent import Extent, Noise
 from snac_core.model import SNAC
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise
 from trainer import config as configuration
-from trainer import curriculum
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, curriculum
 from trainer.data.segments import Clip, ValidationSegments
-from trainer.objective.losses import Losses
+from trainer.losses.losses import Losses
 
-DEFAULT_CONFIG = Path(configuration.__file__).with_name("configs") / "phase10_revolab_all.json"
+DEFAULT_CONFIG = (Path(configuration.__file__).parents[1] / "configs") / "phase10_revolab_all.json"
 """Whose loss and fixed crops are used unless a run says otherwise."""
 
 Terms = dict[str, float]

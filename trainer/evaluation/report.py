@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from snac_core import audio
-from trainer.evaluation.compared import ALONE, BASE, FINETUNED, ROLES
 from trainer.evaluation.evaluate import Evaluation
-from trainer.evaluation.kept_samples import ORIGINAL
+from trainer.evaluation.models import ALONE, BASE, FINETUNED, ROLES
+from trainer.evaluation.outputs import ORIGINAL
 from trainer.evaluation.speech_quality import MEASURES
-from trainer.pages import curves, page, plots
+from trainer.reporting import curves, page, plots
 
 REPORT = "report.html"
 

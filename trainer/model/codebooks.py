@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from snac_core.quantizer import Level, ResidualVectorQuantize, VectorQuantize
-from trainer.process.distributed import World
+from snac_core.model.quantizer import Level, ResidualVectorQuantize, VectorQuantize
+from trainer.runtime.distributed import World
 
 REMEMBERED = 16384
 """Latents per level that revived entries are drawn from."""

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from snac_core.extent import Extent
-from snac_core.layers import NoiseBlock, ResidualUnit
 from snac_core.model import SNAC
-from trainer.model.guide import Guide
+from snac_core.model.batch_context import Extent
+from snac_core.model.layers import NoiseBlock, ResidualUnit
+from trainer.model.mel_target import Guide
 
 Convolution = nn.Conv1d | nn.ConvTranspose1d
 

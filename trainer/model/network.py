@@ -8,14 +8,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from snac_core import checkpoint
 from snac_core.config import SnacConfig
-from snac_core.extent import Extent
 from snac_core.model import SNAC, Reconstruction
-from snac_core.quantizer import VectorQuantize
-from snac_core.weights import build
+from snac_core.model.batch_context import Extent
+from snac_core.model.quantizer import VectorQuantize
+from snac_core.store import checkpoint
+from snac_core.store.weights import build
 from trainer.config import TrainConfig
-from trainer.model.guide import Guide
+from trainer.model.mel_target import Guide
 
 
 def starting_model(config: TrainConfig) -> tuple[SNAC, str | None]:

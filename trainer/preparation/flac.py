@@ -10,8 +10,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from snac_core import durable
-from snac_core.sound_source import SoundSource
+from snac_core.audio.source import SoundSource
+from snac_core.utils import atomic_files
 
 SAMPLE_RATE = 24000
 """Hz."""
@@ -46,7 +46,7 @@ def to_flac(source: bytes) -> bytes:
 def make_flac(task: tuple[bytes, Path]) -> None:
     """Write the FLAC of a source to a path, where it is whole or not at all."""
     source, target = task
-    unfinished = durable.temporary(target)
+    unfinished = atomic_files.temporary(target)
     try:
         unfinished.write_bytes(to_flac(source))
         unfinished.replace(target)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow.lib
 import pyarrow.parquet as pq
 
-from snac_core import durable
+from snac_core.utils import atomic_files
 from trainer.data.recordings import SUFFIXES, group_of, is_audio
 from trainer.errors import TrainerError
 
@@ -97,7 +97,7 @@ def _in_folder(folder: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, st
                 if entry.is_dir(follow_symlinks=False):
                     if entry.path not in skipped:
                         waiting.append(entry.path)
-                elif is_audio(entry.name) and not entry.name.startswith(durable.TEMPORARY):
+                elif is_audio(entry.name) and not entry.name.startswith(atomic_files.TEMPORARY):
                     path = entry.path
                     # The folder's own path has been resolved, and its subfolders are no links.
                     source = os.path.realpath(path) if entry.is_symlink() else path

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from snac_core import durable
+from snac_core.utils import atomic_files
 from trainer.data.lengths import MEASURED_AS_THEY_ARE
 from trainer.preparation.ledger import Wanted
 
@@ -111,7 +111,7 @@ def _text(path: bytes) -> str:
 
 def _replace(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` make a file in the place of ``path``, unless that has the same contents."""
-    unfinished = durable.temporary(path)
+    unfinished = atomic_files.temporary(path)
     try:
         write(unfinished)
         if path.exists() and filecmp.cmp(unfinished, path, shallow=False):
@@ -119,6 +119,6 @@ def _replace(path: Path, write: Callable[[Path], None]) -> None:
         with unfinished.open("rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
-        durable.sync(path.parent)
+        atomic_files.sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pyloudnorm
 
+from snac_core.audio.source import SoundSource
 from snac_core.errors import AudioError
-from snac_core.sound_source import SoundSource
 
 LOUDNESS_SECONDS = 600
 """Loudness is that of so much from a recording's start, so that memory has a bound."""

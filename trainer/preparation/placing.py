@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from snac_core import durable
+from snac_core.utils import atomic_files
 from trainer.data.shard_files import Entry, write_shards
 from trainer.errors import TrainerError
 from trainer.preparation.flac import make_flac, to_flac
@@ -36,7 +36,7 @@ def check_strangers(output: Path, ledger: Ledger) -> None:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith(durable.TEMPORARY) or ledger.made(side, _text(name)):
+                if name.startswith(atomic_files.TEMPORARY) or ledger.made(side, _text(name)):
                     continue
                 raise TrainerError(
                     f"{folder / name} was not put there by prepare, and preparing would remove "
@@ -89,8 +89,8 @@ def place_shards(
     AudioError, OSError
         As for `place`.
     """
-    unfinished = output / f"{durable.TEMPORARY}shards"
-    durable.remove(unfinished)
+    unfinished = output / f"{atomic_files.TEMPORARY}shards"
+    atomic_files.remove(unfinished)
     for side in SIDES:
         folder = unfinished / side
         folder.mkdir(parents=True)
@@ -103,7 +103,7 @@ def place_shards(
     ledger.make(Made(path.parent.name, path.name, b"", *_state(path), how) for path in files)
     for path in files:
         path.replace(output / path.parent.name / path.name)
-    durable.remove(unfinished)
+    atomic_files.remove(unfinished)
 
 
 def shards_are_there(output: Path, ledger: Ledger, how: str) -> bool:
@@ -130,8 +130,8 @@ def clear_unfinished(output: Path) -> None:
     """Remove what a run that was killed was writing."""
     for folder in (output, *(output / side for side in SIDES)):
         if folder.is_dir():
-            for path in folder.glob(f"{durable.TEMPORARY}*"):
-                durable.remove(path)
+            for path in folder.glob(f"{atomic_files.TEMPORARY}*"):
+                atomic_files.remove(path)
 
 
 def _place_page(
@@ -159,7 +159,7 @@ def _place_page(
     for row, target in files:
         source = Path(os.fsdecode(row.source))
         if how == COPY:
-            unfinished = durable.temporary(target)
+            unfinished = atomic_files.temporary(target)
             shutil.copyfile(source, unfinished)
             unfinished.replace(target)
         else:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from snac_core import durable
+from snac_core.utils import atomic_files
 from trainer.errors import TrainerError
-from trainer.pages import page, plots
+from trainer.reporting import page, plots
 from trainer.tokens.corpus import Corpus
 from trainer.tokens.statistics import MOST_RUN, TokenStatistics
 
@@ -84,9 +84,9 @@ def to_markdown(statistics: dict[str, Any]) -> str:
 
 def write(statistics: dict[str, Any], output_dir: Path) -> Path:
     """Write ``tokens_report.json`` and ``tokens_report.html``, whose path is returned."""
-    durable.make_folder(output_dir)
+    atomic_files.make_folder(output_dir)
     text = json.dumps(statistics, allow_nan=False) + "\n"
-    durable.replace(output_dir / RESULTS, text.encode())
+    atomic_files.replace(output_dir / RESULTS, text.encode())
     counts = [np.array(level["frequency"], np.int64) for level in statistics["levels"]]
     runs = []
     for level in statistics["levels"]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError
-from snac_core.layouts import depth_first
+from snac_core.layouts.clips import depth_first
 from trainer.errors import TrainerError
 from trainer.model.code_use import Counts, describe
 from trainer.tokens.corpus import Array, Batch

@@ -16,25 +16,27 @@ import torch
 
 from snac_core import audio, quality
 from snac_core.codec import Codec
-from snac_core.extent import Extent, Noise
-from snac_core.identity import token_space
-from snac_core.model_store import ModelStore
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise
+from snac_core.store import ModelStore
+from snac_core.store.identity import token_space
 from tests.conftest import TINY, TINY_ATTENTION, random_model
 from tests.trainer.conftest import RATE, record, voice
 from trainer import config as configuration
 from trainer.config import TrainConfig
-from trainer.curriculum import longest
+from trainer.config.curriculum import longest
 from trainer.data.recordings import Clip, clip_of, scan
 from trainer.data.segments import crop
 from trainer.errors import TrainerError
-from trainer.evaluation import compared, speech_quality
-from trainer.evaluation.compared import Compared, Models
+from trainer.evaluation import models as compared
+from trainer.evaluation import speech_quality
 from trainer.evaluation.evaluate import Evaluation, evaluate, to_markdown
 from trainer.evaluation.fixed_loss import default_config, fixed_losses
-from trainer.evaluation.means import Mean
+from trainer.evaluation.models import Compared, Models
 from trainer.evaluation.selection import SampleChoice, Taken
+from trainer.evaluation.tally import Mean
+from trainer.losses.losses import Losses
 from trainer.model.code_use import describe, entropy_bits, gini
-from trainer.objective.losses import Losses
 
 FIGURES = ("stoi", "pesq", "log_mel", "stft_distance", "si_sdr")
 

@@ -13,8 +13,8 @@ import soundfile
 
 from snac_core import audio
 from snac_core.codec import Codec
-from snac_core.identity import token_space
-from snac_core.model_store import ModelStore
+from snac_core.store import ModelStore
+from snac_core.store.identity import token_space
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import RATE, record
 from tests.trainer.pages import Page
@@ -23,11 +23,11 @@ from trainer.cli import main
 from trainer.config import TrainConfig
 from trainer.errors import TrainerError
 from trainer.evaluation import report
-from trainer.evaluation.compared import Compared, Models
 from trainer.evaluation.evaluate import Evaluation, evaluate
 from trainer.evaluation.fixed_loss import default_config
-from trainer.pages import curves
-from trainer.pages.page import flac
+from trainer.evaluation.models import Compared, Models
+from trainer.reporting import curves
+from trainer.reporting.page import flac
 
 
 def candidate(seed: int) -> Compared:

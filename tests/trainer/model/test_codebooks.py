@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from snac_core.extent import Extent
-from snac_core.quantizer import Level
+from snac_core.model.batch_context import Extent
+from snac_core.model.quantizer import Level
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import RATE, levels_of, voice
 from trainer.model.codebooks import REMEMBERED, CodebookUse

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from snac_core.config import SnacConfig
-from snac_core.extent import Extent
 from snac_core.model import SNAC
-from snac_core.model_store import ModelStore
+from snac_core.model.batch_context import Extent
+from snac_core.store import ModelStore
 from tests.trainer.commands import rows
 from tests.trainer.conftest import few_steps, voice, weights
 from trainer import config as configuration
 from trainer.errors import TrainerError
-from trainer.model.guide import Guide, fit
 from trainer.model.initialisation import scale_to
+from trainer.model.mel_target import Guide, fit
 from trainer.model.network import starting_model
-from trainer.run.loop import train
+from trainer.training.loop import train
 
 SMALL = SnacConfig(encoder_dim=8, decoder_dim=32, codebook_size=32)
 

@@ -1,0 +1,3 @@
+"""HTTP: requests, answers and their documentation."""
+
+from __future__ import annotations

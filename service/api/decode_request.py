@@ -1,0 +1,156 @@
+"""Reading a decode request: codes in JSON, npz or msgpack, and what accompanies them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import msgpack
+import numpy as np
+from pydantic import ValidationError
+
+from service.api.content_negotiation import JSON, MSGPACK, NPZ
+from service.api.schemas import DecodeOptions
+from service.api.uploads import UNNAMED
+from service.errors import InvalidRequestError, MalformedBodyError, UnsupportedMediaError
+from service.limits.body import MAX_LISTS, check_nesting
+from snac_core.codec import Codec
+from snac_core.codes import Codes
+from snac_core.config import SnacConfig
+from snac_core.errors import AudioTooLongError, CodesError, TokenSpaceError
+from snac_core.inference.jobs import DecodeJob
+from snac_core.layouts import from_layout
+
+Fields = dict[str, Any]
+
+
+def parse_fields(data: bytes, media: str, config: SnacConfig, max_depth: int) -> Fields:
+    """Return the fields of a decode body of media type ``media``.
+
+    Their values are unchecked, but for those of an npz file, which has to fit ``config``.
+    Unnamed bytes are told apart by how they begin. JSON may nest ``max_depth`` deep.
+
+    Raises
+    ------
+    MalformedBodyError
+        If they are not what their type says, or not one object.
+    UnsupportedMediaError
+        For any other type.
+    """
+    if media in UNNAMED:
+        media = _guess(data)
+    if media == NPZ:
+        return _codes_fields(Codes.from_npz(data, config))
+    if media == JSON:
+        fields = _parse_json(data, max_depth)
+    elif media == MSGPACK:
+        fields = _parse_msgpack(data)
+    else:
+        raise UnsupportedMediaError(f"send codes as {JSON}, {NPZ} or {MSGPACK}, not {media!r:.100}")
+    if not isinstance(fields, dict):
+        raise MalformedBodyError(f"the body must be one object, not a {type(fields).__name__}")
+    return fields
+
+
+def plan_decode(codec: Codec, fields: Fields, max_seconds: float) -> DecodeJob:
+    """Check the fields of a decode request as `read_codes` does, and plan its job."""
+    codes, options = read_codes(codec, fields, max_seconds)
+    return codec.decode_job(codes, options.noise, options.seed)
+
+
+def read_codes(codec: Codec, fields: Fields, max_seconds: float) -> tuple[Codes, DecodeOptions]:
+    """Check the fields of a decode request against ``codec``.
+
+    Raises
+    ------
+    InvalidRequestError
+        For a field that is unknown, missing or of the wrong type.
+    TokenSpaceError
+        If the codes say that they are of another token space than ``codec``.
+    CodesError
+        For codes that are not ``codec``'s.
+    AudioTooLongError
+        If they hold more than ``max_seconds`` of audio.
+    """
+    if "codes" not in fields:
+        raise InvalidRequestError("codes: the field is required")
+    try:
+        options = DecodeOptions.model_validate(
+            {name: value for name, value in fields.items() if name != "codes"}
+        )
+    except ValidationError as error:
+        raise InvalidRequestError.from_validation(error) from None
+    for theirs in (options.token_space, options.model and options.model.token_space):
+        if theirs is not None and theirs != codec.token_space:
+            raise TokenSpaceError(
+                f"the codes are of token space {theirs!r}; {codec.token_space!r} is being served"
+            )
+    config = codec.config
+    tokens = _unpacked(fields["codes"])
+    levels = from_layout(tokens, options.layout, config=config, base=options.base)
+    values = {
+        "codes": levels,
+        "num_samples": options.num_samples,
+        "sample_rate": options.sample_rate,
+    }
+    codes = Codes.from_dict(values, config)
+    held = codes.frames(config) * config.frame_samples / config.sampling_rate
+    if held > max_seconds + config.pad_multiple / config.sampling_rate:
+        raise AudioTooLongError(f"the codes hold {held:.1f} s of audio, of at most {max_seconds:g}")
+    return codes, options
+
+
+def _guess(data: bytes) -> str:
+    if data.startswith(b"PK"):
+        return NPZ
+    return JSON if data.lstrip()[:1] in (b"{", b"[", b"") else MSGPACK
+
+
+def _codes_fields(codes: Codes) -> Fields:
+    return {
+        "codes": codes.levels,
+        "num_samples": codes.num_samples,
+        "sample_rate": codes.sample_rate,
+    }
+
+
+def _parse_json(data: bytes, max_depth: int) -> object:
+    check_nesting(data, max_depth)
+    try:
+        parsed: object = json.loads(data)
+    except ValueError as error:
+        raise MalformedBodyError(f"the body is not JSON: {error}") from None
+    return parsed
+
+
+def _parse_msgpack(data: bytes) -> object:
+    places = itertools.count(1)
+
+    def counted(value: object) -> object:
+        # A byte is enough for an empty list, which takes a hundred in memory.
+        if next(places) > MAX_LISTS:
+            raise MalformedBodyError(f"the msgpack has more than {MAX_LISTS} lists and objects")
+        return value
+
+    def refused(code: int, data: bytes) -> object:
+        raise MalformedBodyError(f"the msgpack has an extension, of type {code}")
+
+    try:
+        parsed: object = msgpack.unpackb(
+            data, list_hook=counted, object_hook=counted, ext_hook=refused
+        )
+    except (ValueError, msgpack.UnpackException) as error:
+        reason = str(error) or type(error).__name__
+        raise MalformedBodyError(f"the body is not msgpack: {reason}") from None
+    return parsed
+
+
+def _unpacked(codes: object) -> object:
+    """Return codes with their raw levels, little-endian uint16 as msgpack has them, as arrays."""
+    if not isinstance(codes, list):
+        return codes
+    for level, row in enumerate(codes):
+        if isinstance(row, bytes) and len(row) % 2:
+            raise CodesError(f"level {level}: {len(row)} bytes are not whole uint16 codes")
+    return [np.frombuffer(row, "<u2") if isinstance(row, bytes) else row for row in codes]

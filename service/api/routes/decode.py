@@ -1,0 +1,200 @@
+"""`POST /v1/decode` and `/v1/decode/batch`: codes in, audio out."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import zipfile
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from service.api.content_negotiation import AUDIO_FORMATS, JSON, ZIP, content_type, negotiate
+from service.api.decode_request import Fields, parse_fields, plan_decode, read_codes
+from service.api.openapi import (
+    AUDIO_ANSWER,
+    COMPUTING,
+    DECODE_BATCH_BODY,
+    DECODE_BODY,
+    binary,
+    problems,
+)
+from service.api.requests import ServiceDep
+from service.api.schemas import DecodeBatchAnswer
+from service.api.streaming_audio import STREAMED, AudioStream
+from service.api.uploads import read_bounded
+from service.errors import InvalidRequestError
+from service.fields import Noise, Seed
+from service.limits.body import check_count
+from service.runtime.service import Service
+from snac_core.audio import MEDIA_TYPES, AudioFormat
+from snac_core.codec import Codec
+from snac_core.inference.jobs import DecodeJob
+from snac_core.types import Samples
+from snac_core.utils.incremental import Piecemeal
+
+router = APIRouter(tags=["decode"])
+
+
+@router.post(
+    "/v1/decode",
+    summary="Codes to audio",
+    responses={200: AUDIO_ANSWER, **problems(*COMPUTING, 409)},
+    response_class=Response,
+    openapi_extra=DECODE_BODY,
+)
+async def decode(
+    request: Request,
+    service: ServiceDep,
+    layout: Annotated[str | None, Query(max_length=64)] = None,
+    base: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
+    num_samples: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+    seed: Annotated[Seed | None, Query()] = None,
+    noise: Annotated[Noise | None, Query()] = None,
+    token_space: Annotated[str | None, Query(max_length=64)] = None,
+    stream: Annotated[
+        bool, Query(description="Send the audio as it is decoded; WAV and PCM only.")
+    ] = False,
+) -> Response:
+    """Decode one set of codes; an answer of `/v1/encode` may be posted back as it is.
+
+    Query parameters stand in for fields that the body does not have, for an npz file.
+    """
+    offers = STREAMED if stream else tuple(AUDIO_FORMATS)
+    media = negotiate(request.headers.get("accept"), offers)
+    codec = service.admit(request)
+    if stream:
+        service.streams.check_open()
+    most = service.settings.max_codes_bytes
+    data = await service.in_time(request, read_bounded(request, most))
+    sent = content_type(request.headers.get("content-type"))
+    query = {
+        "layout": layout,
+        "base": base,
+        "num_samples": num_samples,
+        "seed": seed,
+        "noise": noise,
+        "token_space": token_space,
+    }
+
+    def fields() -> Fields:
+        named = {name: value for name, value in query.items() if value is not None}
+        return named | parse_fields(data, sent, codec.config, service.settings.max_json_depth)
+
+    def plan() -> DecodeJob:
+        return plan_decode(codec, fields(), service.settings.max_seconds)
+
+    def begin() -> AudioStream:
+        codes, options = read_codes(codec, fields(), service.settings.max_seconds)
+        return AudioStream(request, service, codec, codes, options, media)
+
+    if stream:
+        return await service.attend(request, service.threads.run(begin))
+    samples, body = await service.attend(
+        request, service.decode(request, codec, plan, AUDIO_FORMATS[media])
+    )
+    return Response(body, headers=audio_headers(codec, samples), media_type=media)
+
+
+@router.post(
+    "/v1/decode/batch",
+    summary="Many sets of codes to audio",
+    responses={
+        200: {
+            "model": DecodeBatchAnswer,
+            "content": binary(ZIP),
+            "description": "An audio file or a problem for each item. As ZIP, files `0000.wav`, "
+            "`0001.wav`, ..., with `0001.problem.json` in place of one that failed.",
+        },
+        **problems(*COMPUTING),
+    },
+    openapi_extra=DECODE_BATCH_BODY,
+)
+async def decode_batch(
+    request: Request,
+    service: ServiceDep,
+    format: Annotated[AudioFormat, Query(description="Of each audio file.")] = "wav",
+) -> Response:
+    """Decode `items`, each as `/v1/decode` takes it; one that fails does not fail the rest."""
+    media = negotiate(request.headers.get("accept"), (JSON, ZIP))
+    codec = service.admit(request)
+    most = service.settings.max_codes_bytes
+    data = await service.in_time(request, read_bounded(request, most))
+    sent = content_type(request.headers.get("content-type"))
+    depth = service.settings.max_json_depth
+    fields = await service.attend(
+        request, service.threads.run(parse_fields, data, sent, codec.config, depth)
+    )
+    items = fields.get("items")
+    if not isinstance(items, list) or set(fields) != {"items"}:
+        raise InvalidRequestError("the body must be an object with one list, 'items'")
+    check_count(len(items), service.settings.max_items, "items")
+
+    async def answer() -> bytes:
+        results = await asyncio.gather(
+            *(
+                _item(service, request, codec, index, item, format, as_text=media == JSON)
+                for index, item in enumerate(items)
+            )
+        )
+        with service.stage(request, "write"):
+            write = _zip if media == ZIP else _json
+            return await service.threads.run_piecemeal(lambda: write(results, format))
+
+    return Response(await service.attend(request, answer(), deadline=False), media_type=media)
+
+
+async def _item(
+    service: Service,
+    request: Request,
+    codec: Codec,
+    index: int,
+    fields: object,
+    audio_format: AudioFormat,
+    *,
+    as_text: bool,
+) -> dict[str, Any]:
+    def plan() -> DecodeJob:
+        if not isinstance(fields, dict):
+            raise InvalidRequestError(f"an item must be an object, not a {type(fields).__name__}")
+        return plan_decode(codec, fields, service.settings.max_seconds)
+
+    async def answer() -> dict[str, Any]:
+        samples, data = await service.decode(request, codec, plan, audio_format, as_text=as_text)
+        return {
+            "audio": data,
+            "media_type": MEDIA_TYPES[audio_format],
+            "num_samples": len(samples),
+            "sample_rate": codec.sample_rate,
+        }
+
+    return {"index": index, **await service.item(request, answer())}
+
+
+def _json(results: list[Fields], audio_format: AudioFormat) -> Piecemeal[bytes]:
+    items = []
+    for result in results:
+        text = {"audio": result["audio"].decode()} if "audio" in result else {}
+        items.append(json.dumps({**result, **text}, separators=(",", ":")))
+        yield
+    return f'{{"results":[{",".join(items)}]}}'.encode()
+
+
+def _zip(results: list[Fields], audio_format: AudioFormat) -> Piecemeal[bytes]:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for result in results:
+            name = f"{result['index']:04}"
+            if "audio" in result:
+                archive.writestr(f"{name}.{audio_format}", result["audio"])
+            else:
+                archive.writestr(f"{name}.problem.json", json.dumps(result["problem"]))
+            yield
+    return file.getvalue()
+
+
+def audio_headers(codec: Codec, samples: Samples) -> dict[str, str]:
+    """Return the headers that tell the length and the sample rate of an answer's audio."""
+    return {"X-Num-Samples": str(len(samples)), "X-Sample-Rate": str(codec.sample_rate)}

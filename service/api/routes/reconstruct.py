@@ -1,0 +1,73 @@
+"""POST /v1/reconstruct."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from service.api.content_negotiation import AUDIO_FORMATS, negotiate
+from service.api.openapi import (
+    AUDIO_BODY,
+    COMPUTING,
+    RECONSTRUCT_ANSWER,
+    problems,
+)
+from service.api.requests import ServiceDep
+from service.api.routes.decode import audio_headers
+from service.api.uploads import read_audio
+from service.fields import Noise, Seed
+from snac_core.codec import Codec
+from snac_core.types import Samples
+from snac_core.utils.incremental import Piecemeal
+
+router = APIRouter(tags=["decode"])
+
+
+@router.post(
+    "/v1/reconstruct",
+    summary="Audio to codes and back to audio",
+    responses={200: RECONSTRUCT_ANSWER, **problems(*COMPUTING)},
+    response_class=Response,
+    openapi_extra=AUDIO_BODY,
+)
+async def reconstruct(
+    request: Request,
+    service: ServiceDep,
+    seed: Annotated[Seed, Query()] = 0,
+    noise: Annotated[Noise, Query()] = "seeded",
+) -> Response:
+    """Hear what the codes keep of one audio file; headers say how close it is."""
+    media = negotiate(request.headers.get("accept"), tuple(AUDIO_FORMATS))
+    codec = service.admit(request)
+    upload = await service.in_time(request, read_audio(request))
+
+    async def answer() -> tuple[bytes, dict[str, str]]:
+        original, codes = await service.encode(request, codec, upload)
+        samples, body = await service.decode(
+            request, codec, lambda: codec.decode_job(codes, noise, seed), AUDIO_FORMATS[media]
+        )
+        with service.stage(request, "quality"):
+            figures = await service.threads.run_piecemeal(
+                lambda: _quality(codec, original, samples)
+            )
+        return body, {**audio_headers(codec, samples), **figures}
+
+    body, headers = await service.attend(request, answer())
+    return Response(body, headers=headers, media_type=media)
+
+
+def _quality(codec: Codec, original: Samples, samples: Samples) -> Piecemeal[dict[str, str]]:
+    # SciPy comes with it, which is a third of the service's start-up; only this call needs it.
+    from snac_core.quality import log_mel_piecemeal, si_sdr_piecemeal, stoi_piecemeal
+
+    distance = yield from log_mel_piecemeal(original, samples, codec.sample_rate)
+    intelligibility = yield from stoi_piecemeal(original, samples, codec.sample_rate)
+    distortion = yield from si_sdr_piecemeal(original, samples)
+    return {
+        "X-Bitrate": f"{codec.config.bits_per_second:.0f}",
+        "X-SI-SDR": f"{distortion:.2f}",
+        "X-STOI": f"{intelligibility:.3f}",
+        "X-Log-Mel-Distance": f"{distance:.3f}",
+    }

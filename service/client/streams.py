@@ -1,0 +1,300 @@
+"""Streams of the Python clients: an iterable of tokens or samples goes in, an iterator comes out.
+
+docs/streaming.md tells the messages. Sending runs beside receiving, in a thread or a task of
+its own, so that input and output need not keep step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import threading
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+from urllib.parse import urlencode
+
+import numpy as np
+import numpy.typing as npt
+import websockets.asyncio.client
+import websockets.sync.client
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidStatus
+
+from service.client.calls import ProblemError, problem_error
+from snac_core.types import Samples
+
+T = TypeVar("T")
+Tokens = Any
+"""A number, a list, a list of lists, or an array of whole numbers, as the layout has it."""
+
+Levels = tuple[npt.NDArray[np.int64], ...]
+
+Pause = Callable[[int, str | None, int], float | None]
+"""Status, ``Retry-After`` and attempt to seconds until the next attempt."""
+
+
+class StreamClosedError(ConnectionError):
+    """A stream that was cut before its end; ``code`` is the WebSocket close code."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(f"the stream was closed with {code} before its end")
+        self.code = code
+
+
+class Talk(Generic[T]):
+    """What is said on one stream, whoever carries it.
+
+    Parameters
+    ----------
+    url
+        Of the service.
+    path
+        Of the call.
+    start
+        Its start, which goes into the URL; what is None is left out.
+    write, read
+        From an item to a message, and from a message to a result or None.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        path: str,
+        start: dict[str, Any],
+        write: Callable[[Any], str | bytes],
+        read: Callable[[str | bytes], T | None],
+    ) -> None:
+        query = urlencode({name: value for name, value in start.items() if value is not None})
+        self.url = f"ws{url.removeprefix('http')}{path}?{query}"
+        self.ready: dict[str, Any] | None = None
+        self.done: dict[str, Any] | None = None
+        self.write, self._read = write, read
+
+    end = '{"type":"end"}'
+
+    def read(self, message: str | bytes) -> T | None:
+        """Return the result in a message of the server, None for none; raises ProblemError."""
+        if isinstance(message, str):
+            said = json.loads(message)
+            if said["type"] == "problem":
+                raise ProblemError(said["problem"]["status"], said["problem"])
+            if said["type"] == "ready":
+                self.ready = said
+                return None
+            if said["type"] == "done":
+                self.done = said
+                return None
+        return self._read(message)
+
+
+class _Told:
+    """What the service said at either end of a talk."""
+
+    def __init__(self, talk: Talk[Any]) -> None:
+        self._talk = talk
+
+    @property
+    def ready(self) -> dict[str, Any] | None:
+        """The message "ready"; None before the first result."""
+        return self._talk.ready
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """The message "done"; None before the end."""
+        return self._talk.done
+
+
+class Stream(_Told, Iterator[T]):
+    """Results as they come. ``ready`` and ``done`` are what the service said at either end."""
+
+    def __init__(self, talk: Talk[T], results: Iterator[T]) -> None:
+        super().__init__(talk)
+        self._results = results
+
+    def __next__(self) -> T:
+        return next(self._results)
+
+    def close(self) -> None:
+        """Leave before the end."""
+        self._results.close()  # type: ignore[attr-defined]
+
+
+class AsyncStream(_Told, AsyncIterator[T]):
+    """As `Stream`, for asyncio."""
+
+    def __init__(self, talk: Talk[T], results: AsyncIterator[T]) -> None:
+        super().__init__(talk)
+        self._results = results
+
+    async def __anext__(self) -> T:
+        return await anext(self._results)
+
+    async def aclose(self) -> None:
+        """Leave before the end."""
+        await self._results.aclose()  # type: ignore[attr-defined]
+
+
+def decoding(url: str, options: dict[str, Any]) -> Talk[Samples]:
+    """Return the talk of a decoding stream: tokens to float32 samples."""
+    start = {**options, "format": "f32le"}
+    return Talk(url, "/v1/stream/decode", start, _write_tokens, _read_samples)
+
+
+def encoding(url: str, options: dict[str, Any]) -> Talk[Any]:
+    """Return the talk of an encoding stream: float samples to codes."""
+    start = {**options, "encoding": "f32le"}
+    return Talk(url, "/v1/stream/encode", start, _write_samples, _read_codes)
+
+
+def run(
+    talk: Talk[T], items: Iterable[Any], headers: dict[str, str], timeout: float, pause: Pause
+) -> Iterator[T]:
+    """Carry ``talk`` over a connection of its own; items are drawn in a thread of their own."""
+    failures: list[BaseException] = []
+    with contextlib.ExitStack() as stack:
+        connection = _connected(stack, talk.url, headers, pause)
+
+        def send() -> None:
+            try:
+                for item in items:
+                    connection.send(talk.write(item))
+                connection.send(talk.end)
+            except ConnectionClosed:
+                pass  # whoever receives learns why
+            except BaseException as error:  # noqa: BLE001 - raised where results are awaited
+                failures.append(error)
+                connection.close()
+
+        threading.Thread(target=send, name="snac-stream", daemon=True).start()
+        try:
+            while True:
+                result = talk.read(connection.recv(timeout))
+                if result is not None:
+                    yield result
+        except ConnectionClosed as error:
+            _check_end(talk, error, failures)
+
+
+async def run_async(
+    talk: Talk[T],
+    items: Iterable[Any] | AsyncIterable[Any],
+    headers: dict[str, str],
+    timeout: float,
+    pause: Pause,
+) -> AsyncIterator[T]:
+    """Carry ``talk`` over a connection of its own; items are drawn in a task of their own."""
+    failures: list[BaseException] = []
+    async with contextlib.AsyncExitStack() as stack:
+        connection = await _connected_async(stack, talk.url, headers, pause)
+
+        async def send() -> None:
+            try:
+                if isinstance(items, AsyncIterable):
+                    async for item in items:
+                        await connection.send(talk.write(item))
+                else:
+                    for item in items:
+                        await connection.send(talk.write(item))
+                await connection.send(talk.end)
+            except ConnectionClosed:
+                pass  # whoever receives learns why
+            except Exception as error:  # noqa: BLE001 - raised where results are awaited
+                failures.append(error)
+                await connection.close()
+
+        sender = asyncio.create_task(send())
+        try:
+            while True:
+                async with asyncio.timeout(timeout):
+                    message = await connection.recv()
+                result = talk.read(message)
+                if result is not None:
+                    yield result
+        except ConnectionClosed as error:
+            _check_end(talk, error, failures)
+        finally:
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+
+
+def _connected(
+    stack: contextlib.ExitStack, url: str, headers: dict[str, str], pause: Pause
+) -> websockets.sync.client.ClientConnection:
+    attempt = 0
+    while True:
+        try:
+            opening = websockets.sync.client.connect(url, additional_headers=headers, **_OPTIONS)
+            connection: websockets.sync.client.ClientConnection = stack.enter_context(opening)
+            return connection
+        except InvalidStatus as error:
+            time.sleep(_pause(error, pause, attempt))
+        attempt += 1
+
+
+async def _connected_async(
+    stack: contextlib.AsyncExitStack, url: str, headers: dict[str, str], pause: Pause
+) -> websockets.asyncio.client.ClientConnection:
+    attempt = 0
+    while True:
+        try:
+            return await stack.enter_async_context(
+                websockets.asyncio.client.connect(url, additional_headers=headers, **_OPTIONS)
+            )
+        except InvalidStatus as error:
+            await asyncio.sleep(_pause(error, pause, attempt))
+        attempt += 1
+
+
+# An answer to a ping waits behind what neither side has read yet, and so does the one to a
+# close when leaving early; the service has a time-out for streams on which nothing moves.
+# Codes and samples do not compress.
+_OPTIONS: dict[str, Any] = {"ping_interval": None, "close_timeout": 1, "compression": None}
+
+
+def _pause(refused: InvalidStatus, pause: Pause, attempt: int) -> float:
+    answer = refused.response
+    seconds = pause(answer.status_code, answer.headers.get("Retry-After"), attempt)
+    if seconds is None:
+        raise problem_error(
+            answer.status_code, answer.reason_phrase, bytes(answer.body or b"")
+        ) from None
+    return seconds
+
+
+def _check_end(talk: Talk[Any], closed: ConnectionClosed, failures: list[BaseException]) -> None:
+    """Tell a stream's end from one cut short, and raise what the caller's own items raised."""
+    if failures:
+        raise failures[0]
+    if talk.done is None or not isinstance(closed, ConnectionClosedOK):
+        raise StreamClosedError(closed.rcvd.code if closed.rcvd else None) from closed
+
+
+def _write_tokens(tokens: Tokens) -> str | bytes:
+    if isinstance(tokens, np.ndarray) and tokens.ndim == 1 and tokens.dtype.kind in "iu":
+        return tokens.astype("<i4").tobytes()
+    return json.dumps(tokens, default=_listed)
+
+
+def _listed(value: object) -> object:
+    if isinstance(value, (np.ndarray, np.integer)):
+        return value.tolist()
+    raise TypeError(f"tokens are whole numbers in lists or arrays, not {type(value).__name__}")
+
+
+def _read_samples(message: str | bytes) -> Samples | None:
+    return np.frombuffer(message, "<f4") if isinstance(message, bytes) else None
+
+
+def _write_samples(samples: Samples) -> bytes:
+    return np.asarray(samples).astype("<f4").tobytes()
+
+
+def _read_codes(message: str | bytes) -> Levels | npt.NDArray[np.int64] | None:
+    said = json.loads(message)
+    if said["type"] != "codes":
+        return None
+    codes = said["codes"]
+    if codes and isinstance(codes[0], list):
+        return tuple(np.array(lane, np.int64) for lane in codes)
+    return np.array(codes, np.int64)

@@ -1,0 +1,3 @@
+"""The engine thread, its queue, and threads for reading and writing."""
+
+from __future__ import annotations

@@ -1,0 +1,24 @@
+"""Fields that HTTP and WebSocket messages share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import Query
+from pydantic import Field
+
+_LAYOUT = "hierarchical, flat, orpheus or mini-omni, with or without its version."
+
+LayoutName = Annotated[str, Query(max_length=64, description=_LAYOUT)]
+"""A query parameter."""
+
+LayoutField = Annotated[str, Field(max_length=64, description=_LAYOUT)]
+"""A field of a message."""
+
+Base = Annotated[
+    int | None, Query(ge=0, lt=2**31, description="Token id of code 0, for layouts that have one.")
+]
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+Noise = Literal["seeded", "off"]

@@ -1,0 +1,66 @@
+"""Rate limits by caller: requests, and seconds of audio."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import limits
+from limits.storage import MemoryStorage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from service.errors import (
+    RateLimitError,
+    TooLargeError,
+)
+from service.settings import Settings
+
+_MS = 1000
+
+
+class RateLimits:
+    """What each caller has had in the last minute: a window that slides, in this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._counter = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._requests = _per_minute(settings.rate_limit_requests, "requests")
+        audio = settings.rate_limit_audio
+        self._audio = _per_minute(None if audio is None else audio * _MS, "audio")
+        self.audio_share = math.inf if audio is None else audio
+
+    def count_request(self, caller: str) -> None:
+        """Count a request of ``caller``; raises RateLimitError if it is one too many."""
+        if self._requests is not None:
+            self._count(self._requests, caller, 1, "requests")
+
+    def count_audio(self, caller: str, seconds: float) -> None:
+        """Count audio of ``caller``.
+
+        Raises
+        ------
+        RateLimitError
+            If it is too much now.
+        TooLargeError
+            If it is more than a minute's share, and so will always be too much.
+        """
+        if self._audio is None:
+            return
+        if seconds > self.audio_share:
+            raise TooLargeError(
+                f"{seconds:.1f} s of audio; {self.audio_share:g} s a minute are what one caller has"
+            )
+        self._count(self._audio, caller, math.ceil(seconds * _MS), "audio-milliseconds")
+
+    def _count(self, item: limits.RateLimitItem, caller: str, cost: int, what: str) -> None:
+        if not self._counter.hit(item, caller, cost=cost):
+            stats = self._counter.get_window_stats(item, caller)
+            raise RateLimitError(
+                f"{cost} more {what} would pass the limit of {item.amount} a minute",
+                retry_after=stats.reset_time - time.time(),
+            )
+
+
+def _per_minute(amount: float | None, name: str) -> limits.RateLimitItem | None:
+    return (
+        None if amount is None else limits.RateLimitItemPerMinute(math.ceil(amount), namespace=name)
+    )

@@ -1,0 +1,57 @@
+"""Time-outs for request bodies that arrive slowly."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import SlowClientError
+
+
+class SlowBody:
+    """Refuse a body that stops coming for ``timeout`` seconds or falls below a rate.
+
+    Parameters
+    ----------
+    timeout
+        Seconds between two pieces, and from when on the rate counts.
+    min_rate
+        Bytes per second, on average since the body was first asked for.
+    """
+
+    def __init__(self, app: ASGIApp, timeout: float, min_rate: float) -> None:
+        self.app = app
+        self.timeout = timeout
+        self.min_rate = min_rate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection, as ASGI calls it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = 0.0
+        received = 0
+        complete = False
+
+        async def timely() -> Message:
+            nonlocal began, received, complete
+            if complete:
+                return await receive()  # of what follows a body there is only the farewell
+            began = began or time.monotonic()
+            try:
+                message = await asyncio.wait_for(receive(), self.timeout)
+            except TimeoutError:
+                raise SlowClientError(f"nothing of the body came for {self.timeout:g} s") from None
+            received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            seconds = time.monotonic() - began
+            if not complete and seconds > self.timeout and received < self.min_rate * seconds:
+                raise SlowClientError(
+                    f"{received} bytes of the body came in {seconds:.0f} s; it must keep up "
+                    f"{self.min_rate:g} a second"
+                )
+            return message
+
+        await self.app(scope, timely, send)

@@ -1,0 +1,3 @@
+"""Metrics, traces and logs."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""The process: uvicorn, protocols and worker processes."""
+
+from __future__ import annotations

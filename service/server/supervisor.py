@@ -1,0 +1,180 @@
+"""One process for each device, behind one port.
+
+Each worker is the whole service, with a Python interpreter, a model and an engine of its own; a
+device that fails takes down one of them, and it is started again. The kernel spreads connections
+over the workers. What concerns all of them, metrics and reloads, they tell each other over
+sockets in a folder that only this user can enter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+import structlog
+import torch
+
+from service.observability import logs
+from service.runtime.lifecycle import REFUSED
+from service.runtime.peers import Worker, served, shared_port
+from service.settings import Settings
+from snac_core.errors import ConfigError
+
+log = structlog.get_logger(__name__)
+
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_SETTLED_SECONDS = 60.0
+"""A worker that has lived so long may fail as if for the first time."""
+_LOOK_SECONDS = 0.5
+"""How often who waits with a start looks whether all are to end."""
+
+
+def devices(settings: Settings) -> list[str | None]:
+    """Return the device of each process to be started, one by default.
+
+    Raises
+    ------
+    ConfigError
+        If ``SNAC_DEVICES`` asks for devices that are not there, or for none.
+    """
+    text = (settings.devices or "").strip()
+    if not text:
+        return [settings.device]
+    gpus = torch.cuda.device_count()
+    if text != "all" and not text.isdecimal():
+        named = [part.strip() for part in text.split(",") if part.strip()]
+        if not named:
+            raise ConfigError(f"SNAC_DEVICES={text}: it names no device")
+        return [*named]
+    count = gpus if text == "all" else int(text)
+    if count == 0 or (gpus and count > gpus):
+        raise ConfigError(f"SNAC_DEVICES={text}: this machine has {gpus} GPUs that can be seen")
+    return [f"cuda:{index}" if gpus else "cpu" for index in range(count)]
+
+
+def supervise(settings: Settings, where: Sequence[str | None]) -> int:
+    """Run a worker on each device until a signal; returns an exit code.
+
+    A worker that cannot start at first ends them all; one that dies later is started again.
+    """
+    logs.configure(settings.log_level, settings.log_format)
+    with (
+        tempfile.TemporaryDirectory(prefix="snac-") as folder,
+        shared_port(settings.host, settings.port) as reserved,
+        _threads_shared_out(where),
+    ):
+        port = reserved.getsockname()[1]
+        crew = _Crew(settings.model_copy(update={"port": port}), where, Path(folder))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, crew.stop)
+        return crew.run()
+
+
+class _Crew:
+    """The workers, and what becomes of those that end."""
+
+    def __init__(self, settings: Settings, where: Sequence[str | None], folder: Path) -> None:
+        self._settings, self._where, self._folder = settings, where, folder
+        self._processes: dict[int, BaseProcess] = {}
+        self._begun: dict[int, float] = {}
+        self._pauses: dict[int, float] = {}
+        self._due: dict[int, float] = {}
+        self._stopping = False
+
+    def run(self) -> int:
+        """Start everybody and return when everybody has ended."""
+        for number in range(len(self._where)):
+            self._start(number, late=False)
+        code = 0
+        while self._processes or (self._due and not self._stopping):
+            # A signal that ends the workers ends this wait, if there are any.
+            sentinels = [process.sentinel for process in self._processes.values()]
+            wait(sentinels, _LOOK_SECONDS if self._due else None)
+            for number, process in list(self._processes.items()):
+                if process.is_alive():
+                    continue
+                process.join()
+                del self._processes[number]
+                ended = process.exitcode or 0
+                if self._stopping:
+                    # Who was still starting is ended by the signal itself.
+                    code = code or (0 if ended == -signal.SIGTERM else ended)
+                elif ended in REFUSED and not self._has_started(number):
+                    code = ended
+                    self.stop(signal.SIGTERM, None)
+                else:
+                    self._replace_later(number, ended)
+            for number, due in list(self._due.items()):
+                if due <= time.monotonic() and not self._stopping:
+                    del self._due[number]
+                    self._start(number, late=True)
+        return code
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """End every worker, as gently as one alone ends."""
+        self._stopping = True
+        for process in self._processes.values():
+            process.terminate()
+
+    def _has_started(self, number: int) -> bool:
+        return number in self._pauses or served(self._folder, number).exists()
+
+    def _replace_later(self, number: int, code: int) -> None:
+        settled = time.monotonic() - self._begun[number] > _SETTLED_SECONDS
+        pause = _FIRST_PAUSE if settled else self._pauses.get(number, _FIRST_PAUSE)
+        log.error("a worker ended and is started again", worker=number, code=code, pause=pause)
+        self._pauses[number] = min(2 * pause, _LONGEST_PAUSE)
+        self._due[number] = time.monotonic() + pause
+
+    def _start(self, number: int, late: bool) -> None:
+        settings = self._settings.model_copy(update={"device": self._where[number]})
+        worker = Worker(number, len(self._where), self._folder, late)
+        process = multiprocessing.get_context("spawn").Process(
+            target=_work, args=(settings, worker), name=f"snac-worker-{number}"
+        )
+        process.start()
+        self._processes[number], self._begun[number] = process, time.monotonic()
+        if self._stopping:
+            # Whoever asked did not know of this one.
+            process.terminate()
+
+
+def _work(settings: Settings, worker: Worker) -> None:
+    """Be a worker; the entry of its process."""
+    from service.server.server import serve
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    sys.exit(serve(settings, worker))
+
+
+def _end_with(parent: BaseProcess) -> None:
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _threads_shared_out(where: Sequence[str | None]) -> Iterator[None]:
+    """Have each worker on the CPU compute with its share of the cores, unless told otherwise."""
+    if "cpu" in where and "OMP_NUM_THREADS" not in os.environ:
+        share = max(1, len(os.sched_getaffinity(0)) // len(where))
+        os.environ["OMP_NUM_THREADS"] = str(share)
+        try:
+            yield
+        finally:
+            del os.environ["OMP_NUM_THREADS"]
+    else:
+        yield

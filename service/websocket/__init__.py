@@ -1,0 +1,3 @@
+"""Streams over WebSocket."""
+
+from __future__ import annotations

@@ -1,0 +1,121 @@
+"""What the two WebSocket calls do with what comes: tokens to audio, and audio to codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import WebSocket
+
+from service.errors import InvalidRequestError
+from service.runtime.service import Service
+from service.runtime.streams import Stream
+from service.websocket.messages import DecodeStart, End, check, parse_json, tokens_of
+from service.websocket.pcm import write_pcm
+from service.websocket.session import Session, described
+from snac_core.codec import Codec
+from snac_core.layouts import token_reader
+from snac_core.layouts.reader import TokenReader
+from snac_core.streaming import StreamingDecoder
+from snac_core.types import Samples
+
+
+class DecodeSession(Session[DecodeStart]):
+    """Tokens in, PCM out."""
+
+    kind = "decode"
+    start_type = DecodeStart
+    _start: DecodeStart
+    _codec: Codec
+    _reader: TokenReader
+    _decoder: StreamingDecoder
+
+    def __init__(self, websocket: WebSocket, service: Service, stream: Stream) -> None:
+        super().__init__(websocket, service, stream)
+        self._end: End | None = None
+        self._pulled = self._sent = 0
+
+    def prepare(self, codec: Codec, start: DecodeStart) -> dict[str, Any]:
+        """Begin to decode with ``codec``."""
+        self._codec, self._start = codec, start
+        self._reader = token_reader(start.layout, codec.config, start.base)
+        self._decoder = StreamingDecoder(codec, start.noise, start.seed, start.lookahead_frames)
+        exact, frames = self._decoder.network.delay, start.lookahead_frames
+        return {
+            **described(codec, start.layout, start.base),
+            "format": start.format,
+            "lookahead_samples": exact
+            if frames is None
+            else min(exact, frames * codec.config.frame_samples),
+        }
+
+    async def take(self, message: str | bytes) -> None:
+        """Take in tokens, or the end."""
+        if self._end is not None:
+            raise InvalidRequestError("nothing may follow the end")
+        if isinstance(message, bytes):
+            self._reader.push_raw(message)
+        else:
+            value = parse_json(message, self.service.settings.max_json_depth)
+            if isinstance(value, dict) and value.get("type") == "end":
+                self._finish(check(End, value))
+                return
+            self._reader.push(tokens_of(value))
+        self.stream.received()
+
+    async def work(self) -> dict[str, Any]:
+        """Decode what has come until the end has."""
+        while not self._decoder.closed:
+            await self.news()
+            self._absorb()
+            while (step := self._decoder.take_step()) is not None:
+                await self.service.streams.run(self.stream, self._codec, step)
+                await self._answer(self._decoder.pull())
+                self._absorb()
+        return {
+            "num_samples": self._sent,
+            "duration": self._sent / self._codec.sample_rate,
+            "frames": self._reader.frames_taken,
+            "tokens": self._reader.tokens,
+        }
+
+    def held_seconds(self) -> float:
+        """Audio of the whole frames that have not been decoded."""
+        config = self._codec.config
+        waiting = self._reader.frames * config.frame_samples
+        return (waiting + self._decoder.ready * config.pad_multiple) / config.sampling_rate
+
+    def _absorb(self) -> None:
+        """Hand whole frames on to the decoder, and the end once there is nothing before it."""
+        if self._decoder.closed:
+            return
+        levels = self._reader.take()
+        if levels is not None:
+            self._decoder.push(levels)
+        if self._end is not None:
+            self._decoder.close(self._wanted(self._end))
+        self.weigh()
+
+    def _wanted(self, end: End) -> int | None:
+        if self._start.num_samples is None:
+            return end.num_samples
+        return max(self._start.num_samples, self._pulled)
+
+    def _finish(self, end: End) -> None:
+        if end.num_samples is not None and self._start.num_samples is not None:
+            raise InvalidRequestError("num_samples: the start has named it already")
+        if end.incomplete == "refuse":
+            self._reader.finish()
+        self._end = end
+
+    async def _answer(self, samples: Samples) -> None:
+        self._pulled += len(samples)
+        if self._start.num_samples is not None:
+            samples = samples[: self._start.num_samples - self._sent]
+        if not len(samples):
+            return
+        rate = self._codec.sample_rate
+        self.stream.held_seconds += len(samples) / rate
+        await self.send_bytes(write_pcm(samples, rate, self._start.format))
+        self.stream.sent(len(samples) / rate)
+        self._sent += len(samples)
+        self.weigh()

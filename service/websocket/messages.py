@@ -1,0 +1,152 @@
+"""The messages of the two WebSocket calls, as they are checked; docs/streaming.md tells them.
+
+Text frames are JSON, one object each (or bare tokens); binary frames are int32 tokens or PCM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from service.errors import InvalidRequestError, MalformedBodyError
+from service.fields import LayoutField, Noise, Seed
+from service.limits.body import check_nesting
+from service.websocket.pcm import PcmFormat
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Start(_Message):
+    """What both kinds of stream begin with."""
+
+    type: Literal["start"] = "start"
+    layout: LayoutField = "hierarchical"
+    base: NonNegativeInt | None = Field(default=None, lt=2**31)
+    token_space: str | None = Field(
+        default=None, max_length=64, description="Another than the model's is refused."
+    )
+
+
+class DecodeStart(Start):
+    """How a stream of tokens is to be read, and what its audio is to be like."""
+
+    seed: Seed = 0
+    noise: Noise = "seeded"
+    format: PcmFormat = "s16le"
+    num_samples: PositiveInt | None = Field(
+        default=None, lt=2**53, description="Samples to answer with; null for all there are."
+    )
+    lookahead_frames: int | None = Field(
+        default=None,
+        ge=0,
+        le=64,
+        description="Coarse frames to wait for beyond the one that is answered; null for as "
+        "many as make the audio exact.",
+    )
+
+
+class EncodeStart(Start):
+    """What the PCM is, and how its codes are to be written."""
+
+    sample_rate: PositiveInt | None = Field(
+        default=None, lt=2**31, description="Hz; null for the model's own."
+    )
+    encoding: PcmFormat = "s16le"
+
+
+class End(_Message):
+    """Nothing more will come.
+
+    ``incomplete="drop"`` leaves out tokens that are no whole frame, where they would be an
+    error: a language model may stop anywhere.
+    """
+
+    type: Literal["end"]
+    num_samples: PositiveInt | None = Field(default=None, lt=2**53)
+    incomplete: Literal["refuse", "drop"] = "refuse"
+
+
+_M = TypeVar("_M", bound=_Message)
+_S = TypeVar("_S", bound=Start)
+
+
+def parse_json(text: str, max_depth: int) -> object:
+    """Return the value of a text frame.
+
+    Raises
+    ------
+    MalformedBodyError
+        If it is not JSON, or nested deeper than ``max_depth``.
+    """
+    data = text.encode()
+    check_nesting(data, max_depth)
+    try:
+        value: object = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise MalformedBodyError(f"the message is not JSON: {error}") from None
+    return value
+
+
+def check(kind: type[_M], value: object) -> _M:
+    """Return a message of ``kind``; raises InvalidRequestError naming what is wrong."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise InvalidRequestError.from_validation(error) from None
+
+
+def check_start(kind: type[_S], message: str | bytes, max_depth: int) -> _S:
+    """Return the first message of a stream.
+
+    Raises
+    ------
+    MalformedBodyError, InvalidRequestError
+        For any other message, or impossible fields.
+    """
+    value = parse_json(message, max_depth) if isinstance(message, str) else None
+    if not isinstance(value, dict) or value.get("type") != "start":
+        raise InvalidRequestError('the first message must be {"type": "start", ...}')
+    return check(kind, value)
+
+
+def start_from_query(kind: type[_S], query: Mapping[str, str]) -> _S | None:
+    """Return the start that a URL's parameters are; None if it has none.
+
+    Raises
+    ------
+    InvalidRequestError
+        For parameters that are not the start's fields.
+    """
+    if not query:
+        return None
+    try:
+        return kind.model_validate_strings(dict(query))
+    except ValidationError as error:
+        raise InvalidRequestError.from_validation(error) from None
+
+
+def tokens_of(value: object) -> object:
+    """Return the tokens of a JSON message: a bare list or number, or the field ``tokens``.
+
+    Raises
+    ------
+    InvalidRequestError
+        For an object that is no message of tokens.
+    """
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") != "tokens" or set(value) != {"type", "tokens"}:
+        raise InvalidRequestError(
+            'a message must be tokens, {"type": "tokens", "tokens": ...} or {"type": "end"}'
+        )
+    return value["tokens"]
+
+
+def dump(message: Mapping[str, Any]) -> str:
+    """Return a message as JSON text."""
+    return orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY).decode()

@@ -1,0 +1,23 @@
+"""`WS /v1/stream/decode` and `/v1/stream/encode`: see docs/streaming.md."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, WebSocket
+
+from service.websocket.decode import DecodeSession
+from service.websocket.encode import EncodeSession
+from service.websocket.session import serve
+
+router = APIRouter(tags=["stream"])
+
+
+@router.websocket("/v1/stream/decode")
+async def stream_decode(websocket: WebSocket) -> None:
+    """Tokens in, in any layout and chunking; PCM out as soon as it is exact."""
+    await serve(websocket, DecodeSession)
+
+
+@router.websocket("/v1/stream/encode")
+async def stream_encode(websocket: WebSocket) -> None:
+    """PCM in, at any rate and chunking; codes out, a coarse frame at a time."""
+    await serve(websocket, EncodeSession)

@@ -1,0 +1,31 @@
+"""Recordings: read, resample, check and write."""
+
+from __future__ import annotations
+
+from snac_core.audio.reading import read, read_piecemeal
+from snac_core.audio.samples import check_sample_rate, check_samples
+from snac_core.audio.writing import (
+    MEDIA_TYPES,
+    OPUS_SAMPLE_RATES,
+    AudioFormat,
+    encode_bytes,
+    encode_piecemeal,
+    format_of,
+    wav_header,
+    write,
+)
+
+__all__ = [
+    "MEDIA_TYPES",
+    "OPUS_SAMPLE_RATES",
+    "AudioFormat",
+    "check_sample_rate",
+    "check_samples",
+    "encode_bytes",
+    "encode_piecemeal",
+    "format_of",
+    "read",
+    "read_piecemeal",
+    "wav_header",
+    "write",
+]

@@ -1,0 +1,89 @@
+"""Read recordings: any libsndfile format, mono, resampled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from snac_core.audio.samples import _resampled, check_sample_rate, check_samples
+from snac_core.audio.source import SoundSource
+from snac_core.types import Samples
+from snac_core.utils.incremental import Piecemeal, finish
+
+# A header cannot make us reserve more than this before any of the audio is decoded.
+_MAX_RESERVED_SECONDS = 3600
+
+
+def read(
+    source: bytes | BinaryIO | str | Path, sample_rate: int, max_seconds: float | None = None
+) -> Samples:
+    """Read a recording as mono at ``sample_rate``.
+
+    Anything libsndfile reads: WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF, AU and more.
+    Channels are averaged. Resampling is soxr's high quality; n samples become
+    ``floor(n * sample_rate / rate + 0.5)``. Of a chained Ogg only the first link is read.
+
+    Parameters
+    ----------
+    source
+        The bytes of a file, an open binary file (read from its start), or a path.
+    sample_rate
+        Hz.
+    max_seconds
+        Longest recording to accept, by its header and by what is decoded.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32, one-dimensional, at least one sample, all finite.
+
+    Raises
+    ------
+    AudioError
+        For what is empty, not audio, cut short, damaged, without samples, not finite, or of
+        an absurd rate or channel count.
+    AudioTooLongError
+        For more than ``max_seconds``.
+    OSError
+        Where a file cannot be opened or read.
+    """
+    return finish(read_piecemeal(source, sample_rate, max_seconds))
+
+
+def read_piecemeal(
+    source: bytes | BinaryIO | str | Path, sample_rate: int, max_seconds: float | None = None
+) -> Piecemeal[Samples]:
+    """Do what ``read`` does, a block at a time; closed before its end, it lets go of the file."""
+    check_sample_rate(sample_rate)
+    with SoundSource(source, max_seconds) as sound:
+        expected = _resampled_length(sound.frames or 0, sound.sample_rate, sample_rate)
+        recording = _Recording(min(expected, _MAX_RESERVED_SECONDS * sample_rate))
+        for block in _resampled(sound.mono_blocks(), sound.sample_rate, sample_rate):
+            recording.append(block)
+            yield
+    return check_samples(recording.finish())
+
+
+class _Recording:
+    """One growing array of samples; growing it moves pages and does not copy them."""
+
+    def __init__(self, reserved: int) -> None:
+        self._samples = np.empty(max(reserved, 1), dtype=np.float32)
+        self._length = 0
+
+    def append(self, block: Samples) -> None:
+        end = self._length + len(block)
+        if end > len(self._samples):
+            self._samples.resize(max(end, len(self._samples) * 3 // 2), refcheck=False)
+        self._samples[self._length : end] = block
+        self._length = end
+
+    def finish(self) -> Samples:
+        self._samples.resize(self._length, refcheck=False)
+        return self._samples
+
+
+def _resampled_length(frames: int, rate: int, new_rate: int) -> int:
+    return (2 * frames * new_rate + rate) // (2 * rate)

@@ -1,0 +1,233 @@
+"""A network in rows as a GPU runs it with the least to say: captured once, then replayed.
+
+A batch is some hundred kernels, and to launch them one by one takes longer than a short clip is
+worth. A CUDA graph is one launch, of fixed shapes at fixed places. So batches are padded to few
+shapes, what is different each time, lengths included, is copied to where the graph reads it, and
+results are copied from where it writes them. A batch that keeps the GPU busy for longer than it
+takes to launch gains nothing by that, and runs as it is, without padding.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from snac_core.errors import KernelsError
+from snac_core.kernels.network import RowNetwork
+from snac_core.model import SNAC
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise
+
+Key: TypeAlias = tuple[str, int, int]
+Capture: TypeAlias = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], None], list[Tensor]]]
+"""What makes of a computation its replay, and the place where that leaves its results."""
+
+_MOST = 16
+# At ten thousand times real time, to compute this much takes longer than to launch it.
+_SECONDS = 24.0
+# CUDA has one capture in a process at a time, and several models may be in use.
+_capturing = threading.Lock()
+
+
+class CudaCapture:
+    """Captures in graphs that share their memory, as only one of them runs at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def __call__(self, run: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Tensor]]:
+        """Return the replay of ``run``, which must have run before, and its results' place."""
+        graph = torch.cuda.CUDAGraph()
+        # What other threads ask of the GPU meanwhile, such as to load a model, is not captured.
+        with (
+            _capturing,
+            torch.cuda.graph(
+                graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+            ),
+        ):
+            made = run()
+        return graph.replay, made
+
+
+class Captured(NamedTuple):
+    """A computation of one shape."""
+
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    replay: Callable[[], None]
+
+
+class GraphedNetwork:
+    """A network on a GPU, for batches padded to few shapes. Any threads may use it at once.
+
+    The first batch of a shape runs as it is, which also has its kernels compiled; the second is
+    captured. What a graph reads of the model are the network's own weights, so another model has
+    another network, and may be used beside this one.
+
+    Parameters
+    ----------
+    network
+        What computes, in rows or as the layers are written.
+    capture
+        How; `CudaCapture` but in tests.
+    most
+        Graphs that are kept; the one that was not used for longest makes room.
+    seconds
+        Audio of a batch, padding included, from which on it runs as it is.
+
+    Attributes
+    ----------
+    captures
+        Graphs made so far.
+    """
+
+    def __init__(
+        self,
+        network: RowNetwork | SNAC,
+        capture: Capture,
+        most: int = _MOST,
+        seconds: float = _SECONDS,
+    ) -> None:
+        self.config, self._network = network.config, network
+        self._capture, self._most, self.captures = capture, most, 0
+        self._largest = seconds * self.config.sampling_rate
+        self._seen: OrderedDict[Key, None] = OrderedDict()
+        self._captured: OrderedDict[Key, Captured] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def encode(self, audio: Tensor, extent: Extent | None = None) -> list[Tensor]:
+        """Return what `SNAC.encode` does, for ``audio``, Tensor[B x 1 x T]."""
+        extent = extent or Extent(audio.shape[-1])
+        batch, samples = self._shape(len(audio), extent)
+        if batch * samples >= self._largest:
+            return self._network.encode(audio, extent)
+
+        def run(audio: Tensor, valid: Tensor) -> list[Tensor]:
+            return self._network.encode(audio, Extent(samples, valid))
+
+        inputs = [(audio, samples), (_valid(audio, extent), None)]
+        return self._run(("encode", batch, samples), inputs, run, extent)
+
+    def decode(self, codes: list[Tensor], extent: Extent | None = None) -> Tensor:
+        """Return what `SNAC.decode` does; noise must be seeded or off."""
+        own = codes[0].shape[1] * self.config.frame_samples // self.config.codes_per_frame[0]
+        extent = extent or Extent(own)
+        batch, samples = self._shape(len(codes[0]), extent)
+        if batch * samples >= self._largest:
+            return self._network.decode(codes, extent)
+        noise = (extent.noise.seed, extent.noise.start) if isinstance(extent.noise, Noise) else ()
+        if not noise and extent.noise != "off":
+            raise ValueError(f"noise must be a Noise or 'off' here, not {extent.noise!r}")
+
+        def run(*given: Tensor) -> list[Tensor]:
+            levels, (valid, *seeded) = list(given[: len(codes)]), given[len(codes) :]
+            source = Noise(*seeded) if seeded else "off"
+            return [self._network.decode(levels, Extent(samples, valid, source))]
+
+        inputs: list[tuple[Tensor, int | None]] = [
+            (level, level.shape[1] * samples // extent.samples) for level in codes
+        ]
+        inputs += [(part, None) for part in (_valid(codes[0], extent), *noise)]
+        kind = "decode with noise" if noise else "decode"
+        return self._run((kind, batch, samples), inputs, run, extent)[0]
+
+    def _shape(self, batch: int, extent: Extent) -> tuple[int, int]:
+        unit = self.config.pad_multiple
+        return rounded(batch), unit * rounded(-(-extent.samples // unit))
+
+    def _run(
+        self,
+        key: Key,
+        given: Sequence[tuple[Tensor, int | None]],
+        run: Callable[..., list[Tensor]],
+        extent: Extent,
+    ) -> list[Tensor]:
+        """Run on tensors that are padded to a batch, and in their last axis where that is named."""
+        _, batch, samples = key
+        with self._lock:
+            held = self._captured.get(key)
+            if held is None:
+                inputs = [
+                    part.new_zeros(batch, *part.shape[1:-1], *([] if last is None else [last]))
+                    for part, last in given
+                ]
+            else:
+                inputs = held.inputs
+                self._captured.move_to_end(key)
+            # Whatever lies beyond, left by others, no item of this batch reads.
+            for place, (part, _) in zip(inputs, given, strict=True):
+                place[tuple(slice(size) for size in part.shape)] = part
+            if held is None and not self._again(key):
+                outputs = run(*inputs)
+            else:
+                held = held or self._made(key, inputs, run)
+                held.replay()
+                outputs = held.outputs
+            # The next batch writes to the same place.
+            return [
+                made[: len(given[0][0]), ..., : made.shape[-1] * extent.samples // samples].clone()
+                for made in outputs
+            ]
+
+    def _again(self, key: Key) -> bool:
+        """Return whether a batch of this shape came before, and not too long ago."""
+        if key in self._seen:
+            return True
+        self._seen[key] = None
+        if len(self._seen) > 4 * self._most:
+            self._seen.popitem(last=False)
+        return False
+
+    def _made(self, key: Key, inputs: list[Tensor], run: Callable[..., list[Tensor]]) -> Captured:
+        while len(self._captured) >= self._most:
+            self._captured.popitem(last=False)
+        replay, outputs = self._capture(lambda: run(*inputs))
+        self._captured[key] = Captured(inputs, outputs, replay)
+        self.captures += 1
+        return self._captured[key]
+
+
+def rounded(number: int) -> int:
+    """Return the next of 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, ...: four for each power.
+
+    >>> [rounded(number) for number in (3, 9, 33)]
+    [3, 10, 40]
+    """
+    step: int = 2 ** max(0, (number - 1).bit_length() - 3)
+    return -(-number // step) * step
+
+
+def _valid(like: Tensor, extent: Extent) -> Tensor:
+    if extent.valid is not None:
+        return extent.valid
+    return like.new_full((len(like),), extent.samples, dtype=torch.int64)
+
+
+def graphed(model: SNAC, device: torch.device, decoding: torch.dtype) -> GraphedNetwork:
+    """Return a folded model as a CUDA GPU computes it in rows, decoding in this type.
+
+    Raises
+    ------
+    KernelsError
+        Where Triton is not there, or products of float32 may be rounded, which changes codes.
+    """
+    try:
+        from snac_core.kernels.gpu import GpuKernels
+    except ImportError as error:
+        raise KernelsError(
+            f"no kernels for a GPU: {error}; Triton comes with torch's builds for CUDA"
+        ) from error
+    precision = torch.get_float32_matmul_precision()
+    if precision != "highest":
+        raise KernelsError(
+            "codes need products of float32 that are not rounded, torch's precision 'highest', "
+            f"not {precision!r}"
+        )
+    rows = RowNetwork(model, GpuKernels(device), lambda: None, decoding)
+    return GraphedNetwork(rows, CudaCapture(device))

@@ -1,0 +1,101 @@
+"""Residual vector quantization in which coarse levels cover more time than fine ones."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from snac_core.config import SnacConfig
+from snac_core.model.layers import Conv1d
+
+
+class Level(NamedTuple):
+    """What one level made of a latent."""
+
+    codes: Tensor
+    """Tensor[B x T/stride] of int64."""
+    projected: Tensor
+    """Tensor[B x D x T/stride]: the latent in the space where entries are looked up."""
+    entries: Tensor
+    """Tensor[B x D x T/stride]: the codebook entries that were nearest."""
+
+
+class VectorQuantize(nn.Module):
+    """One level: pool, project, take the nearest codebook entry, project back, repeat."""
+
+    def __init__(self, config: SnacConfig, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        latent, dim = config.latent_channels, config.codebook_dim
+        self.in_proj = weight_norm(Conv1d(latent, dim, kernel_size=1))
+        self.out_proj = weight_norm(Conv1d(dim, latent, kernel_size=1))
+        self.codebook = nn.Embedding(config.codebook_size, dim)
+
+    def forward(self, latent: Tensor) -> tuple[Tensor, Level]:
+        """Quantize ``latent``, Tensor[B x C x T], and return its approximation and the level.
+
+        Gradients pass straight through the look-up to the projection.
+        """
+        if self.stride > 1:
+            latent = F.avg_pool1d(latent, self.stride, self.stride)
+        projected = self.in_proj(latent)
+        codes = self.nearest(projected)
+        entries = self.codebook(codes).transpose(1, 2)
+        through = projected + (entries - projected).detach()
+        return self._expand(through), Level(codes, projected, entries)
+
+    def nearest(self, projected: Tensor) -> Tensor:
+        """Return int64 codes Tensor[B x T] of ``projected``, Tensor[B x D x T].
+
+        Nearest by Euclidean distance between unit vectors (ViT-VQGAN, arXiv:2110.04627).
+        """
+        batch = projected.shape[0]
+        points = F.normalize(projected.transpose(1, 2).reshape(-1, projected.shape[1]))
+        book = F.normalize(self.codebook.weight)
+        # In place: fresh memory for thousands of entries a position costs more than the sums.
+        distance = (2 * points @ book.t()).neg_()
+        distance += points.pow(2).sum(1, keepdim=True)
+        distance += book.pow(2).sum(1)
+        return distance.min(1)[1].reshape(batch, -1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the latent, Tensor[B x C x T], of ``codes``, Tensor[B x T/stride]."""
+        return self._expand(self.codebook(codes).transpose(1, 2))
+
+    def _expand(self, entries: Tensor) -> Tensor:
+        latent: Tensor = self.out_proj(entries)
+        return latent.repeat_interleave(self.stride, dim=-1) if self.stride > 1 else latent
+
+
+class ResidualVectorQuantize(nn.Module):
+    """Levels that each quantize what the coarser ones left over."""
+
+    def __init__(self, config: SnacConfig) -> None:
+        super().__init__()
+        self.quantizers = nn.ModuleList(
+            VectorQuantize(config, stride) for stride in config.vq_strides
+        )
+
+    def forward(self, latent: Tensor) -> tuple[Tensor, list[Level]]:
+        """Quantize ``latent``, Tensor[B x C x T]; return its approximation and the levels."""
+        total, residual, levels = torch.zeros_like(latent), latent, []
+        for quantizer in self.quantizers:
+            part, level = quantizer(residual)
+            total, residual = total + part, residual - part
+            levels.append(level)
+        return total, levels
+
+    def decode(self, codes: list[Tensor]) -> Tensor:
+        """Return the latent, Tensor[B x C x T], of one int64 Tensor[B x T/stride] per level."""
+        parts = [
+            quantizer.decode(level)  # type: ignore[operator]
+            for quantizer, level in zip(self.quantizers, codes, strict=True)
+        ]
+        total: Tensor = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total

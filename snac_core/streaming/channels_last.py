@@ -1,0 +1,257 @@
+"""The network of streams as a CPU computes it fastest: late, and in rows.
+
+`snac_core.delay` says where each layer of a stream stands and what it remembers, and
+`snac_core.kernels.network` how a CPU computes a layer of a whole clip. Here is both: the layers
+of the one, each translated by itself, with the weights and kernels of the other. The memory is
+the same numbers in the same places, but for their order within a layer's own.
+
+A signal is Tensor[B x T x C], the rows of one stream below those of another. A product takes them
+all at once, so that weights are read once for all streams: those of the coarse layers are many
+megabytes, and meet a few rows of each stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from snac_core.kernels import network as rows
+from snac_core.kernels import packing
+from snac_core.kernels.cpu import Kernels, WindowKernels
+from snac_core.kernels.interface import Space, UnitMemory
+from snac_core.kernels.network import RowNetwork
+from snac_core.model.layers import Snake1d
+from snac_core.streaming import layers
+from snac_core.streaming.layers import DelayedNetwork
+from snac_core.streaming.state import Place, Slot, Tick
+
+Layer: TypeAlias = Callable[[Tensor, Tick, Space], Tensor]
+
+
+class DelayedRows:
+    """A `DelayedNetwork` on the CPU. Any threads may use it at once.
+
+    Parameters
+    ----------
+    delayed
+        What it computes, with memory of the same size.
+    network
+        Of the same model: whose weights and kernels it shares.
+    """
+
+    def __init__(self, delayed: DelayedNetwork, network: RowNetwork) -> None:
+        self._network = network
+        self._layers = [_form(layer, network) for layer in delayed.layers]
+
+    def run(self, x: Tensor, tick: Tick) -> Tensor:
+        """Return what `DelayedNetwork.run` does, for Tensor[B x C x T] of float32."""
+        with self._network.space() as space:
+            x = x.transpose(1, 2).contiguous()
+            for layer in self._layers:
+                self._network.between()
+                x = layer(x, tick, space)
+            # The space is somebody else's from here on.
+            return x.clone().transpose(1, 2)
+
+
+def _form(layer: layers.Layer, network: RowNetwork) -> Layer:
+    if isinstance(layer, layers.Residual) and packing.depthwise(layer.module):
+        return Unit(layer, network)
+    if isinstance(layer, layers.Noisy):
+        return Noisy(layer, network)
+    if isinstance(layer, layers.Upsampling):
+        return Upsampling(layer, network)
+    if isinstance(layer, layers.Pointwise) and isinstance(layer.module, Snake1d):
+        return Activation(layer.module, network)
+    if isinstance(layer, layers.Pointwise) and isinstance(layer.module, nn.Conv1d):
+        return Mix(layer.module, network)
+    if isinstance(layer, layers.Convolution):
+        if packing.changes_rate(layer.module):
+            return Downsampling(layer, network)
+        if layer.module.in_channels == 1:
+            return FromOneChannel(layer, network)
+        if layer.module.out_channels == 1:
+            return ToOneChannel(layer, network)
+    return AsWritten(layer)
+
+
+def _compiled(network: RowNetwork) -> Kernels:
+    if not isinstance(network.kernels, WindowKernels):
+        raise ValueError("streams in rows are for a CPU")
+    return network.kernels.compiled
+
+
+def _mask(x: Tensor, tick: Tick, place: Place) -> Tensor:
+    """Zero what lies outside each clip."""
+    if not tick.edges:
+        return x
+    return torch.where(tick.inside(x.shape[1], place)[:, :, None], x, torch.zeros(()))
+
+
+def _past(tick: Tick, slot: Slot) -> Tensor:
+    """Return what a layer remembers, Tensor[B x positions x channels]."""
+    kept = tick.before[:, slot.start : slot.start + slot.size]
+    return kept.view(-1, slot.positions, slot.channels)
+
+
+def _keep(tick: Tick, slot: Slot, x: Tensor) -> None:
+    """Remember ``x``, Tensor[B x positions x channels]."""
+    tick.after[:, slot.start : slot.start + slot.size] = x.flatten(1)
+
+
+def _exchange(tick: Tick, slot: Slot, x: Tensor) -> Tensor:
+    """Return what came before ``x``, and remember as much of the newest."""
+    past, count = _past(tick, slot), slot.positions
+    _keep(tick, slot, torch.cat((past, x[:, -count:]), dim=1)[:, -count:])
+    return past
+
+
+class AsWritten:
+    """A layer that has no form of its own here."""
+
+    def __init__(self, layer: layers.Layer) -> None:
+        self._layer = layer
+
+    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+        """Run the layer, channels first."""
+        return self._layer.run(x.transpose(1, 2), tick).transpose(1, 2).contiguous()
+
+
+class Activation:
+    """`Snake1d`."""
+
+    def __init__(self, module: Snake1d, network: RowNetwork) -> None:
+        self._kernels = _compiled(network)
+        self._snake = network.weights.of(module, packing.snake)
+
+    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+        """Return Tensor[B x T x C]."""
+        return self._kernels.snake(x.flatten(0, 1), self._snake, space).view(x.shape)
+
+
+class Mix:
+    """A convolution that does not mix time."""
+
+    def __init__(self, module: nn.Conv1d, network: RowNetwork) -> None:
+        self._weights = network.weights.of(module, packing.mix)
+
+    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+        """Return Tensor[B x T x C out]."""
+        taps, bias = self._weights
+        out = space.take(x.shape[0] * x.shape[1], len(bias))
+        return torch.addmm(bias, x.flatten(0, 1), taps, out=out).view(*x.shape[:2], -1)
+
+
+class Noisy:
+    """`NoiseBlock`."""
+
+    def __init__(self, layer: layers.Noisy, network: RowNetwork) -> None:
+        self._place = layer.place
+        self._noisy = rows.Noisy(layer.module, network.kernels, network.weights)
+
+    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+        """Return Tensor[B x T x C]."""
+        return self._noisy(x, tick.extent(x.transpose(1, 2), self._place), space)
+
+
+class Unit:
+    """A depth-wise `ResidualUnit`."""
+
+    def __init__(self, layer: layers.Residual, network: RowNetwork) -> None:
+        self._kernels = _compiled(network)
+        self._weights = network.weights.of(layer.module, packing.unit)
+        (wide,) = (part for part in layer.layers if isinstance(part, layers.Convolution))
+        self._place, self._active, self._skip = wide.place, wide.slot, layer.skip.slot
+
+    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+        """Return Tensor[B x T x C]."""
+        memory = UnitMemory(tick.before, tick.after, self._active.start, self._skip.start)
+        # The activation of zero is zero.
+        x = _mask(x, tick, self._place)
+        return self._kernels.late_unit(x, self._weights, memory, space)
+
+
+class Downsampling:
+    """A convolution whose kernel is twice its stride."""
+
+    def __init__(self, layer: layers.Convolution, network: RowNetwork) -> None:
+        self._place, self._slot = layer.place, layer.slot
+        self._stride = layer.module.stride[0]
+        self._weights = network.weights.of(layer.module, packing.downsampling)
+
+    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+        """Return Tensor[B x T/stride x 2C]."""
+        batch, length, channels = x.shape
+        kept = self._slot.positions
+        whole = space.take(batch * (length + self._stride), channels).view(batch, -1, channels)
+        x = _mask(x, tick, self._place)
+        whole[:, :kept] = _exchange(tick, self._slot, x)
+        # What is left out, less than a block, is for the next call alone.
+        whole[:, kept:] = x[:, : length + self._stride - kept]
+        blocks = whole.view(-1, self._stride * channels)
+        early, late, bias = self._weights
+        out = space.take(len(blocks), len(bias))
+        # All streams at once, and so a row too much between each and the next.
+        torch.addmm(bias, blocks[:-1], early, out=out[:-1]).addmm_(blocks[1:], late)
+        return out.view(batch, -1, len(bias))[:, :-1].contiguous()
+
+
+class Upsampling:
+    """A transposed convolution whose kernel is twice its stride."""
+
+    def __init__(self, layer: layers.Upsampling, network: RowNetwork) -> None:
+        self._place, self._slot = layer.place, layer.slot
+        self._weights = network.weights.of(layer.module, packing.upsampling)
+
+    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+        """Return Tensor[B x T*stride x C/2]."""
+        batch, length, _ = x.shape
+        early, late, bias = self._weights
+        active = _mask(x, tick, self._place).flatten(0, 1)
+        blocks = space.take(batch * length + 1, len(bias))
+        torch.addmm(bias, active, late, out=blocks[1:])
+        # What a stream's last input adds to its next output came to lie in the next stream's
+        # first, where what that stream remembers belongs.
+        own_bias = bias.view(self._slot.positions, -1)
+        _keep(tick, self._slot, blocks[length::length].view(batch, *own_bias.shape) - own_bias)
+        blocks[:-1:length] = (_past(tick, self._slot) + own_bias).flatten(1)
+        out = blocks[:-1].addmm_(active, early)
+        return out.view(batch, -1, self._slot.channels)
+
+
+class FromOneChannel:
+    """A convolution of a single channel."""
+
+    def __init__(self, layer: layers.Convolution, network: RowNetwork) -> None:
+        self._place, self._slot = layer.place, layer.slot
+        self._taps, self._bias = network.weights.of(layer.module, packing.from_one_channel)
+
+    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+        """Return Tensor[B x T x C] of Tensor[B x T x 1]."""
+        x = _mask(x, tick, self._place)
+        whole = torch.cat((_exchange(tick, self._slot, x), x), dim=1)[:, :, 0]
+        read = whole.unfold(1, len(self._taps), 1).flatten(0, 1)
+        out = space.take(len(read), len(self._bias))
+        return torch.addmm(self._bias, read, self._taps, out=out).view(*x.shape[:2], -1)
+
+
+class ToOneChannel:
+    """A convolution to a single channel: what each tap gives, then their sum along time."""
+
+    def __init__(self, layer: layers.Convolution, network: RowNetwork) -> None:
+        self._place, self._slot = layer.place, layer.slot
+        self._taps, self._bias = network.weights.of(layer.module, packing.to_one_channel)
+
+    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+        """Return Tensor[B x T x 1] of Tensor[B x T x C]."""
+        length, x = x.shape[1], _mask(x, tick, self._place)
+        past = _exchange(tick, self._slot, x)
+        whole = torch.cat((past @ self._taps, x @ self._taps), dim=1)
+        given = whole.permute(2, 0, 1).contiguous()
+        out = given[0, :, :length] + self._bias
+        for tap in range(1, len(given)):
+            out += given[tap, :, tap : tap + length]
+        return out[:, :, None]

@@ -1,0 +1,123 @@
+"""What the streams of one codec share: its layers in the form that answers late, and memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from snac_core.codec import Codec
+from snac_core.config import SnacConfig
+from snac_core.kernels.network import RowNetwork
+from snac_core.model import SNAC
+from snac_core.model.attention import HEAD_DIM
+from snac_core.model.noise import Noise
+from snac_core.streaming.channels_last import DelayedRows
+from snac_core.streaming.layers import DelayedNetwork
+from snac_core.streaming.state import Memory, Tick
+
+Direction: TypeAlias = Literal["encode", "decode"]
+
+
+@functools.lru_cache(maxsize=16)
+def lookahead(config: SnacConfig, direction: Direction = "decode") -> int:
+    """Return by how many samples the result of a stream lies behind its input.
+
+    Derived from the layers. A sample of audio leaves once the codes reach this much further
+    than it; so does a code once the audio does, and codes leave in whole coarse frames.
+    """
+    # How wide the layers are makes no difference, so they are as narrow as attention may be.
+    encoder_dim = max(1, HEAD_DIM // 2 ** len(config.encoder_rates))
+    decoder_dim = max(HEAD_DIM, 2 ** len(config.decoder_rates))
+    narrow = dataclasses.replace(
+        config, encoder_dim=encoder_dim, decoder_dim=decoder_dim, latent_dim=None
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = SNAC(narrow)
+    return _delayed(model, direction).delay
+
+
+def _delayed(model: SNAC, direction: Direction) -> DelayedNetwork:
+    config = model.config
+    if direction == "decode":
+        return DelayedNetwork(model.decoder.model, config.latent_channels, config.hop)
+    return DelayedNetwork(model.encoder.block, 1, 1, align=config.frame_latents)
+
+
+class StreamNetwork:
+    """A codec's encoder or decoder as its streams run it: in rows where whole clips are.
+
+    Attributes
+    ----------
+    delay
+        Samples by which the output comes late.
+    layers
+        What computes it.
+    memory
+        What the streams remember between their steps.
+    """
+
+    def __init__(self, codec: Codec, direction: Direction) -> None:
+        self.device = codec.device
+        delayed = _delayed(codec.model, direction)
+        self.delay = delayed.delay
+        self.memory = Memory(delayed.state_size, codec.device)
+        whole = codec.decoder if direction == "decode" else codec.encoder
+        self.layers: DelayedNetwork | DelayedRows = (
+            DelayedRows(delayed, whole) if isinstance(whole, RowNetwork) else delayed
+        )
+
+    def tick(
+        self,
+        starts: Sequence[int],
+        ends: Sequence[int],
+        samples: int,
+        noise: Noise | str,
+        before: Tensor,
+    ) -> Tick:
+        """Return where streams stand, and the place for what they will remember.
+
+        Parameters
+        ----------
+        starts, ends
+            Of each stream: the first sample fed, and one past the clip's last.
+        samples
+            Fed to each.
+        noise
+            Where decoder noise comes from.
+        before
+            Tensor[B x S]: what each stream remembers.
+        """
+        first, last = (
+            min(starts),
+            max(start + samples - end for start, end in zip(starts, ends, strict=True)),
+        )
+        now = self.tensor(starts)
+        if first == 0:
+            before = before.masked_fill((now == 0)[:, None], 0.0)
+        edges = first < self.delay or last > 0
+        return Tick(now, self.tensor(ends), edges, noise, before, torch.empty_like(before))
+
+    def tensor(self, values: Sequence[int]) -> Tensor:
+        """Return whole numbers as Tensor[B] of int64 on the device."""
+        return torch.tensor(values, dtype=torch.int64, device=self.device)
+
+
+_networks: weakref.WeakKeyDictionary[Codec, dict[Direction, StreamNetwork]]
+_networks = weakref.WeakKeyDictionary()
+_networks_lock = threading.Lock()
+
+
+def stream_network(codec: Codec, direction: Direction) -> StreamNetwork:
+    """Return what all streams of ``codec`` share; it lives as long as the codec does."""
+    with _networks_lock:
+        made = _networks.setdefault(codec, {})
+        if direction not in made:
+            made[direction] = StreamNetwork(codec, direction)
+        return made[direction]

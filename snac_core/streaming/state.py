@@ -1,0 +1,150 @@
+"""The state that a stream keeps between its steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snac_core.model.batch_context import Extent
+from snac_core.model.noise import Noise
+
+OPEN = 2**62
+"""The end of a clip whose end is not known yet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tick:
+    """One call of a delayed network: where its streams stand, and their memory.
+
+    Parameters
+    ----------
+    now
+        Tensor[B] of int64: the sample, counted from the clip's start, that each stream's
+        input begins with.
+    end
+        Tensor[B] of int64: samples of each clip; `OPEN` while that is not known.
+    edges
+        Whether any layer can meet positions outside of a clip; False costs nothing.
+    noise
+        Where decoder noise comes from, or ``"off"``; its ``start`` is not read.
+    before, after
+        Tensor[B x S]: what the layers remember, and the place for what they will.
+    """
+
+    now: Tensor
+    end: Tensor
+    edges: bool
+    noise: Noise | str
+    before: Tensor
+    after: Tensor
+
+    def mask(self, x: Tensor, place: Place) -> Tensor:
+        """Zero what lies outside each clip in ``x``, Tensor[B x C x T]."""
+        if not self.edges:
+            return x
+        inside = self.inside(x.shape[-1], place)[:, None, :]
+        # `where`, not a product: garbage outside may have overflowed.
+        return torch.where(inside, x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+    def inside(self, length: int, place: Place) -> Tensor:
+        """Return Tensor[B x length] of which positions lie in each clip."""
+        first = self.now // place.unit - place.delay
+        positions = first[:, None] + torch.arange(length, device=self.now.device)
+        return (positions >= 0) & (positions < (self.end // place.unit)[:, None])
+
+    def extent(self, x: Tensor, place: Place) -> Extent:
+        """Return where the noise for ``x``, Tensor[B x C x T], comes from."""
+        noise = self.noise
+        if isinstance(noise, Noise):
+            noise = dataclasses.replace(noise, start=self.now - place.delay * place.unit)
+        return Extent(x.shape[-1] * place.unit, noise=noise)
+
+    def past(self, slot: Slot) -> Tensor:
+        """Return what a layer remembers, Tensor[B x channels x positions]."""
+        rows = self.before[:, slot.start : slot.start + slot.size]
+        return rows.reshape(-1, slot.channels, slot.positions)
+
+    def keep(self, slot: Slot, x: Tensor) -> None:
+        """Remember ``x``, Tensor[B x channels x positions]."""
+        self.after[:, slot.start : slot.start + slot.size] = x.flatten(1)
+
+    def joined(self, slot: Slot, x: Tensor) -> Tensor:
+        """Return ``x`` with what came before it, and remember as much of the newest."""
+        if not slot.positions:
+            return x
+        whole = torch.cat((self.past(slot), x), dim=-1)
+        self.keep(slot, whole[..., -slot.positions :])
+        return whole
+
+
+class Place(NamedTuple):
+    """Where in the network a layer's input is."""
+
+    unit: int
+    """Samples per position."""
+    delay: int
+    """Positions by which it comes late."""
+
+
+class Slot(NamedTuple):
+    """A layer's part of the memory."""
+
+    start: int
+    channels: int
+    positions: int
+
+    @property
+    def size(self) -> int:
+        """Numbers in it."""
+        return self.channels * self.positions
+
+
+class Memory:
+    """What each stream of a network remembers: a row of one tensor, which grows.
+
+    Rows are taken by whoever starts a stream and read and written by whoever runs steps,
+    which may be different threads.
+    """
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._rows = torch.empty(0, size, device=device)
+        self._free: list[int] = []
+        self._lock = threading.Lock()
+
+    @property
+    def capacity(self) -> int:
+        """Rows, in use or not."""
+        return len(self._rows)
+
+    def take(self) -> int:
+        """Return a row that nobody uses. What it holds means nothing."""
+        with self._lock:
+            if not self._free:
+                self._grow()
+            return self._free.pop()
+
+    def give_back(self, row: int) -> None:
+        """Let another stream have ``row``."""
+        # Without the lock: the garbage collector may call this in a thread that holds it.
+        self._free.append(row)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Return Tensor[B x S] of the rows that Tensor[B] of int64 names."""
+        with self._lock:
+            return self._rows.index_select(0, rows)
+
+    def write(self, rows: Tensor, values: Tensor) -> None:
+        """Put Tensor[B x S] into the rows that Tensor[B] of int64 names."""
+        with self._lock:
+            self._rows.index_copy_(0, rows, values)
+
+    def _grow(self) -> None:
+        old = len(self._rows)
+        rows = self._rows.new_zeros(max(4, 2 * old), self._rows.shape[1])
+        rows[:old] = self._rows
+        self._rows = rows
+        self._free.extend(range(len(rows) - 1, old - 1, -1))

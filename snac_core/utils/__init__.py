@@ -1,0 +1,3 @@
+"""Files, memory and incremental work: what knows nothing of audio."""
+
+from __future__ import annotations

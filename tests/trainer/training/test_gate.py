@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from snac_core.errors import StoreError
+from snac_core.store import ModelStore
+from snac_core.store.manifest import MANIFEST, Manifest
+from tests.conftest import TINY, TINY_ATTENTION, random_model
+from tests.trainer.commands import rows
+from trainer import config as configuration
+from trainer.runtime.checkpointing import Writer
+from trainer.runtime.distributed import World
+from trainer.runtime.stopping import StopRequest
+from trainer.training.gate import Gate
+from trainer.training.loop import Run, train
+from trainer.training.publish import make_current
+
+CPU = torch.device("cpu")
+
+
+def test_what_is_no_better_than_what_it_would_replace_is_not_published(
+    settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What this run makes is better than its base, and not so good as what another has published.
+    better = train(configuration.parse({**settings, "max_steps": 12}), CPU)
+    store = ModelStore(tmp_path / "store")
+    content = torch.load(better, weights_only=True)
+    there = store.publish(TINY, content["model"])
+    settings |= {"output_dir": str(tmp_path / "second"), "max_steps": 2}
+    with caplog.at_level(logging.INFO):
+        worse = train(configuration.parse({**settings, "publish_to": str(store.root)}), CPU)
+    assert store.versions() == [there]
+    mine = torch.load(worse, weights_only=True)["metrics"]
+    theirs = content["metrics"]["best_val_loss"]
+    assert theirs < mine["best_val_loss"] < mine["baseline_val_loss"]
+    assert f"no better than {there}, which it would replace" in caplog.text
+    assert f"loss on the same segments is {theirs:.4f}" in caplog.text
+
+
+def test_what_is_better_than_what_it_replaces_is_published_each_time(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    store = ModelStore(tmp_path / "store")
+    there = store.publish(TINY, random_model(TINY, seed=5).state_dict())
+    changes = {"max_steps": 4, "eval_every_batches": 2, "publish_to": str(store.root)}
+    train(configuration.parse({**settings, **changes}), CPU)
+    versions = store.versions()
+    val = [
+        float(row["loss"]) for row in rows(Path(settings["output_dir"])) if row["split"] == "val"
+    ]
+    assert val[0] > val[1] > val[2]
+    assert versions[0] == there
+    assert [store.manifest(one).metrics["best_val_loss"] for one in versions[1:]] == val[1:]
+    assert store.current() == versions[-1]
+
+
+def test_a_model_of_another_kind_is_not_replaced(
+    settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ModelStore(tmp_path / "store")
+    there = store.publish(TINY_ATTENTION, random_model(TINY_ATTENTION).state_dict())
+    train(configuration.parse({**settings, "publish_to": str(store.root)}), CPU)
+    assert store.versions() == [there]
+    assert "is for 32000 Hz, not 24000" in caplog.text
+
+
+def test_a_version_whose_configuration_is_not_understood_does_not_end_the_run(
+    settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ModelStore(tmp_path / "store")
+    there = store.publish(TINY, random_model(TINY, seed=5).state_dict())
+    place = store.path(there)
+    text = json.dumps({**TINY.to_dict(), "from_the_future": 1}).encode()
+    (place / "config.json").write_bytes(text)
+    manifest = Manifest.from_bytes((place / MANIFEST).read_bytes())
+    files = {**manifest.files, "config.json": hashlib.sha256(text).hexdigest()}
+    (place / MANIFEST).write_bytes(dataclasses.replace(manifest, files=files).to_bytes())
+    with (
+        Writer() as writer,
+        closing(Run(configuration.parse(settings), World(CPU), writer, StopRequest())) as run,
+    ):
+        gate = Gate(store.root, run.fixed, {})
+        assert gate.offer(tmp_path / "none.pt", 1.0, baseline=2.0) is None
+    assert "not published: " in caplog.text
+    assert "from_the_future" in caplog.text
+
+
+def test_the_version_replaced_is_measured_as_the_run_measures_itself(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    store = ModelStore(tmp_path / "store")
+    model = random_model(TINY, seed=5)
+    there = store.publish(TINY, model.state_dict())
+    config = configuration.parse(settings)
+    with Writer() as writer, closing(Run(config, World(CPU), writer, StopRequest())) as run:
+        known = {"another": 1.0}
+        gate = Gate(store.root, run.fixed, known)
+        assert gate.offer(tmp_path / "none.pt", 1e9, baseline=2e9) is None
+        assert known == {"another": 1.0, there: run.fixed.measure(model).terms["loss"]}
+
+
+def test_a_version_that_does_not_give_its_golden_clip_is_not_made_current(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store")
+    served = store.publish(TINY, random_model(TINY, seed=1).state_dict())
+    other = store.publish(TINY, random_model(TINY, seed=2).state_dict(), make_current=False)
+    path = store.path(other) / MANIFEST
+    manifest = Manifest.from_bytes(path.read_bytes())
+    wrong = tuple(tuple((code + 1) % 4096 for code in level) for level in manifest.golden)
+    path.write_bytes(dataclasses.replace(manifest, golden=wrong).to_bytes())
+    with pytest.raises(StoreError, match=r"not made current: .*codes of the golden clip differ"):
+        make_current(store, other, CPU)
+    assert store.current() == served
+    path.write_bytes(manifest.to_bytes())
+    make_current(store, other, CPU)
+    assert store.current() == other
+    assert json.loads(path.read_bytes())["version"] == other

@@ -1,0 +1,457 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import snac_core
+from snac_core.model.batch_context import Extent
+from snac_core.store import ModelStore, checkpoint
+from snac_core.store.identity import token_space
+from tests.conftest import TINY
+from tests.trainer.commands import rows
+from tests.trainer.conftest import RATE, record, voice, weights
+from trainer import config as configuration
+from trainer.errors import TrainerError
+from trainer.model.network import reconstruct, starting_model
+from trainer.runtime.checkpointing import Writer, copied_to_cpu
+from trainer.runtime.distributed import World
+from trainer.runtime.stopping import StopRequest
+from trainer.training.batches import Batch
+from trainer.training.loop import Run, train
+
+CPU = torch.device("cpu")
+LEARNING = {"freeze_encoder": False, "freeze_vq": False}
+FROM_NOTHING = {"pretrained_model": None, "model": TINY.to_dict(), **LEARNING}
+ADVERSARIAL = {
+    "adversarial_weight": 1.0,
+    "feature_weight": 2.0,
+    "discriminator_periods": [2],
+    "discriminator_period_channels": [4, 8],
+    "discriminator_n_ffts": [256],
+    "discriminator_fft_channels": 2,
+}
+
+
+@contextmanager
+def running(settings: dict[str, Any], **changes: Any) -> Iterator[Run]:
+    config = configuration.parse({**settings, **changes})
+    torch.manual_seed(config.random_seed)
+    with Writer() as writer, closing(Run(config, World(CPU), writer, StopRequest())) as run:
+        yield run
+
+
+def losses(run: Run, seconds: float) -> dict[str, float]:
+    return run.fixed.measure(run.model, seconds).terms
+
+
+def first_batch(run: Run, epoch: int = 1) -> Batch:
+    return run.epochs.to_device(next(iter(run.epochs.batches(epoch))))[0]
+
+
+def test_a_run_leaves_all_its_outputs(trained: dict[str, Any], base: ModelStore) -> None:
+    output = Path(trained["output_dir"])
+    for name in ("config.json", "checkpoint_epoch1.pt", "checkpoint_epoch2.pt"):
+        assert (output / name).is_file()
+    assert list((output / "logs").glob("events.*"))
+    config = configuration.parse(trained)
+    assert configuration.load(output / "config.json") == config
+
+    baseline = json.loads((output / "baseline_metrics.json").read_text())
+    assert baseline["stages"].keys() == {"0.17", "0.34"}
+    assert baseline["fixed"] == baseline["stages"]["0.34"]
+    found = torch.load(output / "best_model.pt", weights_only=True)
+    metrics = found["metrics"]
+    assert metrics["baseline_val_loss"] == baseline["val_loss"]
+    assert metrics["best_val_loss"] < baseline["val_loss"]
+    gain = 1 - metrics["best_val_loss"] / baseline["val_loss"]
+    assert metrics["improvement"] == pytest.approx(gain)
+    assert found["base"] == base.current()
+    assert found["train_config"] == config.to_dict()
+    last = torch.load(output / "checkpoint_epoch2.pt", weights_only=True)
+    assert {"optimizer", "best"} <= last.keys()
+
+    codec = snac_core.load(output / "best_model.pt", "cpu")
+    (codes,) = codec.encode([voice(0.5, 1)])
+    assert np.isfinite(codec.decode([codes])[0]).all()
+
+
+def test_fine_tuning_the_decoder_leaves_the_rest_bit_for_bit(
+    trained: dict[str, Any], base: ModelStore
+) -> None:
+    before = checkpoint.read(base.root).weights
+    after = weights(Path(trained["output_dir"]) / "best_model.pt")
+    assert after.keys() == before.keys()
+    for name, value in before.items():
+        assert torch.equal(after[name], value) != name.startswith("decoder."), name
+    assert token_space(TINY, after) == token_space(TINY, before)
+
+
+def test_a_frozen_encoder_alone_lets_the_quantizer_learn(
+    settings: dict[str, Any], base: ModelStore
+) -> None:
+    before = checkpoint.read(base.root).weights
+    after = weights(train(configuration.parse({**settings, "freeze_vq": False}), CPU))
+    for part, moves in (("encoder.", False), ("quantizer.", True), ("decoder.", True)):
+        same = [torch.equal(after[n], before[n]) for n in before if n.startswith(part)]
+        assert not any(same) if moves else all(same), part
+    assert token_space(TINY, after) != token_space(TINY, before)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_frozen_takes_part_in_no_gradient_and_keeps_its_codes(
+    settings: dict[str, Any], precision: str
+) -> None:
+    config = configuration.parse({**settings, "precision": precision})
+    model, _ = starting_model(config)
+    audio = torch.from_numpy(voice(12288 / RATE, 1))[None, None]
+    out = reconstruct(model, audio, config, Extent(audio.shape[-1], noise="random"))
+    for level in out.levels:
+        assert not level.projected.requires_grad
+        assert not level.entries.requires_grad
+    assert out.audio.requires_grad
+    for level, codes in zip(out.levels, model.encode(audio), strict=True):
+        assert torch.equal(level.codes, codes)
+
+
+def test_a_short_segment_has_the_codes_that_it_has_alone(settings: dict[str, Any]) -> None:
+    config = configuration.parse(settings)
+    model, _ = starting_model(config)
+    short, long = (torch.from_numpy(voice(n / RATE, 1))[None, None] for n in (6144, 12288))
+    padded = torch.nn.functional.pad(short, (0, 6144))
+    own = torch.ones(2, 1, 12288)
+    own[0, :, 6144:] = 0
+    batch = Batch(torch.cat([padded, long]), own, torch.arange(2))
+    out = reconstruct(model, batch.audio, config, batch.extent(model.config, batch.noise(0)))
+    for level, codes in zip(out.levels, model.encode(short), strict=True):
+        assert torch.equal(level.codes[:1, : codes.shape[1]], codes)
+
+
+def test_the_quantizer_is_exact_in_bf16_too(settings: dict[str, Any]) -> None:
+    config = configuration.parse({**settings, **LEARNING, "precision": "bf16"})
+    model, _ = starting_model(config)
+    audio = torch.from_numpy(voice(12288 / RATE, 1))[None, None]
+    out = reconstruct(model, audio, config, Extent(12288, noise="random"))
+    (gradient,) = torch.autograd.grad(
+        out.audio.float().abs().mean(),
+        [model.encoder.get_parameter("block.0.parametrizations.weight.original1")],
+    )
+    for level in out.levels:
+        assert level.projected.dtype == torch.float32
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
+def test_validation_gives_the_same_figures_every_time(settings: dict[str, Any]) -> None:
+    with running(settings) as run:
+        first = losses(run, 0.25)
+        torch.rand(7)
+        assert losses(run, 0.25) == first
+    with running(settings, eval_batch_size=4) as run:
+        assert losses(run, 0.25) == pytest.approx(first, rel=1e-4)
+
+
+def test_a_short_recording_is_measured_as_if_it_were_alone(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    record(tmp_path / "short" / "a.wav", 0.3, seed=1)
+    with running(settings, val_data=str(tmp_path / "short"), mel_weight=1.0, **LEARNING) as run:
+        alone = losses(run, 0.3)
+        for seconds in (0.5, 1.1):
+            assert losses(run, seconds) == pytest.approx(alone, rel=1e-4)
+
+
+def test_baselines_are_those_of_the_untouched_base(trained: dict[str, Any], tmp_path: Path) -> None:
+    report = json.loads((Path(trained["output_dir"]) / "baseline_metrics.json").read_text())
+    with running(trained, output_dir=str(tmp_path)) as run:
+        assert report["stages"] == {f"{length:g}": losses(run, length) for length in (0.17, 0.34)}
+
+
+def test_the_best_is_chosen_on_the_longest_stage_whenever_it_was_reached(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    record(tmp_path / "few" / "a.wav", 0.7, seed=1)
+    curriculum = [{"epochs": 1, "length": 0.34}, {"epochs": 2, "length": 0.17}]
+    settings |= {"num_epochs": 2, "curriculum": curriculum, "train_data": str(tmp_path / "few")}
+    best = train(configuration.parse(settings), CPU)
+    output = Path(settings["output_dir"])
+    val = [float(row["loss"]) for row in rows(output) if row["split"] == "val"]
+    metrics = torch.load(best, weights_only=True)["metrics"]
+    assert len(val) == 3
+    assert metrics["best_val_loss"] == pytest.approx(min(val[1:]))
+    with running({**settings, "pretrained_model": str(best)}, output_dir=str(output / "x")) as run:
+        assert losses(run, 0.34)["loss"] == pytest.approx(metrics["best_val_loss"], rel=1e-5)
+
+
+def test_a_model_from_nothing_learns_what_it_is_shown(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    record(tmp_path / "toy" / "a.wav", 0.17, seed=1)
+    changes = {
+        **FROM_NOTHING,
+        "train_data": [{"path": str(tmp_path / "toy"), "weight": 30.0}],
+        "val_data": str(tmp_path / "toy"),
+        "batch_size": 1,
+        "max_steps": None,
+        "learning_rate": 4e-3,
+        "gain_probability": 0.0,
+        "polarity_probability": 0.0,
+        "mel_weight": 1.0,
+        "revive_codes_every": 10,
+        "grad_clip": 1.0,
+    }
+    with running(settings, **changes) as run:
+        before = losses(run, 0.17)
+        run.train_epoch()
+        after = losses(run, 0.17)
+        assert run.finished
+    assert run.progress.step == 30
+    for name in ("loss", "mel", "stft"):
+        assert after[name] < 0.75 * before[name], name
+
+
+def test_the_same_configuration_gives_the_same_run(settings: dict[str, Any]) -> None:
+    outputs = []
+    for name in ("a", "b"):
+        settings["output_dir"] = str(Path(settings["output_dir"]).with_name(name))
+        outputs.append(train(configuration.parse({**settings, **FROM_NOTHING}), CPU))
+    first, second = map(weights, outputs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+# Forking a process that has threads is what PyTorch does here, and newer Pythons warn of it.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_worker_makes_no_difference(settings: dict[str, Any]) -> None:
+    outputs = []
+    for workers in (0, 1):
+        settings["output_dir"] = str(Path(settings["output_dir"]).with_name(f"run{workers}"))
+        outputs.append(train(configuration.parse({**settings, "num_workers": workers}), CPU))
+    first, second = map(weights, outputs)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_metrics_are_a_table(settings: dict[str, Any]) -> None:
+    settings |= {"batch_size": 1, "max_steps": 20, "warmup_steps": 40, "eval_every_batches": 15}
+    settings["val_segments"] = 1
+    train(configuration.parse(settings), CPU)
+    table = rows(Path(settings["output_dir"]))
+    assert [(row["split"], row["step"]) for row in table] == [
+        *(("val", "0"), ("train", "10"), ("val", "15"), ("train", "20"), ("val", "20"))
+    ]
+    by_step = {row["step"]: row for row in table if row["split"] == "train"}
+    assert float(by_step["10"]["learning_rate"]) == pytest.approx(1e-3 * 10 / 40)
+    for row in table:
+        total = float(row["l1"]) + float(row["stft"])
+        assert float(row["loss"]) == pytest.approx(total, rel=1e-4)
+        assert row["commitment"] == ""
+    assert all(float(row["audio_seconds_per_second"]) > 0 for row in by_step.values())
+
+
+def test_steps_end_where_they_are_told(settings: dict[str, Any]) -> None:
+    changes = {"batch_size": 1, "num_epochs": 9, "max_steps": 3, "save_every_batches": 2}
+    train(configuration.parse({**settings, **changes}), CPU)
+    output = Path(settings["output_dir"])
+    latest = torch.load(output / "checkpoint_latest.pt", weights_only=True)
+    last = torch.load(output / "checkpoint_epoch1.pt", weights_only=True)
+    assert (latest["step"], last["step"], last["epoch"]) == (2, 3, 1)
+    assert not (output / "checkpoint_epoch2.pt").exists()
+
+
+def test_recordings_that_break_in_mid_run_cost_their_segments_only(
+    settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "fragile"
+    for number in range(4):
+        record(folder / f"{number}.wav", 0.17, seed=number)
+    changes = {"train_data": str(folder), "val_data": str(folder), "num_epochs": 3}
+    with caplog.at_level(logging.WARNING), running(settings, **changes, max_steps=None) as run:
+        (folder / "0.wav").write_bytes(b"no longer audio")
+        run.referee.baseline()
+        assert run.intake.skipped == 1
+        run.train_epoch()
+        assert (run.intake.skipped, run.progress.step) == (3, 2)
+        for number in (1, 2):
+            (folder / f"{number}.wav").unlink()
+        run.train_epoch()
+        assert run.intake.skipped == 9
+        (folder / "3.wav").unlink()
+        with pytest.raises(TrainerError, match=r"none of the recordings in .* can be read"):
+            run._validate()
+    assert "0.wav cannot be read" in caplog.text
+    assert "9 segments left out so far" in caplog.text
+    assert (Path(settings["output_dir"]) / "checkpoint_latest.pt").exists()
+    named = (Path(settings["output_dir"]) / "unreadable.csv").read_text()
+    assert [named.count(f"{number}.wav,") for number in range(4)] == [1, 1, 1, 1]
+
+
+def test_steps_that_are_not_finite_move_nothing_and_end_the_run_when_they_do_not_end(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {**FROM_NOTHING, "codebook_decay": 0.5, "loss_balancer": True, "ema_decay": 0.9}
+    with running(settings, **changes, **ADVERSARIAL, max_bad_steps=3) as run:
+        good = first_batch(run)
+        bad = good._replace(audio=good.audio.clone())
+        bad.audio[0, 0, 5] = math.nan
+
+        def everything() -> list[dict[str, Any]]:
+            return [copied_to_cpu(part.state_dict()) for part in (run.model, run.learner)]
+
+        assert run.learner.step(good, 0, 9) is not None
+        before = everything()
+        for step in (1, 2):
+            assert run.learner.step(bad, step, 9) is None
+        assert run.learner.bad == run.learner.bad_in_a_row == 2
+        after = everything()
+        for state in (before[1], after[1]):
+            del state["bad"], state["bad_in_a_row"]
+            # The rate is that of the step, taken or not.
+            for name in ("optimizer", "rival_optimizer"):
+                state[name] = state[name]["state"]
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
+        assert run.learner.step(good, 3, 9) is not None
+        assert run.learner.bad_in_a_row == 0
+        for step in (4, 5):
+            assert run.learner.step(bad, step, 9) is None
+        with pytest.raises(
+            TrainerError, match=r"3 steps in a row .*step 6.*: a lower learning_rate"
+        ):
+            run.learner.step(bad, 6, 9)
+    assert "a step is left out, as it is not finite (1 so far)" in caplog.text
+
+
+def test_bad_steps_that_end_a_run_leave_a_checkpoint_to_go_on_from(
+    settings: dict[str, Any],
+) -> None:
+    with running(settings, max_bad_steps=1) as run:
+        with torch.no_grad():
+            run.model.get_parameter("decoder.model.0.bias").fill_(math.nan)
+        with pytest.raises(TrainerError, match="1 steps in a row were not finite"):
+            run.train_epoch()
+    latest = torch.load(Path(settings["output_dir"]) / "checkpoint_latest.pt", weights_only=True)
+    progress = latest["run"]["progress"]
+    assert (progress["step"], progress["batch"], len(progress["reading"])) == (0, 1, 1)
+
+
+def test_each_better_model_is_published(settings: dict[str, Any], tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "store")
+    best = train(configuration.parse({**settings, "publish_to": str(store.root)}), CPU)
+    (manifest,) = store.list()
+    assert store.current() == manifest.version
+    assert manifest.metrics == torch.load(best, weights_only=True)["metrics"]
+
+
+def test_a_model_no_better_than_its_base_is_not_published(
+    settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = ModelStore(tmp_path / "store")
+    changes = {"learning_rate": 1e-30, "max_steps": 1, "publish_to": str(store.root)}
+    with caplog.at_level(logging.INFO):
+        best = train(configuration.parse({**settings, **changes}), CPU)
+    assert "not published: no better than the model that the run started from" in caplog.text
+    assert store.current() is None
+    assert best.exists()
+
+
+def test_a_store_that_cannot_be_written_does_not_end_the_run(
+    settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "store").write_text("a file where the folder should be")
+    config = configuration.parse({**settings, "publish_to": str(tmp_path / "store")})
+    train(config, CPU)
+    assert "not published: " in caplog.text
+    assert (Path(settings["output_dir"]) / "checkpoint_epoch1.pt").exists()
+
+
+def test_a_new_token_space_is_said_with_how_much_of_the_old_one_is_left(
+    settings: dict[str, Any], base: ModelStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        best = train(configuration.parse({**settings, **LEARNING, "learning_rate": 3e-4}), CPU)
+    content = torch.load(best, weights_only=True)
+    old = base.manifest(str(base.current())).token_space
+    new = token_space(TINY, content["model"])
+    assert new != old
+    found = rows(Path(settings["output_dir"]))[-1]
+    share = float(found["code_agreement"])
+    assert 0 < share < 1
+    assert f"token space {new}, no longer {old} of the base: {100 * share:.1f}%" in caplog.text
+    assert content["metrics"]["val_code_agreement"] == share
+
+    # Counted once more, clip by clip, with the models as they are used.
+    one, other = (snac_core.load(ref, "cpu") for ref in (base.root, best))
+    with running(settings, output_dir=str(best.parent / "x")) as run:
+        segments = run.fixed.segments(0.17)
+        clips = [
+            part.audio[0, : int(part.own.sum())].numpy()
+            for part in map(segments.__getitem__, range(4))
+        ]
+    pairs = zip(one.encode(clips), other.encode(clips), strict=True)
+    levels = [pair for a, b in pairs for pair in zip(a.levels, b.levels, strict=True)]
+    same = sum(int((a == b).sum()) for a, b in levels)
+    assert same / sum(len(a) for a, _ in levels) == pytest.approx(share, abs=0.05)
+
+
+def test_what_stays_in_its_token_space_is_not_compared(
+    trained: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    table = rows(Path(trained["output_dir"]))
+    assert all(row["code_agreement"] == "" for row in table)
+    assert [row["stage"] for row in table if row["split"] == "val"] == ["1", "1", "2"]
+
+
+def test_a_run_that_gets_no_better_ends_early(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    changes = {"learning_rate": 1e-30, "max_steps": 20, "eval_every_batches": 1, "sample_clips": 0}
+    changes["early_stop_patience"] = 2
+    with caplog.at_level(logging.INFO):
+        train(configuration.parse({**settings, **changes}), CPU)
+    output = Path(settings["output_dir"])
+    assert "ended early: 2 validations in a row were no better" in caplog.text
+    assert [row["step"] for row in rows(output)] == ["0", "1", "2", "3"]
+    assert torch.load(output / "checkpoint_epoch1.pt", weights_only=True)["step"] == 3
+    before = rows(output)
+    train(configuration.parse({**settings, **changes, "resume": "auto"}), CPU)
+    assert rows(output) == before, "what has ended early does not begin again"
+    # Unless there is more patience now.
+    changes["early_stop_patience"] = 3
+    train(configuration.parse({**settings, **changes, "resume": "auto"}), CPU)
+    assert [row["step"] for row in rows(output)] == ["0", "1", "2", "3", "4"]
+
+
+def test_the_averaged_weights_are_those_validated_and_kept(settings: dict[str, Any]) -> None:
+    best = train(configuration.parse({**settings, "ema_decay": 0.9}), CPU)
+    last = torch.load(Path(settings["output_dir"]) / "checkpoint_epoch1.pt", weights_only=True)
+    averaged = last["run"]["learner"]["average"]
+    kept = weights(best)
+    assert all(torch.equal(kept[name], averaged[f"module.{name}"]) for name in kept)
+    assert not all(torch.equal(kept[name], last["model"][name]) for name in kept)
+    on = {**settings, "pretrained_model": str(best), "output_dir": str(best.parent / "x")}
+    with running(on) as run:
+        expected = torch.load(best, weights_only=True)["metrics"]["best_val_loss"]
+        assert losses(run, 0.17)["loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_tensorboard_has_clips_to_look_at_and_listen_to(trained: dict[str, Any]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(Path(trained["output_dir"]) / "logs"))
+    events.Reload()
+    tags = events.Tags()
+    for clip in range(4):
+        for kind in ("audio", "spectrogram"):
+            found = tags["audio" if kind == "audio" else "images"]
+            assert {f"{kind}/{clip}/original", f"{kind}/{clip}/reconstructed"} <= set(found)
+    steps = [sound.step for sound in events.Audio("audio/0/reconstructed")]
+    assert steps == sorted(steps)
+    assert steps[0] == 0
+    assert len(steps) == 3
+    assert {"train/loss", "val/loss", "val/stft"} <= set(tags["scalars"])

@@ -1,0 +1,8 @@
+"""The configuration of a run: its keys, their rules, and the curriculum."""
+
+from __future__ import annotations
+
+from trainer.config.parsing import load, parse
+from trainer.config.schema import Source, Stage, TrainConfig
+
+__all__ = ["Source", "Stage", "TrainConfig", "load", "parse"]

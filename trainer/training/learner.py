@@ -1,0 +1,261 @@
+"""One training step: forward, losses, gradients over all processes, and what moves weights."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snac_core.model import SNAC
+from snac_core.model.quantizer import Level
+from trainer.config import TrainConfig, curriculum
+from trainer.errors import TrainerError
+from trainer.losses.balancer import Balancer
+from trainer.losses.discriminators import Adversary
+from trainer.losses.losses import Losses, term_weights, weighted_sum
+from trainer.model.codebooks import CodebookUse
+from trainer.model.compile import compile_units
+from trainer.model.ema import Average
+from trainer.model.mel_target import Guide
+from trainer.model.network import Network
+from trainer.runtime.distributed import World, not_synchronised
+from trainer.training.batches import Batch
+
+log = logging.getLogger(__name__)
+
+Terms = dict[str, float]
+
+
+class Learner:
+    """A model, everything that is learnt along with it, and the step that moves them.
+
+    Parameters
+    ----------
+    config
+        What to learn from, and how fast.
+    model
+        On the device of ``world``; what has no gradient stays as it is.
+    world
+        The processes that divide each batch.
+
+    Attributes
+    ----------
+    bad, bad_in_a_row
+        Steps whose loss or gradient was not finite: they moved nothing.
+    """
+
+    def __init__(self, config: TrainConfig, model: SNAC, world: World) -> None:
+        self.config, self.model, self.world = config, model, world
+        self.guide = Guide(model.config).to(world.device) if config.guided_steps else None
+        rate, shared = model.config.sampling_rate, world.mean if world.size > 1 else None
+        # Copied before anything is compiled.
+        self.average = Average(model, config.ema_decay) if config.ema_decay else None
+        if config.compile:
+            log.info("%d residual units are compiled as they are met", compile_units(model))
+        self.losses = Losses(config, rate, shared).to(world.device)
+        self.weights = term_weights(config)
+        self.trained = [weight for weight in model.parameters() if weight.requires_grad]
+        self.optimizer = _adam(self.trained, config, config.learning_rate, config.betas)
+        self.network = world.wrapped(Network(model, config, self.guide))
+        self._divided = [self.network]
+        self.adversary: Adversary | None = None
+        if config.adversarial:
+            self.adversary = Adversary(config, shared).to(world.device)
+            world.overwrite(list(self.adversary.parameters()))
+            self.judge = world.wrapped(self.adversary)
+            self._divided.append(self.judge)
+            self.rival_optimizer = _adam(
+                list(self.adversary.parameters()),
+                config,
+                config.discriminator_learning_rate,
+                config.discriminator_betas,
+            )
+        self.balancer: Balancer | None = None
+        if config.loss_balancer:
+            self.balancer = Balancer(self.weights, global_count=shared)
+        self.use = CodebookUse(model.quantizer, config.random_seed, world)
+        self.bad = self.bad_in_a_row = 0
+
+    @property
+    def best_guess(self) -> SNAC:
+        """The model to validate and publish: with averaged weights, if there are any."""
+        return self.model if self.average is None else self.average.model
+
+    def step(self, batch: Batch, step: int, total_steps: int) -> Terms | None:
+        """Learn from one batch; return its terms, or None when it could not be learnt from.
+
+        Parameters
+        ----------
+        batch
+            This process's part. Parts may differ in size, and be empty.
+        step, total_steps
+            Decide the learning rate and the noise.
+
+        Raises
+        ------
+        TrainerError
+            When ``max_bad_steps`` in a row were not finite. No weight was moved by them.
+        """
+        config = self.config
+        share = curriculum.learning_rate(config, step, total_steps) / config.learning_rate
+        optimizers = self._optimizers()
+        for optimizer, rate in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * share
+        balanced = None if self.balancer is None else copy.deepcopy(self.balancer.state_dict())
+        terms, levels = self._gradients(batch, step)
+        limit = config.grad_clip or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, limit)
+        sizes = [terms[name] for name in terms] + [norm]
+        if self.adversary is not None:
+            sizes.append(torch.nn.utils.clip_grad_norm_(self.adversary.parameters(), limit))
+        # Shared, so that all processes decide alike; and the one wait for the device in a step.
+        values = self.world.mean(torch.stack(sizes)).tolist()
+        found = dict(zip(terms, values, strict=False)) | {"gradient_norm": values[len(terms)]}
+        if not all(map(math.isfinite, values)):
+            if self.balancer is not None and balanced is not None:
+                self.balancer.load_state_dict(balanced)
+            self._count_bad(found, step)
+            return None
+        self.bad_in_a_row = 0
+        for optimizer, _ in optimizers:
+            optimizer.step()
+        if config.quantizer_trains:
+            self.use.learn(levels, config.codebook_decay)
+        if self.average is not None:
+            self.average.update(self.model)
+        return found | {"learning_rate": config.learning_rate * share}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything beside the model's weights that the next step depends on."""
+        state: dict[str, Any] = {
+            "optimizer": self.optimizer.state_dict(),
+            "codebooks": self.use.state_dict(),
+            "bad": self.bad,
+            "bad_in_a_row": self.bad_in_a_row,
+        }
+        if self.guide is not None:
+            state["guide"] = self.guide.state_dict()
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state_dict()
+            state["rival_optimizer"] = self.rival_optimizer.state_dict()
+        if self.balancer is not None:
+            state["balancer"] = self.balancer.state_dict()
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; the model's weights are as they were then."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.use.load_state_dict(state["codebooks"])
+        self.bad, self.bad_in_a_row = state["bad"], state["bad_in_a_row"]
+        if self.guide is not None:
+            self.guide.load_state_dict(state["guide"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(state["adversary"])
+            self.rival_optimizer.load_state_dict(state["rival_optimizer"])
+        if self.balancer is not None:
+            self.balancer.load_state_dict(state["balancer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+
+    def _optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
+        """Return each optimizer and its rate at the top of the schedule."""
+        pairs: list[tuple[torch.optim.Optimizer, float]] = [
+            (self.optimizer, self.config.learning_rate)
+        ]
+        if self.adversary is not None:
+            pairs.append((self.rival_optimizer, self.config.discriminator_learning_rate))
+        return pairs
+
+    def _gradients(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], list[Level]]:
+        """Leave the gradients of one batch, its parts one after the other.
+
+        Returns
+        -------
+        The terms' values, and the levels of this process's segments.
+        """
+        parts = batch.parts(self.config.accumulate)
+        total: dict[str, Tensor] = {}
+        levels: list[list[Level]] = []
+        for number, (part, share) in enumerate(zip(parts, self._shares(parts), strict=True)):
+            with contextlib.ExitStack() as stack:
+                if number + 1 < len(parts):
+                    for module in self._divided:
+                        stack.enter_context(not_synchronised(module))
+                terms, made = self._part(part, share, step)
+            levels.append(made)
+            for name, value in terms.items():
+                value = share * value.detach()
+                total[name] = total[name] + value if name in total else value
+        return total, [_one_below_the_other(same) for same in zip(*levels, strict=True)]
+
+    def _part(self, part: Batch, share: float, step: int) -> tuple[dict[str, Tensor], list[Level]]:
+        """Add the gradients of one part, which is ``share`` of the batch."""
+        count = len(part.audio)
+        if not count:
+            # Processes must do the same, and one that has nothing to read has silence: its
+            # padding alone, which counts for nothing.
+            silent = part.audio.new_zeros(1, *part.audio.shape[1:])
+            part = Batch(silent, silent, part.places.new_zeros(1))
+        extent = part.extent(self.model.config, part.noise(self.config.random_seed, step))
+        out, distance = self.network(part.audio, extent, step < self.config.guided_steps)
+        terms: dict[str, Tensor] = self.losses(out, part.audio, part.own)
+        if distance is not None:
+            terms["guide"] = distance
+            terms["loss"] = weighted_sum(terms, self.weights)
+        rival_loss: Tensor | None = None
+        if self.adversary is not None:
+            rival_loss = self.judge(out.audio, part.audio, part.own)
+            (share * rival_loss).backward()
+            if self.adversary.teaches(step):
+                terms |= self.adversary.generator_terms(out.audio, part.audio, part.own)
+                terms["loss"] = weighted_sum(terms, self.weights)
+        if self.balancer is None:
+            (share * terms["loss"]).backward()  # type: ignore[no-untyped-call]
+        else:
+            weighed = {name: terms[name] for name in terms if name in self.weights}
+            self.balancer.backward(weighed, out.audio, share)
+        if rival_loss is not None:
+            terms["discriminator"] = rival_loss
+        return terms, [Level(*(field[:count] for field in level)) for level in out.levels]
+
+    def _shares(self, parts: Sequence[Batch]) -> list[float]:
+        """Return what share of the recording in all processes' batches is in each part of them."""
+        if len(parts) == 1:
+            return [1.0]
+        samples = self.world.sum(torch.stack([part.own.sum() for part in parts]).double())
+        return (samples / samples.sum().clamp(min=1.0)).tolist()
+
+    def _count_bad(self, found: Terms, step: int) -> None:
+        self.bad += 1
+        self.bad_in_a_row += 1
+        said = f"loss {found['loss']}, gradient {found['gradient_norm']} at step {step}"
+        log.warning("a step is left out, as it is not finite (%d so far): %s", self.bad, said)
+        if self.bad_in_a_row >= self.config.max_bad_steps:
+            raise TrainerError(
+                f"{self.bad_in_a_row} steps in a row were not finite ({said}): a lower "
+                f"learning_rate, a longer warm-up or a grad_clip may help"
+            )
+
+
+def _one_below_the_other(parts: Sequence[Level]) -> Level:
+    """Return one level of several batches as that of one."""
+    fields = zip(*parts, strict=True)
+    return Level(*(torch.cat([tensor.detach() for tensor in field]) for field in fields))
+
+
+def _adam(
+    weights: list[nn.Parameter], config: TrainConfig, rate: float, betas: tuple[float, float]
+) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        weights, lr=rate, betas=betas, weight_decay=config.weight_decay, fused=True
+    )

@@ -1,0 +1,365 @@
+"""The training loop, top to bottom.
+
+snac-trainer train --config trainer/configs/phase10_curriculum.json --device 0
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from snac_core.utils import atomic_files
+from trainer.config import TrainConfig, curriculum
+from trainer.data.sources import TrainingData, recordings
+from trainer.data.unreadable import Unreadable
+from trainer.errors import TrainerError
+from trainer.model.compile import uncompiled
+from trainer.model.initialisation import scale_to
+from trainer.model.mel_target import Guide, fit
+from trainer.model.network import resumed_model, starting_model
+from trainer.runtime import resume
+from trainer.runtime.checkpointing import BEST, LATEST, Writer, of_epoch
+from trainer.runtime.distributed import World
+from trainer.runtime.metrics import Metrics
+from trainer.runtime.progress import Meter, Progress
+from trainer.runtime.stopping import Stopped, StopRequest, listening
+from trainer.training.batches import Intake
+from trainer.training.epochs import Epochs
+from trainer.training.learner import Learner, Terms
+from trainer.training.model_selection import Referee
+from trainer.training.validation import FixedSet
+
+log = logging.getLogger(__name__)
+
+FITTED_LATENTS = 10
+"""Latents of the coarsest level, for each of its entries, that a guide is fitted to."""
+
+
+def train(config: TrainConfig, where: World | torch.device) -> Path:
+    """Train as ``config`` says and return the path of ``best_model.pt``.
+
+    Writes into ``config.output_dir``: ``config.json``, ``baseline_metrics.json``,
+    ``best_model.pt``, ``checkpoint_epoch{N}.pt``, ``checkpoint_latest.pt``, ``metrics.csv``,
+    ``unreadable.csv`` and TensorBoard logs under ``logs/``. Asked to stop by SIGTERM or
+    SIGINT, it writes ``checkpoint_latest.pt`` and returns, be there a best model yet or not.
+
+    Parameters
+    ----------
+    config
+        What to do. With ``resume``, it goes on as if the run had never stopped.
+    where
+        The processes that train together, or the device to train on alone.
+
+    Raises
+    ------
+    SnacError
+        When the configuration, the data or the base model cannot be used, the loss is no
+        longer a number, or a last checkpoint could not be written.
+    """
+    world = where if isinstance(where, World) else World(where)
+    torch.manual_seed(config.random_seed)
+    with (
+        listening() as stop,
+        # Where it says fp32 it is fp32: TF32 would give the decoder other codes to learn from.
+        torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+        # On a CPU, a backward pass in this thread finds the memory that forward freed.
+        torch.autograd.set_multithreading_enabled(False),
+        Writer(config.keep_checkpoints) as writer,
+        contextlib.closing(Run(config, world, writer, stop, resume.read(config, world))) as run,
+    ):
+        try:
+            run.referee.baseline()
+            while not run.finished:
+                run.train_epoch()
+        except Stopped:
+            run.save(LATEST)
+            log.info("stopped at step %d; --resume auto goes on from there", run.progress.step)
+    return Path(config.output_dir) / BEST
+
+
+class Run:
+    """One training run.
+
+    Parameters
+    ----------
+    config, world
+        As for `train`.
+    writer
+        Saves its checkpoints.
+    stop
+        Whether to stop.
+    content
+        The checkpoint to go on from; None starts anew.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        world: World,
+        writer: Writer,
+        stop: StopRequest,
+        content: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.config, self.world, self.writer, self.stop = config, world, writer, stop
+        self.output = Path(config.output_dir)
+        model, base = starting_model(config) if content is None else resumed_model(content, config)
+        self.model = model.to(world.device)
+        self.sample_rate = model.config.sampling_rate
+        if world.main:
+            self._prepare_output(anew=content is None)
+        unreadable = Unreadable(self.output / "unreadable.csv")
+        self.intake = Intake(world, model.config)
+        self.data = TrainingData(config, unreadable)
+        self.fixed = FixedSet(
+            config,
+            recordings(config.val_data),
+            self.sample_rate,
+            world,
+            self.intake,
+            unreadable,
+            lambda: stop.requested,
+        )
+        self._check_same_data()
+        self.epochs = Epochs(config, self.data, model.config, world, self.intake)
+        self.total_steps = self.epochs.total_steps
+        self.learner = Learner(config, self.model, world)
+        self.progress, rows = Progress(), 0
+        if content is not None:
+            rows = self._restore(content)
+        elif self.learner.guide is not None:
+            self._fit_guide(self.learner.guide)
+        self.metrics = Metrics(self.output if world.main else None, rows, self.progress.step)
+        self.referee = Referee(
+            self.fixed, self.learner, self.progress, self.metrics, writer, self.output, base
+        )
+        self.meter = Meter()
+        self.saved_at, self.saved_step = time.monotonic(), self.progress.step
+        log.info(
+            "%s: %d recordings, %.1f h to train on; %d to validate; %d steps; %d process%s",
+            *(config.name, self.data.recordings, self.data.seconds / 3600),
+            *(len(self.fixed.clips), self.total_steps, world.size, "es" * (world.size > 1)),
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing more to do."""
+        return self.progress.done and self._no_more_steps
+
+    @property
+    def _no_more_steps(self) -> bool:
+        """Whether the last step has been taken, or there is no use in another."""
+        progress = self.progress
+        return (
+            progress.ended_early
+            or progress.step >= self.total_steps
+            or progress.epoch > self.config.num_epochs
+        )
+
+    def train_epoch(self) -> None:
+        """Take one pass over the training data, or what is left of it, validate, and save.
+
+        Raises
+        ------
+        Stopped
+            Between two steps, or from validation, when any process was asked to stop.
+        """
+        config, progress = self.config, self.progress
+        epoch = progress.epoch
+        self._between()
+        plan = curriculum.plan(config, epoch)
+        title = f"epoch {epoch}/{config.num_epochs} {plan.length:g} s"
+        steps, quiet = self.epochs.steps(epoch), not self.world.main
+        with tqdm(total=steps, initial=progress.batch, desc=title, disable=quiet) as bar:
+            self._take_steps(steps, bar)
+        if progress.validated_at != progress.step:
+            self._validate()
+        if progress.batch >= steps:
+            progress.epoch, progress.batch, progress.reading = epoch + 1, 0, []
+        progress.done = self._no_more_steps
+        if progress.done or epoch % config.save_every == 0:
+            self.save(of_epoch(epoch))
+
+    def _take_steps(self, steps: int, bar: Any) -> None:
+        """Learn from what is left of the epoch's ``steps`` batches."""
+        config, progress = self.config, self.progress
+        if progress.batch >= steps or self._no_more_steps:
+            return
+        batches = self.epochs.batches(progress.epoch)
+        if progress.reading:
+            self.epochs.go_on(batches, progress.reading)
+        iterator = iter(batches)
+        self.model.train()
+        while progress.batch < steps and not self._no_more_steps:
+            started = time.perf_counter()
+            stop, save = self._agreed(self.stop.requested, self._minutes_are_up())
+            if stop or save:
+                progress.reading = self.world.gather(batches.state_dict())
+            if stop:
+                raise Stopped
+            if save:
+                self.save(LATEST)
+            batch, present, heard = self.epochs.to_device(next(iterator))
+            progress.batch += 1
+            bar.update()
+            if not present:
+                continue
+            try:
+                terms = self.learner.step(batch, progress.step, self.total_steps)
+            except TrainerError:
+                # Bad steps moved nothing, and all processes are here: what was learnt is kept.
+                progress.reading = self.world.gather(batches.state_dict())
+                self.save(LATEST)
+                raise
+            progress.step += 1
+            self.meter.add(heard, time.perf_counter() - started)
+            if progress.step % config.log_every == 0:
+                self._log(terms, bar)
+            self._keep_codebooks()
+            if self._due(config.save_every_batches) or self._due(config.eval_every_batches):
+                progress.reading = self.world.gather(batches.state_dict())
+                self._between()
+        progress.reading = self.world.gather(batches.state_dict())
+
+    def _log(self, terms: Terms | None, bar: Any) -> None:
+        speed = self.meter.read()
+        if terms is None:
+            return
+        left = self.meter.left(self.total_steps - self.progress.step)
+        bar.set_postfix(
+            loss=f"{terms['loss']:.3f}",
+            audio_s_per_s=f"{speed:.1f}",
+            run_left=tqdm.format_interval(left),
+        )
+        self.metrics.write(
+            "train",
+            terms | {"audio_seconds_per_second": speed},
+            step=self.progress.step,
+            epoch=self.progress.epoch,
+            stage=curriculum.stage(self.config, self.progress.epoch),
+        )
+
+    def _due(self, every: int | None) -> bool:
+        return bool(every) and self.progress.step > 0 and self.progress.step % int(every or 1) == 0
+
+    def _between(self) -> None:
+        """Validate and save where a step asks for it, unless that was done before a stop."""
+        step = self.progress.step
+        if self._due(self.config.eval_every_batches) and self.progress.validated_at != step:
+            self._validate()
+        if self._due(self.config.save_every_batches) and self.saved_step != step:
+            self.save(LATEST)
+
+    def _validate(self) -> None:
+        try:
+            self.referee.validate()
+        except TrainerError:
+            # What was learnt is not lost with the recordings to measure it on.
+            self.save(LATEST)
+            raise
+
+    def _minutes_are_up(self) -> bool:
+        every = self.config.save_every_minutes
+        return (
+            self.world.main
+            and every is not None
+            and time.monotonic() - self.saved_at >= 60 * every
+            and self.progress.step > self.saved_step
+        )
+
+    def _agreed(self, *flags: bool) -> list[bool]:
+        """Return which flags any process has set."""
+        return [bool(count) for count in self.world.sum(torch.tensor(flags).int())]
+
+    def save(self, name: str) -> None:
+        """Save all that the run depends on as ``name``; every process calls this."""
+        self.saved_at, self.saved_step = time.monotonic(), self.progress.step
+        generators = resume.random_states(self.world)
+        if not self.world.main:
+            return
+        learner = self.learner.state_dict()
+        contents = self.referee.contents() | {
+            "model": self.model.state_dict(),
+            "metrics": {},
+            "optimizer": learner["optimizer"],
+            "best": self.progress.best,
+            "run": {
+                "progress": self.progress.state_dict(),
+                "learner": {key: learner[key] for key in learner if key != "optimizer"},
+                "random": generators,
+                "rows": self.metrics.rows,
+            },
+        }
+        self.writer.save(self.output / name, contents)
+
+    def close(self) -> None:
+        """Close the files."""
+        self.metrics.close()
+
+    def _restore(self, content: Mapping[str, Any]) -> int:
+        """Go on from a checkpoint; return how many rows its table had."""
+        run = content["run"]
+        self.progress.load_state_dict(run["progress"])
+        # The patience may be another now.
+        self.progress.judge(self.config.early_stop_patience)
+        self.learner.load_state_dict({**run["learner"], "optimizer": content["optimizer"]})
+        resume.set_random_states(run["random"], self.world)
+        return int(run["rows"])
+
+    def _prepare_output(self, anew: bool) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        if anew:
+            resume.set_aside(self.output)
+            (self.output / "unreadable.csv").unlink(missing_ok=True)
+        text = json.dumps(self.config.to_dict(), indent=2) + "\n"
+        atomic_files.replace(self.output / "config.json", text.encode())
+
+    def _check_same_data(self) -> None:
+        seen = (self.data.recordings, round(self.data.seconds, 3), len(self.fixed.clips))
+        if len(everyone := set(self.world.gather(seen))) > 1:
+            raise TrainerError(
+                f"the processes do not see the same recordings (to train on, their seconds, to "
+                f"validate): {sorted(everyone)}"
+            )
+
+    def _fit_guide(self, guide: Guide) -> None:
+        """Give a model from random weights a scale, and a quantizer of speech features."""
+        quantizer, heard = self.model.quantizer, 0.0
+        wanted = FITTED_LATENTS * len(quantizer.quantizers[0].codebook.weight)  # type: ignore
+        coarse = self.model.config.frame_samples
+        audio: list[Tensor] = []
+        for batch in self.epochs.batches(1):
+            part = self.epochs.to_device(batch)[0].audio
+            if len(part) and self.world.main:
+                audio.append(part)
+                heard += part.numel() / coarse
+            # All read on until the first process, which alone fits, has enough.
+            if self.world.from_main(heard >= wanted):
+                break
+        if self.world.main:
+            with uncompiled(self.config.compile):
+                fit(guide, quantizer, audio)
+                scale_to(self.model, torch.cat(audio[:8]), guide)
+        self.world.overwrite([*self.model.parameters(), *guide.buffers()])
+        if self.learner.average is not None:
+            self.learner.average.model.load_state_dict(self.model.state_dict())
+
+    def _keep_codebooks(self) -> None:
+        config, every, step = self.config, self.config.revive_codes_every, self.progress.step
+        if not (config.quantizer_trains and every) or step % every:
+            return
+        use = self.learner.use
+        for level, perplexity in enumerate(use.perplexities()):
+            self.metrics.scalar(f"codebook/perplexity_{level}", perplexity, step)
+        # The last fifth is left alone, so that every entry has settled in the end.
+        if step < 0.8 * self.total_steps:
+            for level, count in enumerate(use.revive()):
+                self.metrics.scalar(f"codebook/revived_{level}", count, step)

@@ -1,0 +1,222 @@
+"""Measuring a model on fixed segments: the same figures on any number of processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from snac_core.model import SNAC, Reconstruction
+from snac_core.model.noise import Noise
+from snac_core.model.quantizer import Level
+from trainer.config import TrainConfig, curriculum
+from trainer.data.segments import Clip, ValidationSegments, loader
+from trainer.data.unreadable import Unreadable
+from trainer.errors import TrainerError
+from trainer.losses.losses import Losses
+from trainer.model.compile import uncompiled
+from trainer.runtime.distributed import World
+from trainer.runtime.stopping import Stopped
+from trainer.training.batches import Batch, Intake
+
+Terms = dict[str, float]
+NOTHING = -1
+"""Stands in the place of a code where there is no recording."""
+
+
+class Measured(NamedTuple):
+    """What a model did with the fixed segments."""
+
+    terms: Terms
+    """Mean of each loss term over the segments, and of ``loss``."""
+    codes: list[Tensor]
+    """One Tensor[segments x T] of int16 per level, coarse to fine; `NOTHING` past the end."""
+
+
+class _Part(NamedTuple):
+    """The figures of one batch of segments."""
+
+    first: int
+    read: int
+    terms: Terms
+    """Sums over those that could be read."""
+    codes: list[Tensor]
+
+
+class FixedSet:
+    """The validation segments of a run, with noise of their own that is the same every time.
+
+    Parameters
+    ----------
+    config
+        Says how many segments, from which seed, and what the loss is.
+    clips
+        Recordings.
+    sample_rate
+        Hz.
+    world
+        The processes that divide the batches. Each batch is computed whole by one, so that
+        how many they are changes no bit of the result.
+    intake
+        Counts what cannot be read.
+    unreadable
+        Keeps note of it.
+    stop
+        Whether to give up.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        clips: list[Clip],
+        sample_rate: int,
+        world: World,
+        intake: Intake,
+        unreadable: Unreadable | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> None:
+        self.config, self.clips, self.sample_rate = config, clips, sample_rate
+        self.world, self.intake, self.stop = world, intake, stop or _never
+        self.unreadable = Unreadable() if unreadable is None else unreadable
+        self.losses = Losses(config, sample_rate).to(world.device)
+        self.seconds = curriculum.longest(config).length
+
+    def segments(self, seconds: float) -> ValidationSegments:
+        """Return the fixed segments of one length."""
+        config = self.config
+        return ValidationSegments(
+            self.clips,
+            seconds,
+            self.sample_rate,
+            config.val_segments,
+            config.random_seed,
+            self.unreadable,
+        )
+
+    def measure(
+        self, model: SNAC, seconds: float | None = None, world: World | None = None
+    ) -> Measured:
+        """Return the model's mean loss terms over segments of ``seconds``, and its codes.
+
+        Parameters
+        ----------
+        model
+            On the device.
+        seconds
+            Length of the segments; that of the longest stage by default.
+        world
+            The processes that take part in this, if not all; those do not give up.
+
+        Raises
+        ------
+        TrainerError
+            When none of the segments can be read, or the loss is not finite.
+        Stopped
+            When any process was asked to stop meanwhile.
+        """
+        stop = self.stop if world is None else _never
+        world = world or self.world
+        was_training = model.training
+        model.eval()
+        with torch.no_grad(), uncompiled(self.config.compile):
+            mine = self._measure(model, self.segments(seconds or self.seconds), world, stop)
+        model.train(was_training)
+        answers = world.gather((mine, stop()))
+        if any(stopped for _, stopped in answers):
+            raise Stopped
+        parts = sorted(
+            (part for parts, _ in answers for part in parts), key=lambda part: part.first
+        )
+        return self._together(sorted(parts, key=lambda part: part.first))
+
+    def _measure(
+        self,
+        model: SNAC,
+        segments: ValidationSegments,
+        world: World,
+        stop: Callable[[], bool],
+    ) -> list[_Part]:
+        size = self.config.eval_batch_size or curriculum.longest(self.config).batch
+        firsts = list(range(0, len(segments), size))[world.rank :: world.size]
+        places = [place for first in firsts for place in range(len(segments))[first : first + size]]
+        found: list[_Part] = []
+        if not places:
+            return found
+        workers = min(self.config.num_workers, len(firsts))
+        batches = loader(Subset(segments, places), size, workers)
+        for first, loaded in zip(firsts, batches, strict=True):
+            if stop():
+                break
+            batch = self.intake.take(loaded, first)
+            if not len(batch.audio):
+                continue
+            # By its number alone: a segment's noise is the same in any batch.
+            noise = Noise(batch.places, torch.zeros_like(batch.places))
+            out = model(batch.audio, batch.extent(model.config, noise))
+            terms = self._sums(out, batch)
+            where = batch.places.cpu() - first
+            codes = [_own_codes(level, batch.own, where, len(loaded.audio)) for level in out.levels]
+            found.append(_Part(first, len(batch.audio), terms, codes))
+        return found
+
+    def _sums(self, out: Reconstruction, batch: Batch) -> Terms:
+        """Return the sum of each term over segments: each counts the same, however short.
+
+        So neither what a segment is computed together with, nor how many at a time, matters.
+        """
+        rows: list[dict[str, Tensor]] = []
+        for row in range(len(batch.audio)):
+            one = slice(row, row + 1)
+            levels = [Level(*(field[one] for field in level)) for level in out.levels]
+            made = Reconstruction(out.audio[one], levels)
+            rows.append(self.losses(made, batch.audio[one], batch.own[one]))
+        sums = torch.stack([torch.stack(list(row.values())) for row in rows]).double().sum(dim=0)
+        return dict(zip(rows[0], sums.tolist(), strict=True))
+
+    def _together(self, parts: list[_Part]) -> Measured:
+        count = sum(part.read for part in parts)
+        if not count:
+            raise TrainerError(f"none of the recordings in {self.config.val_data} can be read")
+        totals: Terms = {}
+        for part in parts:
+            for name, value in part.terms.items():
+                totals[name] = totals.get(name, 0.0) + value
+        if not math.isfinite(totals["loss"]):
+            raise TrainerError(f"the validation loss is {totals['loss'] / count}")
+        codes = [torch.cat(levels) for levels in zip(*(p.codes for p in parts), strict=True)]
+        return Measured({name: value / count for name, value in totals.items()}, codes)
+
+
+def _never() -> bool:
+    return False
+
+
+def agreement(codes: list[Tensor], others: list[Tensor]) -> float:
+    """Return the share of places with recording in which two models chose the same code.
+
+    Parameters
+    ----------
+    codes, others
+        `Measured.codes` of the same segments; NaN when they share no place.
+    """
+    same = there = 0
+    for one, other in zip(codes, others, strict=True):
+        both = (one != NOTHING) & (other != NOTHING)
+        same += int(((one == other) & both).sum())
+        there += int(both.sum())
+    return same / there if there else math.nan
+
+
+def _own_codes(level: Level, own: Tensor, where: Tensor, count: int) -> Tensor:
+    """Return Tensor[count x T]: codes up to each segment's end, those of row i at ``where[i]``."""
+    codes = level.codes.short()
+    samples = own.shape[-1] // codes.shape[-1]
+    starts = samples * torch.arange(codes.shape[-1], device=own.device)
+    codes = torch.where(starts < own.sum(dim=(1, 2))[:, None], codes, NOTHING)
+    rows = torch.full((count, codes.shape[-1]), NOTHING, dtype=torch.int16)
+    rows[where] = codes.cpu()
+    return rows
