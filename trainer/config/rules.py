@@ -54,7 +54,11 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
 )
 """What numbers may be."""
 
-_CHOICES = {"precision": ("fp32", "bf16"), "stft_window": ("rectangular", "hann")}
+_CHOICES = {
+    "precision": ("fp32", "bf16"),
+    "stft_window": ("rectangular", "hann"),
+    "kernels": ("auto", "on", "off"),
+}
 
 
 def check(config: TrainConfig) -> None:

@@ -130,8 +130,13 @@ class TrainConfig:
         Decides the crops, the order, the gains and the noise.
     precision
         ``fp32`` or ``bf16`` (matrix products and convolutions only; losses stay fp32).
+    kernels
+        On a CPU, in fp32: compute encoder and decoder, forward and backward, by kernels in C++
+        (`snac_core.kernels.training`). ``auto`` where they can be built or have been; ``on``
+        does not start without; ``off`` runs the layers as written.
     compile
-        Compile the parts of the network that repeat, which takes minutes at the start.
+        Compile the parts of the network that repeat, which takes minutes at the start. Has no
+        effect where ``kernels`` has.
     publish_to
         Model store that receives the best model; None for none.
     curriculum
@@ -206,6 +211,7 @@ class TrainConfig:
     shuffle_buffer: int = 512
     random_seed: int = 42
     precision: str = "fp32"
+    kernels: str = "auto"
     compile: bool = False
     publish_to: str | None = None
     curriculum: tuple[Stage, ...] = ()

@@ -1,26 +1,34 @@
 """The encoder and the decoder in training on a CPU: the same layers, computed channels-last.
 
-A signal is Tensor[B x T x C]. A change of rate whose kernel is twice its stride is then two
-products of matrices over views of the same memory, a point-wise convolution is one, and what
-`snac_core.training_kernels` has for the rest passes each signal once. Values and gradients are
-those of the layers as written, up to rounding; what there is no faster way for is computed as
-written.
+A signal is Tensor[B x T x C]. Residual units, activations and noise are computed by
+`snac_core.kernels.training`, which passes each signal once; convolutions are products of
+matrices. Values and gradients are those of the layers as written, up to rounding; what there is
+no faster way for is computed as written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from snac_core.extent import Extent
-from snac_core.layers import Chain, DecoderBlock, EncoderBlock, NoiseBlock, ResidualUnit, Snake1d
+from snac_core.kernels.training import TrainingKernels, UnitWeights, training_kernels
 from snac_core.model import SNAC
-from snac_core.training_kernels import TrainingKernels, UnitWeights
+from snac_core.model.batch_context import Extent
+from snac_core.model.layers import (
+    Chain,
+    DecoderBlock,
+    EncoderBlock,
+    NoiseBlock,
+    ResidualUnit,
+    Snake1d,
+)
+from snac_core.types import Compile
+from trainer.config import TrainConfig
+from trainer.model.convolutions import down_sample, from_mono, to_mono, up_sample
 
 
 class ChannelsLast:
@@ -40,11 +48,11 @@ class ChannelsLast:
         self._decoder = list(_layers(model.decoder.model))
 
     def encoder(self, audio: Tensor, extent: Extent) -> Tensor:
-        """Return what `snac_core.layers.Encoder` does."""
+        """Return what `snac_core.model.layers.Encoder` does."""
         return self._pass(self._encoder, audio, extent)
 
     def decoder(self, latent: Tensor, extent: Extent) -> Tensor:
-        """Return what `snac_core.layers.Decoder` does."""
+        """Return what `snac_core.model.layers.Decoder` does."""
         return self._pass(self._decoder, latent, extent)
 
     def _pass(self, layers: list[nn.Module], x: Tensor, extent: Extent) -> Tensor:
@@ -56,7 +64,10 @@ class ChannelsLast:
                 # Computed by the convolution that follows it, with its padding.
                 snake = layer
             elif isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d)):
-                x, snake = self._convolve(layer, snake, x, extent), None
+                if snake is None:
+                    x = self._alone(layer, x, extent)
+                else:
+                    x, snake = self._activated(snake, layer, x, extent), None
             elif isinstance(layer, ResidualUnit):
                 x = self._unit(layer, x, extent)
             elif isinstance(layer, NoiseBlock):
@@ -69,116 +80,60 @@ class ChannelsLast:
 
     def _unit(self, unit: ResidualUnit, x: Tensor, extent: Extent) -> Tensor:
         first, wide, second, mix = unit.block
+        assert isinstance(first, Snake1d)
+        assert isinstance(second, Snake1d)
         assert isinstance(wide, nn.Conv1d)
+        assert isinstance(mix, nn.Conv1d)
         if wide.groups != wide.in_channels:
-            return unit(x.transpose(1, 2), extent).transpose(1, 2)  # type: ignore[no-any-return]
+            made: Tensor = unit(x.transpose(1, 2), extent)
+            return made.transpose(1, 2)
+        assert wide.bias is not None
+        assert mix.bias is not None
         weights = UnitWeights(
             *(first.alpha.flatten(), wide.weight[:, 0].t(), wide.bias),
             *(second.alpha.flatten(), mix.weight[..., 0], mix.bias),
         )
         return self.kernels.unit(x, _ends(extent, x), wide.dilation[0], weights)
 
-    def _convolve(
-        self, conv: nn.Conv1d | nn.ConvTranspose1d, snake: Snake1d | None, x: Tensor, extent: Extent
+    def _activated(
+        self, snake: Snake1d, conv: nn.Conv1d | nn.ConvTranspose1d, x: Tensor, extent: Extent
     ) -> Tensor:
-        """Return a convolution of ``x``, or of its activation where there is a ``snake``."""
+        """Return ``conv`` of the activation of ``x``: a change of rate, or the last layer."""
         stride, padding = conv.stride[0], int(conv.padding[0])
-        if snake is not None:
-            up = isinstance(conv, nn.ConvTranspose1d)
-            around = (1, 1) if up else (padding, (stride if stride > 1 else 2 * padding) - padding)
-            x = self.kernels.snake(x, snake.alpha.flatten(), _ends(extent, x), *around)
-            if up:
-                # [C in x C out x 2 stride]: its first half for a position, the other for the next.
-                halves = conv.weight.permute(2, 1, 0).unflatten(0, (2, stride))
-                return _Up.apply(x, halves.flatten(1, 2), conv.bias, padding)  # type: ignore
-            if stride > 1:
-                halves = conv.weight.permute(2, 1, 0).unflatten(0, (2, stride))
-                return _Down.apply(x, halves.flatten(1, 2), conv.bias)  # type: ignore
-            return _ToMono.apply(x, conv.weight[0].t(), conv.bias)  # type: ignore
+        up = isinstance(conv, nn.ConvTranspose1d)
+        around = (1, 1) if up else (padding, (stride if stride > 1 else 2 * padding) - padding)
+        x = self.kernels.snake(x, snake.alpha.flatten(), _ends(extent, x), *around)
+        if stride == 1:
+            return to_mono(x, conv.weight[0].t(), conv.bias)
+        # Its kernel is two strides long, and a product takes one of them.
+        halves = conv.weight.permute(2, 1, 0).reshape(2, -1, conv.weight.shape[0])
+        return up_sample(x, halves, conv.bias, padding) if up else down_sample(x, halves, conv.bias)
+
+    def _alone(self, conv: nn.Conv1d | nn.ConvTranspose1d, x: Tensor, extent: Extent) -> Tensor:
+        """Return ``conv`` of ``x``: into channels, between them, or of the latent."""
         if conv.kernel_size[0] == 1:
             return F.linear(x, conv.weight[..., 0], conv.bias)
         x = extent.mask(x.transpose(1, 2))
         if conv.in_channels == 1:
-            windows = F.pad(x[:, 0], (padding, padding)).unfold(1, conv.kernel_size[0], 1)
-            return F.linear(windows.contiguous(), conv.weight[:, 0], conv.bias)
-        return conv(x).transpose(1, 2)  # type: ignore[no-any-return]
+            return from_mono(x[:, 0], conv.weight[:, 0], conv.bias)
+        made: Tensor = conv(x)
+        return made.transpose(1, 2)
 
 
-class _Down(torch.autograd.Function):
-    """A convolution with a kernel of two strides."""
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, halves: Tensor, bias: Tensor) -> Tensor:
-        # x: [B x (T + stride) x C], halves: [2 x stride C x C out].
-        batch, inner = len(x), halves.shape[1]
-        blocks, halves = x.view(batch, -1, inner), halves.contiguous()
-        first, second = (half.expand(batch, -1, -1) for half in halves)
-        out = torch.baddbmm(bias, blocks[:, :-1], first)
-        ctx.save_for_backward(x, halves)
-        return out.baddbmm_(blocks[:, 1:], second)
+def channels_last(config: TrainConfig, model: SNAC, device: torch.device) -> ChannelsLast | None:
+    """Return the encoder and decoder of ``model`` by kernels; None where they run as written.
 
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        x, halves = ctx.saved_tensors
-        blocks = x.view(-1, halves.shape[1])
-        # A row of zeros stands between items: all of them are one matrix.
-        grads = F.pad(grad, (0, 0, 0, 1)).view(-1, grad.shape[2])
-        grad_x = grads @ halves[0].t()
-        grad_x[1:].addmm_(grads[:-1], halves[1].t())
-        grad_halves = torch.stack([blocks.t() @ grads, blocks[1:].t() @ grads[:-1]])
-        return grad_x.view(x.shape), grad_halves, grads.sum(0)
+    That is on a GPU, in bf16, and where the configuration or the machine has no kernels.
 
-
-class _Up(torch.autograd.Function):
-    """A transposed convolution with a kernel of two strides."""
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, halves: Tensor, bias: Tensor, padding: int) -> Tensor:
-        # x: [B x (1 + T + 1) x C], halves: [2 x stride C out x C].
-        batch, length = len(x), x.shape[1] - 2
-        stride, halves = halves.shape[1] // len(bias), halves.contiguous()
-        first, second = (half.t().expand(batch, -1, -1) for half in halves)
-        out = torch.baddbmm(bias.repeat(stride), x[:, 1:], first).baddbmm_(x[:, :-1], second)
-        ctx.save_for_backward(x, halves)
-        ctx.stride, ctx.padding = stride, padding
-        return out.view(batch, -1, len(bias))[:, padding : padding + length * stride]
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, halves = ctx.saved_tensors
-        around = (ctx.padding, 2 * ctx.stride - ctx.padding)
-        blocks = F.pad(grad, (0, 0, *around)).view(-1, halves.shape[1])
-        rows = x.view(-1, x.shape[2])
-        grad_x = blocks @ halves[1]
-        grad_x[1:].addmm_(blocks[:-1], halves[0])
-        grad_halves = torch.stack([blocks[:-1].t() @ rows[1:], blocks.t() @ rows])
-        grad_bias = blocks.sum(0).view(ctx.stride, -1).sum(0)
-        return grad_x.view(x.shape), grad_halves, grad_bias, None
-
-
-class _ToMono(torch.autograd.Function):
-    """A convolution to one channel."""
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
-        # x: [B x (T + taps - 1) x C], taps: [taps x C].
-        taps = taps.contiguous()
-        count, length = len(taps), x.shape[1] - len(taps) + 1
-        products = x @ taps.t()
-        shifted = products.as_strided(
-            (len(x), length, count), (products.stride(0), count, count + 1)
-        )
-        ctx.save_for_backward(x, taps)
-        return shifted.sum(2, keepdim=True) + bias
-
-    @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        x, taps = ctx.saved_tensors
-        around = len(taps) - 1
-        # Position t of x met tap k in position t - k.
-        windows = F.pad(grad[..., 0], (around, around)).unfold(1, len(taps), 1).contiguous()
-        grad_taps = windows.flatten(0, 1).t() @ x.flatten(0, 1)
-        return windows @ taps.flip(0), grad_taps.flip(0), grad.sum((0, 1))
+    Raises
+    ------
+    KernelsError
+        When ``config.kernels`` is ``on`` and there are none.
+    """
+    if device.type != "cpu" or config.precision != "fp32":
+        return None
+    kernels = training_kernels(cast(Compile, config.kernels))
+    return None if kernels is None else ChannelsLast(model, kernels)
 
 
 def _layers(chain: Chain) -> Iterator[nn.Module]:

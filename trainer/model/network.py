@@ -15,6 +15,7 @@ from snac_core.model.quantizer import VectorQuantize
 from snac_core.store import checkpoint
 from snac_core.store.weights import build
 from trainer.config import TrainConfig
+from trainer.model.channels_last import ChannelsLast
 from trainer.model.mel_target import Guide
 
 
@@ -63,11 +64,25 @@ def frozen(model: SNAC, config: TrainConfig) -> SNAC:
 
 
 class Network(nn.Module):
-    """`reconstruct` as a module, which is what can be divided over processes."""
+    """`reconstruct` as a module, which is what can be divided over processes.
 
-    def __init__(self, model: SNAC, config: TrainConfig, guide: Guide | None = None) -> None:
+    Parameters
+    ----------
+    model, config, guide
+        Of the run.
+    layers
+        What computes the encoder and the decoder of ``model``; None for the layers as written.
+    """
+
+    def __init__(
+        self,
+        model: SNAC,
+        config: TrainConfig,
+        guide: Guide | None = None,
+        layers: ChannelsLast | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.config, self.guide = model, config, guide
+        self.model, self.config, self.guide, self.layers = model, config, guide, layers
 
     def forward(
         self, audio: Tensor, extent: Extent, guided: bool = False
@@ -80,28 +95,38 @@ class Network(nn.Module):
         features. If ``guided``, the decoder was fed those, quantized.
         """
         if self.guide is None:
-            return reconstruct(self.model, audio, self.config, extent), None
+            return reconstruct(self.model, audio, self.config, extent, self.layers), None
+        layers = self.model if self.layers is None else self.layers
         features = self.guide(audio)
         device, half = audio.device.type, self.config.precision == "bf16"
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            latent = self.model.encoder(audio, extent).float()
+            latent = layers.encoder(audio, extent).float()
         fed, levels = self.model.quantizer(features if guided else latent)
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            made = self.model.decoder(fed, extent)
+            made = layers.decoder(fed, extent)
         return Reconstruction(made, levels), self.guide.distance(latent, features)
 
 
-def reconstruct(model: SNAC, audio: Tensor, config: TrainConfig, extent: Extent) -> Reconstruction:
+def reconstruct(
+    model: SNAC,
+    audio: Tensor,
+    config: TrainConfig,
+    extent: Extent,
+    layers: ChannelsLast | None = None,
+) -> Reconstruction:
     """Pass ``audio``, Tensor[B x 1 x T], through ``model``, each segment to its own end.
+
+    Its encoder and decoder are computed by ``layers``, if there are any.
 
     In bf16, if so configured, only where something learns: a frozen encoder makes the codes
     that it will make in service. The quantizer is always in fp32, as bf16 would choose other
     entries. What is frozen takes part in no gradient.
     """
+    by = model if layers is None else layers
     device, half = audio.device.type, config.precision == "bf16"
     with torch.autocast(device, torch.bfloat16, enabled=half and not config.freeze_encoder):
-        latent = model.encoder(audio, extent).float()
+        latent = by.encoder(audio, extent).float()
     latent, levels = model.quantizer(latent)
     with torch.autocast(device, torch.bfloat16, enabled=half):
-        made = model.decoder(latent, extent)
+        made = by.decoder(latent, extent)
     return Reconstruction(made, levels)

@@ -1,20 +1,22 @@
 """Layers of the network in training, forward and backward, as compiled for a CPU.
 
 Signals are channels-last, Tensor[B x T x C], of float32, or of float64 to check gradients. The
-formulas are those of `snac_core.layers`. ``ends``, Tensor[B] of int64, says how many positions of
-each item are its own: what mixes time finds zeros past them. Results do not depend on the number
-of threads, which is torch's.
+formulas are those of `snac_core.model.layers`. ``ends``, Tensor[B] of int64, says how many
+positions of each item are its own: what mixes time finds zeros past them. Results do not depend
+on the number of threads, which is torch's.
 """
 
 from __future__ import annotations
 
 import ctypes
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from snac_core.kernels.build import load
+from snac_core.types import Compile
 
 _SUFFIX = {torch.float32: "f32", torch.float64: "f64"}
 
@@ -34,17 +36,10 @@ class UnitWeights(NamedTuple):
 
 
 class TrainingKernels:
-    """The functions of ``training.cpp``, differentiable once.
+    """The functions of ``training.cpp``, differentiable once."""
 
-    Parameters
-    ----------
-    library
-        The shared library built from it.
-    """
-
-    def __init__(self, library: Path) -> None:
-        # It finds the matrix product, the sine and the threads among what torch has loaded.
-        self._library = ctypes.CDLL(str(library))
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
 
     def snake(self, x: Tensor, alpha: Tensor, ends: Tensor, before: int, after: int) -> Tensor:
         """Return the activation of ``x``, zero past each end, and as many more zeros around it.
@@ -56,25 +51,25 @@ class TrainingKernels:
         before, after
             Rows of zeros to add: the result is Tensor[B x (before + T + after) x C].
         """
-        return _Snake.apply(self, x, alpha, ends, before, after)  # type: ignore[no-any-return]
+        return applied(_Snake, self, x, alpha, ends, before, after)
 
     def unit(self, x: Tensor, ends: Tensor, dilation: int, weights: UnitWeights) -> Tensor:
         """Return a depthwise residual unit of ``x``, Tensor[B x T x C]."""
-        return _Unit.apply(self, x, ends, dilation, *weights)  # type: ignore[no-any-return]
+        return applied(_Unit, self, x, ends, dilation, *weights)
 
     def noise(self, x: Tensor, noise: Tensor, mix: Tensor) -> Tensor:
         """Return ``x`` plus ``noise``, Tensor[B x T], times ``x`` mixed by Tensor[C out x C in].
 
         The items of ``x`` may lie apart in memory. ``noise`` gets no gradient.
         """
-        return _Noise.apply(self, x, noise, mix)  # type: ignore[no-any-return]
+        return applied(_Noise, self, x, noise, mix)
 
     def call(self, name: str, like: Tensor, *arguments: Tensor | int) -> None:
         """Call a function in the precision of ``like``."""
+        values = [_argument(value, like.dtype) for value in arguments]
         symbol = f"snac_{name}_{_SUFFIX[like.dtype]}"
         address = ctypes.c_void_p.in_dll(self._library, symbol).value
         assert address is not None
-        values = [_argument(value, like.dtype) for value in arguments]
         ctypes.CFUNCTYPE(None)(address)(*values, ctypes.c_int64(torch.get_num_threads()))
 
 
@@ -97,7 +92,7 @@ class _Snake(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, alpha, ends = ctx.saved_tensors
         grad_x, grad_alpha = torch.empty_like(x), torch.empty_like(alpha)
@@ -121,7 +116,7 @@ class _Unit(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, ends, *weights = ctx.saved_tensors
         channels = x.shape[2]
@@ -131,10 +126,11 @@ class _Unit(torch.autograd.Function):
             *(x, x, grad.contiguous(), grad_x, flat, *x.shape, ctx.dilation, ends, *weights),
         )
         mix, rest = flat[: channels**2].view(channels, channels), flat[channels**2 :]
-        bias2, alpha2, bias1, *taps, alpha1 = rest.view(11, channels)
+        # As the kernel leaves them; in the order of `UnitWeights` they are returned.
+        bias2, alpha2, bias1, taps, alpha1 = rest.view(11, channels).split((1, 1, 1, 7, 1))
         return (
             *(None, grad_x, None, None),
-            *(alpha1, rest.view(11, channels)[3:10], bias1, alpha2, mix, bias2),
+            *(alpha1[0], taps, bias1[0], alpha2[0], mix, bias2[0]),
         )
 
 
@@ -153,7 +149,7 @@ class _Noise(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, noise, mix = ctx.saved_tensors
         grad_x, grad_mix = x.new_empty(x.shape), torch.empty_like(mix)
@@ -164,11 +160,31 @@ class _Noise(torch.autograd.Function):
         return None, grad_x, None, grad_mix
 
 
+def training_kernels(wanted: Compile = "auto") -> TrainingKernels | None:
+    """Return the kernels, built if need be; None where they are ``off`` or cannot be had.
+
+    Raises
+    ------
+    KernelsError
+        When they are ``on`` and cannot be had; ``auto`` logs the reason as a warning, once.
+    """
+    library = load("training", wanted)
+    return None if library is None else TrainingKernels(library)
+
+
+def applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    """Return what ``function`` makes of ``arguments``."""
+    made: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return made
+
+
 def _argument(value: Tensor | int, dtype: torch.dtype) -> ctypes.c_void_p | ctypes.c_int64:
     if isinstance(value, int):
         return ctypes.c_int64(value)
-    if value.device.type != "cpu" or value.dtype not in (dtype, torch.int64):
+    readable = value.dtype in (dtype, torch.int64) and dtype in _SUFFIX
+    if value.device.type != "cpu" or not readable:
         raise ValueError(
-            f"the kernels take {dtype} on the CPU, not {value.dtype} on {value.device}"
+            f"the kernels of training take torch.float32 or torch.float64 on the CPU, all of one "
+            f"kind, not {value.dtype} on {value.device} beside {dtype}"
         )
     return ctypes.c_void_p(value.data_ptr())

@@ -54,6 +54,15 @@ void store(Vec<T> value, T* to, int count) {
   count == Vec<T>::size() ? value.store(to) : value.store(to, count);
 }
 
+// out[m x n] += a^T b over k rows, a bounded number at a time: for many, the library would choose
+// its way by its threads, and the result with it.
+template <class T>
+void add_outer(int64_t m, int64_t n, int64_t k, const T* a, const T* b, T* out) {
+  constexpr int64_t most = 256;
+  for (int64_t row = 0; row < k; row += most)
+    product<T>(true, false, m, n, std::min(most, k - row), a + row * m, b + row * n, 1, out);
+}
+
 // Memory of this thread, kept for its next call. Each place is aligned for vectors.
 template <class T>
 T* scratch(int place, int64_t size) {
@@ -395,7 +404,7 @@ void unit_backward(const T* x, const T* grad, T* grad_x, T* grad_weights, int64_
       through(low, first, false);
       through(first, last, true);
       through(last, high, false);
-      product<T>(true, false, C, C, last - first, item_grad + first * C, mixed, 1, own);
+      add_outer<T>(C, C, last - first, item_grad + first * C, mixed, own);
 
       const int64_t inside = (std::clamp(ends[item], first, last) - first) * C;
       for (int64_t c = 0; c < channels.period; c += V::size()) {
@@ -470,8 +479,7 @@ void noise_backward(const T* x, int64_t stride, const T* grad, T* grad_x, T* gra
       scale_rows(grad + place, noise + item * length + first, rows, C, scaled);
       std::memcpy(grad_x + place, grad + place, rows * C * sizeof(T));
       product<T>(false, false, rows, C, C, scaled, mix, 1, grad_x + place);
-      product<T>(true, false, C, C, rows, scaled, x + item * stride + first * C, 1,
-                 &parts[group * C * C]);
+      add_outer<T>(C, C, rows, scaled, x + item * stride + first * C, &parts[group * C * C]);
     });
   }
   add_groups(parts.data(), tiling.groups, C * C, grad_mix, threads);
