@@ -14,8 +14,8 @@ from service.api.request_context import RequestContext
 from service.api.requests import set_deadline
 from service.api.routes import decode, encode, health, models, reconstruct
 from service.limits.body import BodyLimit
-from service.limits.memory import HeldLimit
-from service.limits.slow_body import SlowBody
+from service.limits.memory import MemoryLimit
+from service.limits.slow_body import BodyTimeoutMiddleware
 from service.observability.tracing import tracing
 from service.runtime.service import Service
 from service.security import allow_origins, require_key
@@ -63,8 +63,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The last one added is the outermost.
     limits = service.settings
     app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
-    app.add_middleware(HeldLimit, held=service.held)
-    app.add_middleware(SlowBody, timeout=limits.body_timeout, min_rate=limits.min_rate)
+    app.add_middleware(MemoryLimit, budget=service.memory)
+    app.add_middleware(BodyTimeoutMiddleware, timeout=limits.body_timeout, min_rate=limits.min_rate)
     app.add_middleware(RequestContext, metrics=service.metrics)
     allow_origins(app, limits)
     service.tracing = tracing(app, limits)

@@ -13,14 +13,14 @@ from service.errors import (
 )
 
 
-async def until_gone(receive: Receive) -> NoReturn:
+async def wait_for_disconnect(receive: Receive) -> NoReturn:
     """Wait until the client leaves, then raise DisconnectedError."""
     while (await receive())["type"] != "http.disconnect":
         pass
     raise DisconnectedError("the client went away before the end of its answer")
 
 
-async def first_of(*parts: Coroutine[Any, Any, None]) -> None:
+async def run_until_first_complete(*parts: Coroutine[Any, Any, None]) -> None:
     """Run ``parts`` until one ends, which decides how this ends; the others are cancelled."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:

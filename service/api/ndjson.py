@@ -12,24 +12,24 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.content_negotiation import NDJSON
-from service.concurrency import first_of, until_gone
+from service.concurrency import run_until_first_complete, wait_for_disconnect
 from service.errors import DisconnectedError
-from service.limits.memory import Holding
+from service.limits.memory import Reservation
 from service.problems import problem_type
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class NdjsonItem:
     """One item as JSON; its request holds ``held`` bytes of it until it is taken."""
 
     data: bytes
     held: int = 0
 
 
-Item: TypeAlias = Coroutine[Any, Any, Line]
+Item: TypeAlias = Coroutine[Any, Any, NdjsonItem]
 
 
-class Lines(Response):
+class NdjsonResponse(Response):
     """The answer of a batch whose items are worked on while it is being taken.
 
     A client that leaves takes the rest of its items with it.
@@ -44,7 +44,7 @@ class Lines(Response):
         """Answer, as ASGI calls it."""
         items = {asyncio.ensure_future(item) for item in self._items()}
         try:
-            await first_of(self._send(send, items), until_gone(receive))
+            await run_until_first_complete(self._send(send, items), wait_for_disconnect(receive))
         except DisconnectedError as error:
             self._request.state.outcome = problem_type(error).name
         finally:
@@ -52,7 +52,7 @@ class Lines(Response):
                 item.cancel()
             await asyncio.gather(*items, return_exceptions=True)
 
-    async def _send(self, send: Send, items: set[asyncio.Task[Line]]) -> None:
+    async def _send(self, send: Send, items: set[asyncio.Task[NdjsonItem]]) -> None:
         """Send all items as they are finished; none is kept once it is taken."""
         head = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **head})
@@ -63,8 +63,8 @@ class Lines(Response):
                 await self._send_line(send, done.pop().result())
         await send({"type": "http.response.body", "body": b""})
 
-    async def _send_line(self, send: Send, line: Line) -> None:
+    async def _send_line(self, send: Send, line: NdjsonItem) -> None:
         body = {"body": line.data + b"\n", "more_body": True}
         await send({"type": "http.response.body", **body})
-        holding: Holding = self._request.state.holding
-        holding.grow(-line.held)
+        reservation: Reservation = self._request.state.reservation
+        reservation.grow(-line.held)

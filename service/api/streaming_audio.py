@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.content_negotiation import AUDIO_FORMATS
 from service.api.schemas import DecodeOptions
-from service.concurrency import first_of, until_gone
+from service.concurrency import run_until_first_complete, wait_for_disconnect
 from service.problems import INTERNAL, problem_type
 from service.runtime.service import Service
 from service.runtime.streams import Stream
@@ -27,7 +27,7 @@ STREAMED = ("audio/wav", "audio/pcm")
 """Media types that can be sent before the audio is whole."""
 
 
-class AudioStream(Response):
+class StreamingAudioResponse(Response):
     """An answer that has its place among the streams until its last byte.
 
     The length is known from the codes, so that the bytes are those of the answer that is not
@@ -82,7 +82,9 @@ class AudioStream(Response):
         with self._service.streams.open("decode-http", self._request.state.caller) as stream:
             stream.received()
             try:
-                await first_of(answer(), stream.watch(), until_gone(receive))
+                await run_until_first_complete(
+                    answer(), stream.watch(), wait_for_disconnect(receive)
+                )
             except Exception as error:
                 if not begun:
                     raise

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from service.client.calls import Calls, Encoded, Noise, ProblemError
+from service.client.calls import Encoded, Noise, ProblemError, RequestBuilder
 from service.client.streams import (
     AsyncStream,
     Tokens,
@@ -21,7 +21,7 @@ from snac_core.codes import Codes
 from snac_core.types import Samples
 
 
-class AsyncSnacClient(Calls):
+class AsyncSnacClient(RequestBuilder):
     """A client for asyncio; parameters and errors as for `SnacClient`."""
 
     def __init__(
@@ -70,9 +70,9 @@ class AsyncSnacClient(Calls):
         **options: Any,
     ) -> AsyncStream[Samples]:
         """See `SnacClient.stream_decode`; tokens are drawn in a task of their own."""
-        talk = decoding(self._base_url, {"layout": layout, **options})
-        results = run_async(talk, tokens, self._headers, self._timeout, self._pause)
-        return AsyncStream(talk, results)
+        exchange = decoding(self._base_url, {"layout": layout, **options})
+        results = run_async(exchange, tokens, self._headers, self._timeout, self._pause)
+        return AsyncStream(exchange, results)
 
     def stream_encode(
         self,
@@ -83,9 +83,9 @@ class AsyncSnacClient(Calls):
     ) -> AsyncStream[Any]:
         """See `SnacClient.stream_encode`; samples are drawn in a task of their own."""
         start = {"sample_rate": sample_rate, "layout": layout, **options}
-        talk = encoding(self._base_url, start)
-        results = run_async(talk, samples, self._headers, self._timeout, self._pause)
-        return AsyncStream(talk, results)
+        exchange = encoding(self._base_url, start)
+        results = run_async(exchange, samples, self._headers, self._timeout, self._pause)
+        return AsyncStream(exchange, results)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -41,7 +41,7 @@ class Encoded:
     token_space: str
 
 
-class Calls:
+class RequestBuilder:
     """Requests and answers as both clients have them."""
 
     def __init__(self, base_url: str, api_key: str | None, timeout: float, retries: int) -> None:

@@ -42,7 +42,7 @@ class StreamClosedError(ConnectionError):
         self.code = code
 
 
-class Talk(Generic[T]):
+class StreamExchange(Generic[T]):
     """What is said on one stream, whoever carries it.
 
     Parameters
@@ -88,28 +88,28 @@ class Talk(Generic[T]):
         return self._read(message)
 
 
-class _Told:
-    """What the service said at either end of a talk."""
+class StreamInfo:
+    """What the service said at either end of an exchange."""
 
-    def __init__(self, talk: Talk[Any]) -> None:
-        self._talk = talk
+    def __init__(self, exchange: StreamExchange[Any]) -> None:
+        self._exchange = exchange
 
     @property
     def ready(self) -> dict[str, Any] | None:
         """The message "ready"; None before the first result."""
-        return self._talk.ready
+        return self._exchange.ready
 
     @property
     def done(self) -> dict[str, Any] | None:
         """The message "done"; None before the end."""
-        return self._talk.done
+        return self._exchange.done
 
 
-class Stream(_Told, Iterator[T]):
+class Stream(StreamInfo, Iterator[T]):
     """Results as they come. ``ready`` and ``done`` are what the service said at either end."""
 
-    def __init__(self, talk: Talk[T], results: Iterator[T]) -> None:
-        super().__init__(talk)
+    def __init__(self, exchange: StreamExchange[T], results: Iterator[T]) -> None:
+        super().__init__(exchange)
         self._results = results
 
     def __next__(self) -> T:
@@ -120,11 +120,11 @@ class Stream(_Told, Iterator[T]):
         self._results.close()  # type: ignore[attr-defined]
 
 
-class AsyncStream(_Told, AsyncIterator[T]):
+class AsyncStream(StreamInfo, AsyncIterator[T]):
     """As `Stream`, for asyncio."""
 
-    def __init__(self, talk: Talk[T], results: AsyncIterator[T]) -> None:
-        super().__init__(talk)
+    def __init__(self, exchange: StreamExchange[T], results: AsyncIterator[T]) -> None:
+        super().__init__(exchange)
         self._results = results
 
     async def __anext__(self) -> T:
@@ -135,31 +135,35 @@ class AsyncStream(_Told, AsyncIterator[T]):
         await self._results.aclose()  # type: ignore[attr-defined]
 
 
-def decoding(url: str, options: dict[str, Any]) -> Talk[Samples]:
-    """Return the talk of a decoding stream: tokens to float32 samples."""
+def decoding(url: str, options: dict[str, Any]) -> StreamExchange[Samples]:
+    """Return the exchange of a decoding stream: tokens to float32 samples."""
     start = {**options, "format": "f32le"}
-    return Talk(url, "/v1/stream/decode", start, _write_tokens, _read_samples)
+    return StreamExchange(url, "/v1/stream/decode", start, _write_tokens, _read_samples)
 
 
-def encoding(url: str, options: dict[str, Any]) -> Talk[Any]:
-    """Return the talk of an encoding stream: float samples to codes."""
+def encoding(url: str, options: dict[str, Any]) -> StreamExchange[Any]:
+    """Return the exchange of an encoding stream: float samples to codes."""
     start = {**options, "encoding": "f32le"}
-    return Talk(url, "/v1/stream/encode", start, _write_samples, _read_codes)
+    return StreamExchange(url, "/v1/stream/encode", start, _write_samples, _read_codes)
 
 
 def run(
-    talk: Talk[T], items: Iterable[Any], headers: dict[str, str], timeout: float, pause: Pause
+    exchange: StreamExchange[T],
+    items: Iterable[Any],
+    headers: dict[str, str],
+    timeout: float,
+    pause: Pause,
 ) -> Iterator[T]:
-    """Carry ``talk`` over a connection of its own; items are drawn in a thread of their own."""
+    """Carry ``exchange`` over a connection of its own; items are drawn in a thread of their own."""
     failures: list[BaseException] = []
     with contextlib.ExitStack() as stack:
-        connection = _connected(stack, talk.url, headers, pause)
+        connection = _connected(stack, exchange.url, headers, pause)
 
         def send() -> None:
             try:
                 for item in items:
-                    connection.send(talk.write(item))
-                connection.send(talk.end)
+                    connection.send(exchange.write(item))
+                connection.send(exchange.end)
             except ConnectionClosed:
                 pass  # whoever receives learns why
             except BaseException as error:  # noqa: BLE001 - raised where results are awaited
@@ -169,34 +173,34 @@ def run(
         threading.Thread(target=send, name="snac-stream", daemon=True).start()
         try:
             while True:
-                result = talk.read(connection.recv(timeout))
+                result = exchange.read(connection.recv(timeout))
                 if result is not None:
                     yield result
         except ConnectionClosed as error:
-            _check_end(talk, error, failures)
+            _check_end(exchange, error, failures)
 
 
 async def run_async(
-    talk: Talk[T],
+    exchange: StreamExchange[T],
     items: Iterable[Any] | AsyncIterable[Any],
     headers: dict[str, str],
     timeout: float,
     pause: Pause,
 ) -> AsyncIterator[T]:
-    """Carry ``talk`` over a connection of its own; items are drawn in a task of their own."""
+    """Carry ``exchange`` over a connection of its own; items are drawn in a task of their own."""
     failures: list[BaseException] = []
     async with contextlib.AsyncExitStack() as stack:
-        connection = await _connected_async(stack, talk.url, headers, pause)
+        connection = await _connected_async(stack, exchange.url, headers, pause)
 
         async def send() -> None:
             try:
                 if isinstance(items, AsyncIterable):
                     async for item in items:
-                        await connection.send(talk.write(item))
+                        await connection.send(exchange.write(item))
                 else:
                     for item in items:
-                        await connection.send(talk.write(item))
-                await connection.send(talk.end)
+                        await connection.send(exchange.write(item))
+                await connection.send(exchange.end)
             except ConnectionClosed:
                 pass  # whoever receives learns why
             except Exception as error:  # noqa: BLE001 - raised where results are awaited
@@ -208,11 +212,11 @@ async def run_async(
             while True:
                 async with asyncio.timeout(timeout):
                     message = await connection.recv()
-                result = talk.read(message)
+                result = exchange.read(message)
                 if result is not None:
                     yield result
         except ConnectionClosed as error:
-            _check_end(talk, error, failures)
+            _check_end(exchange, error, failures)
         finally:
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
@@ -262,11 +266,13 @@ def _pause(refused: InvalidStatus, pause: Pause, attempt: int) -> float:
     return seconds
 
 
-def _check_end(talk: Talk[Any], closed: ConnectionClosed, failures: list[BaseException]) -> None:
+def _check_end(
+    exchange: StreamExchange[Any], closed: ConnectionClosed, failures: list[BaseException]
+) -> None:
     """Tell a stream's end from one cut short, and raise what the caller's own items raised."""
     if failures:
         raise failures[0]
-    if talk.done is None or not isinstance(closed, ConnectionClosedOK):
+    if exchange.done is None or not isinstance(closed, ConnectionClosedOK):
         raise StreamClosedError(closed.rcvd.code if closed.rcvd else None) from closed
 
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 
-from service.client.calls import Calls, Encoded, Noise, ProblemError
+from service.client.calls import Encoded, Noise, ProblemError, RequestBuilder
 from service.client.streams import (
     Stream,
     Tokens,
@@ -28,7 +28,7 @@ from snac_core.codes import Codes
 from snac_core.types import Samples
 
 
-class SnacClient(Calls):
+class SnacClient(RequestBuilder):
     """A client for threads.
 
     Every call raises `ProblemError` for an answer that is a problem.
@@ -113,8 +113,8 @@ class SnacClient(Calls):
             Iterating raises what ``tokens`` raises, and `StreamClosedError` for a stream that
             is cut short.
         """
-        talk = decoding(self._base_url, {"layout": layout, **options})
-        return Stream(talk, run(talk, tokens, self._headers, self._timeout, self._pause))
+        exchange = decoding(self._base_url, {"layout": layout, **options})
+        return Stream(exchange, run(exchange, tokens, self._headers, self._timeout, self._pause))
 
     def stream_encode(
         self,
@@ -143,8 +143,8 @@ class SnacClient(Calls):
             that of `stream_decode` does.
         """
         start = {"sample_rate": sample_rate, "layout": layout, **options}
-        talk = encoding(self._base_url, start)
-        return Stream(talk, run(talk, samples, self._headers, self._timeout, self._pause))
+        exchange = encoding(self._base_url, start)
+        return Stream(exchange, run(exchange, samples, self._headers, self._timeout, self._pause))
 
     def close(self) -> None:
         """Close the connections."""

@@ -24,7 +24,7 @@ from concurrent.futures import Future
 import structlog
 import torch
 
-from service.engine.queued_job import Timing, Work, resolve
+from service.engine.queued_job import QueuedJob, Timing, resolve
 from service.errors import EngineDeadError, NotReadyError, OverloadedError
 from service.observability.metrics import Metrics
 from snac_core.codec import Codec
@@ -33,7 +33,7 @@ from snac_core.inference.jobs import Job, Step
 log = structlog.get_logger(__name__)
 
 
-_Batch = list[tuple[Work, Step]]
+_Batch = list[tuple[QueuedJob, Step]]
 
 
 class _BrokenError(BaseException):
@@ -69,7 +69,7 @@ class Engine:
         self.turn_seconds = turn_seconds
         self._metrics = metrics
         self._budget = batch_seconds
-        self._queue: list[Work] = []
+        self._queue: list[QueuedJob] = []
         self._running: _Batch = []
         self._queued_seconds = 0.0
         self._drain_rate: float | None = None
@@ -131,7 +131,7 @@ class Engine:
         with self._wake:
             self._check_open(job.seconds)
             self._queued_seconds += job.seconds
-            work = Work(
+            work = QueuedJob(
                 codec, job, done, deque(job.steps), len(job.steps), time.perf_counter(), urgent
             )
             self._queue.append(work)
@@ -199,11 +199,11 @@ class Engine:
         if not self._queue and not self._running:
             self._queued_seconds = 0.0  # rounding does not add up
 
-    def _in_turn(self, waiting: list[Work]) -> list[Work]:
+    def _in_turn(self, waiting: list[QueuedJob]) -> list[QueuedJob]:
         """Return what is urgent first, or last if it had the batch before; else as it came."""
         return sorted(waiting, key=lambda work: work.urgent is self._last_urgent)
 
-    def _pick(self, waiting: list[Work]) -> _Batch:
+    def _pick(self, waiting: list[QueuedJob]) -> _Batch:
         """Take a step of each job that can join the first one's batch, then another of each."""
         head = waiting[0]
         self._last_urgent = head.urgent
@@ -270,7 +270,7 @@ class Engine:
             self._attempt(batch)
         return lent
 
-    def _let_by(self, may: Callable[[Work], bool]) -> None:
+    def _let_by(self, may: Callable[[QueuedJob], bool]) -> None:
         with self._wake:
             self._drop_abandoned()
             waiting = [work for work in self._queue if may(work)]
@@ -328,7 +328,7 @@ class Engine:
             if work.left == 0:
                 resolve(work.done, work.timing)
 
-    def _fail(self, work: Work, error: Exception) -> None:
+    def _fail(self, work: QueuedJob, error: Exception) -> None:
         with self._wake:
             self._forget(work.waiting)
             work.waiting.clear()

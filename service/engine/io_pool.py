@@ -18,7 +18,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class Threads:
+class IoPool:
     """A few threads, and who has them.
 
     What nobody waits for any more does not begin; if it has begun and is done piecemeal, it ends

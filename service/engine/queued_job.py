@@ -20,7 +20,7 @@ class Timing:
 
 
 @dataclasses.dataclass(eq=False)
-class Work:
+class QueuedJob:
     """A job and who waits for it. The codec is the one that planned it, to the end."""
 
     codec: Codec

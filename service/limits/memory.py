@@ -18,27 +18,27 @@ SMALL_BYTES = 2**16
 to, for probes and for problems."""
 
 
-class Held:
+class MemoryBudget:
     """How many bytes the requests of one app hold together.
 
     Parameters
     ----------
-    most
+    max_bytes
         Bytes that there may be.
     metrics
         Told how many there are.
     """
 
-    def __init__(self, most: int, metrics: Metrics) -> None:
-        self.most, self.now = most, 0
-        metrics.held_bytes.set_function(lambda: self.now)
+    def __init__(self, max_bytes: int, metrics: Metrics) -> None:
+        self.max_bytes, self.used = max_bytes, 0
+        metrics.held_bytes.set_function(lambda: self.used)
 
 
-class Holding:
+class Reservation:
     """What one request holds: its body, room for what is made of that, then its answer."""
 
-    def __init__(self, held: Held) -> None:
-        self._held, self.size = held, 0
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget, self.size = budget, 0
 
     def resize(self, size: int) -> None:
         """Hold ``size`` bytes from now on.
@@ -50,18 +50,19 @@ class Holding:
         TooLargeError
             If it would be too many with nobody else there.
         """
-        held, more = self._held, size - self.size
-        if more > 0 and size > held.most:
+        budget, more = self._budget, size - self.size
+        most = budget.max_bytes
+        if more > 0 and size > most:
             raise TooLargeError(
-                f"this needs {size} bytes; requests and answers may hold {held.most} together"
+                f"this needs {size} bytes; requests and answers may hold {most} together"
             )
-        if more > 0 and held.now + more > held.most:
+        if more > 0 and budget.used + more > most:
             raise OverloadedError(
-                f"requests and answers hold {held.now} bytes, of at most {held.most}, and this "
+                f"requests and answers hold {budget.used} bytes, of at most {most}, and this "
                 f"needs {more}",
                 retry_after=1.0,
             )
-        held.now += more
+        budget.used += more
         self.size = size
 
     def grow(self, more: int) -> None:
@@ -69,7 +70,7 @@ class Holding:
         self.resize(self.size + more)
 
     @contextlib.contextmanager
-    def room(self, size: int) -> Iterator[None]:
+    def reserve(self, size: int) -> Iterator[None]:
         """Keep room for what the block makes, and when it fails give it up; raises as `resize`."""
         self.grow(size)
         try:
@@ -79,30 +80,30 @@ class Holding:
             raise
 
 
-class HeldLimit:
-    """Count what each request holds; answer 429 for what is too much now, 413 for what always is.
+class MemoryLimit:
+    """Count the memory of each request: 429 if it does not fit now, 413 if it can never fit.
 
-    First that is its body, as far as it has come; handlers add to ``request.state.holding`` what
-    they make. An answer of a known length takes the place of all that, until the client has taken
-    it. One that is sent as it is made never waits as a whole.
+    A request first reserves its body as it arrives; handlers add what they make to
+    ``request.state.reservation``. A response of known length then replaces both until the client
+    has received it. A streamed response is never held as a whole.
     """
 
-    def __init__(self, app: ASGIApp, held: Held) -> None:
+    def __init__(self, app: ASGIApp, budget: MemoryBudget) -> None:
         self.app = app
-        self.held = held
+        self.budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as ASGI calls it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        holding = Holding(self.held)
-        scope.setdefault("state", {})["holding"] = holding
+        reservation = Reservation(self.budget)
+        scope.setdefault("state", {})["reservation"] = reservation
         size, refused = 0, False
 
         async def counted() -> Message:
             message = await receive()
-            holding.grow(len(message.get("body", b"")))
+            reservation.grow(len(message.get("body", b"")))
             return message
 
         async def until_taken(message: Message) -> None:
@@ -113,7 +114,7 @@ class HeldLimit:
                 size = int(Headers(raw=message["headers"]).get("content-length", 0))
                 if size > SMALL_BYTES:
                     try:
-                        holding.resize(size)
+                        reservation.resize(size)
                     except (OverloadedError, TooLargeError) as error:
                         refused = True
                         await problem_response(Request(scope), error)(scope, receive, send)
@@ -128,4 +129,4 @@ class HeldLimit:
         try:
             await self.app(scope, counted, until_taken)
         finally:
-            holding.resize(0)
+            reservation.resize(0)

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import SlowClientError
 
 
-class SlowBody:
+class BodyTimeoutMiddleware:
     """Refuse a body that stops coming for ``timeout`` seconds or falls below a rate.
 
     Parameters

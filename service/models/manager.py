@@ -104,11 +104,11 @@ class ModelManager:
         """When the model being served took over: UTC, ISO 8601."""
         return self._served_since
 
-    def load_first(self, tell: Callable[[str], None] = lambda step: None) -> Codec:
+    def load_first(self, on_progress: Callable[[str], None] = lambda step: None) -> Codec:
         """Load the model to start with: the store's current version, else ``SNAC_MODEL``.
 
         If the store's current version is not whole, the one before it is served and the log
-        says so. ``tell`` hears what is being done.
+        says so. ``on_progress`` hears what is being done.
 
         Raises
         ------
@@ -118,21 +118,21 @@ class ModelManager:
         with self._lock:
             current = self.store.current() if self.store else None
             if self.store is None or current is None:
-                tell(f"loading {self._settings.model}")
+                on_progress(f"loading {self._settings.model}")
                 codec = snac_core.load(
                     self._settings.model, self._settings.device, compile=self._settings.compile
                 )
-                warm_up(codec, tell)
+                warm_up(codec, on_progress)
                 return self._serve(codec)
             try:
-                return self._serve(self._load(self.store, current, tell))
+                return self._serve(self._load(self.store, current, on_progress))
             except SnacError as error:
                 previous = self.store.previous()
                 self._note_failure(self.store, current, error)
                 if previous is None:
                     raise
                 log.error("serving the previous version", version=previous)
-                return self._serve(self._load(self.store, previous, tell))
+                return self._serve(self._load(self.store, previous, on_progress))
 
     def check(self, *, retry: bool = False, allow_token_space_change: bool = False) -> Codec:
         """Serve the store's current version if it is another one than now.
@@ -191,7 +191,7 @@ class ModelManager:
                 self._serve(codec)
             return codec
 
-    async def aside(self, change: Callable[..., Codec], **how: bool) -> Codec:
+    async def run_in_loader(self, change: Callable[..., Codec], **how: bool) -> Codec:
         """Run `check` or `roll_back` in the thread that loads, while requests are answered."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._loading, functools.partial(change, **how))
@@ -205,7 +205,7 @@ class ModelManager:
         while self.store is not None:
             await asyncio.sleep(self._settings.reload_interval)
             try:
-                await self.aside(self.check)
+                await self.run_in_loader(self.check)
             except ReloadError:
                 continue  # it was logged when it was found
             except Exception:
@@ -285,14 +285,17 @@ class ModelManager:
             )
 
     def _load(
-        self, store: ModelStore, version: str, tell: Callable[[str], None] = lambda step: None
+        self,
+        store: ModelStore,
+        version: str,
+        on_progress: Callable[[str], None] = lambda step: None,
     ) -> Codec:
         """Load and warm up ``version``; its checksums and golden clip are checked on the way."""
-        tell(f"loading {version}")
+        on_progress(f"loading {version}")
         codec = snac_core.load(
             store.path(version), self._settings.device, compile=self._settings.compile
         )
-        warm_up(codec, tell)
+        warm_up(codec, on_progress)
         return codec
 
     def _serve(self, codec: Codec) -> Codec:

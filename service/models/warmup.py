@@ -10,7 +10,7 @@ from snac_core.codec import WINDOW_SECONDS, Codec
 from snac_core.streaming import StreamingDecoder, StreamingEncoder
 
 
-def warm_up(codec: Codec, tell: Callable[[str], None]) -> None:
+def warm_up(codec: Codec, on_progress: Callable[[str], None]) -> None:
     """Make the first request as quick as the later ones: each class of sizes, and streams.
 
     Kernels are chosen and memory is laid out by shape: for a word, a sentence, whole windows
@@ -20,11 +20,11 @@ def warm_up(codec: Codec, tell: Callable[[str], None]) -> None:
     several = () if codec.device.type == "cpu" else ((0.5, 1.0, 2.0, 4.0, 12.0),)
     classes = ((0.5,), (2.0,), (WINDOW_SECONDS + 1.0,), *several)
     for number, lengths in enumerate(classes, start=1):
-        tell(f"warming up {codec.version}, {number} of {len(classes)}")
+        on_progress(f"warming up {codec.version}, {number} of {len(classes)}")
         silence = [np.zeros(round(s * codec.sample_rate), np.float32) for s in lengths]
         for _ in range(1 if codec.device.type == "cpu" else 2):
             codec.decode(codec.encode(silence))
-    tell(f"warming up {codec.version}, streams")
+    on_progress(f"warming up {codec.version}, streams")
     samples = 4 * codec.config.pad_multiple
     (codes,) = codec.encode([np.zeros(samples, np.float32)])
     StreamingDecoder(codec).feed(codes.levels)

@@ -185,7 +185,7 @@ class Metrics:
         if version is not None:
             self.model_requests.labels(version=version, outcome=outcome).inc()
 
-    def exposition(self) -> bytes:
+    def render(self) -> bytes:
         """Return everything in Prometheus text format."""
         return generate_latest(self.registry)
 

@@ -27,13 +27,13 @@ METRICS_SECONDS = 3.0
 class Worker:
     """One of several processes, and where the others are.
 
-    ``late`` is one that takes another's place: it listens only once its model is loaded.
+    ``replacement`` is one that takes another's place: it listens only once its model is loaded.
     """
 
     number: int
     count: int
     folder: Path
-    late: bool = False
+    replacement: bool = False
 
     def listen(self, settings: Settings) -> list[socket.socket]:
         """Open its share of the port, and its own socket for the others."""

@@ -19,11 +19,11 @@ import torch
 from fastapi import Request
 
 from service.api.uploads import Upload
-from service.concurrency import until_gone
+from service.concurrency import wait_for_disconnect
 from service.engine.engine import Engine
-from service.engine.io_pool import Threads
+from service.engine.io_pool import IoPool
 from service.errors import DeadlineError
-from service.limits.memory import Held, Holding
+from service.limits.memory import MemoryBudget, Reservation
 from service.limits.rates import RateLimits
 from service.models.manager import ModelManager
 from service.observability import tracing
@@ -65,7 +65,7 @@ class Service:
         self.lifecycle = Lifecycle()
         self.models = ModelManager(settings, self.metrics)
         self.rates = RateLimits(settings)
-        self.held = Held(settings.max_held_bytes, self.metrics)
+        self.memory = MemoryBudget(settings.max_held_bytes, self.metrics)
         self.tracing: Tracing = NoTracing()
         self.worker: Worker | None = None
         on_gpu = torch.cuda.is_available() if settings.device is None else "cuda" in settings.device
@@ -77,7 +77,7 @@ class Service:
         )
         self._begun = False
         self.streams = Streams(settings, self.engine, self.rates, self.metrics)
-        self.threads = Threads(settings.io_threads, self.metrics)
+        self.io = IoPool(settings.io_threads, self.metrics)
 
     def start(self) -> None:
         """Start the engine, and load and warm up the first model; nothing if that was done."""
@@ -87,17 +87,17 @@ class Service:
             self.lifecycle.start(self._load)
 
     def _load(self) -> None:
-        def tell(step: str) -> None:
+        def on_progress(step: str) -> None:
             self.lifecycle.step = step
 
-        self.models.load_first(tell)
+        self.models.load_first(on_progress)
 
     def close(self) -> None:
         """Stop the engine and the threads; what still waits gets an error."""
         self.lifecycle.stopping = True
         self.engine.close()
         self.models.close()
-        self.threads.close()
+        self.io.close()
         self.lifecycle.join(self.settings.drain_timeout)
         self.tracing.close()
 
@@ -122,7 +122,7 @@ class Service:
         self.engine.check_open()
         return codec
 
-    async def attend(
+    async def run_until_disconnect(
         self, request: Request, answer: Coroutine[Any, Any, _T], *, deadline: bool = True
     ) -> _T:
         """Wait for ``answer`` unless the client leaves or its time is over, which cancels it.
@@ -141,7 +141,7 @@ class Service:
         if deadline:
             answer = self.in_time(request, answer)
         work = asyncio.ensure_future(answer)
-        gone = asyncio.ensure_future(until_gone(request.receive))
+        gone = asyncio.ensure_future(wait_for_disconnect(request.receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             return work.result() if work.done() else gone.result()
@@ -181,7 +181,7 @@ class Service:
             return samples, codec.encode_job(samples)
 
         with self.stage(request, "read"):
-            samples, job = await self.threads.run_piecemeal(plan)
+            samples, job = await self.io.run_piecemeal(plan)
         await self.compute(request, codec, job, len(samples) / codec.sample_rate)
         return samples, job.result()
 
@@ -208,10 +208,10 @@ class Service:
             If it never has room.
         """
         with self.stage(request, "read"):
-            job = await self.threads.run(plan)
-        holding: Holding = request.state.holding
+            job = await self.io.run(plan)
+        reservation: Reservation = request.state.reservation
         room = PCM_BYTES * job.codes.num_samples * (4 if as_text else 3) // 3
-        with holding.room(room):
+        with reservation.reserve(room):
             await self.compute(request, codec, job, job.codes.duration)
             samples = job.result()
 
@@ -220,8 +220,8 @@ class Service:
                 return base64.b64encode(made) if as_text else made
 
             with self.stage(request, "write"):
-                body = await self.threads.run_piecemeal(write)
-        holding.grow(min(0, len(body) - room))
+                body = await self.io.run_piecemeal(write)
+        reservation.grow(min(0, len(body) - room))
         return samples, body
 
     async def compute(self, request: Request, codec: Codec, job: Job, seconds: float) -> None:

@@ -19,7 +19,7 @@ from service.server.websocket_protocol import websocket_options
 from service.settings import Settings
 
 
-class PatientProtocol(HttpToolsProtocol):
+class TimeoutHttpProtocol(HttpToolsProtocol):
     """HTTP/1.1 with bounds on a request's head and on how long an answer may lie unread.
 
     What is no body, trailers and the lines between chunks, has the bound of a head; and a request
@@ -137,10 +137,10 @@ def _reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def protocol(settings: Settings) -> type[PatientProtocol]:
+def protocol(settings: Settings) -> type[TimeoutHttpProtocol]:
     """Return the protocol with the bounds that ``settings`` give it."""
 
-    class Bounded(PatientProtocol):
+    class Bounded(TimeoutHttpProtocol):
         header_timeout = settings.header_timeout
         write_timeout = settings.write_timeout
         min_rate = settings.min_rate

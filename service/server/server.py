@@ -91,7 +91,7 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
     server, sockets = Server(server_config(app, settings), service), None
     if worker is not None:
         service.worker = worker
-        if worker.late:
+        if worker.replacement:
             service.start()
             service.lifecycle.join()
             if service.lifecycle.failure is not None:

@@ -76,13 +76,13 @@ def supervise(settings: Settings, where: Sequence[str | None]) -> int:
         _threads_shared_out(where),
     ):
         port = reserved.getsockname()[1]
-        crew = _Crew(settings.model_copy(update={"port": port}), where, Path(folder))
+        supervisor = Supervisor(settings.model_copy(update={"port": port}), where, Path(folder))
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, crew.stop)
-        return crew.run()
+            signal.signal(number, supervisor.stop)
+        return supervisor.run()
 
 
-class _Crew:
+class Supervisor:
     """The workers, and what becomes of those that end."""
 
     def __init__(self, settings: Settings, where: Sequence[str | None], folder: Path) -> None:
@@ -96,7 +96,7 @@ class _Crew:
     def run(self) -> int:
         """Start everybody and return when everybody has ended."""
         for number in range(len(self._where)):
-            self._start(number, late=False)
+            self._start(number, replacement=False)
         code = 0
         while self._processes or (self._due and not self._stopping):
             # A signal that ends the workers ends this wait, if there are any.
@@ -119,7 +119,7 @@ class _Crew:
             for number, due in list(self._due.items()):
                 if due <= time.monotonic() and not self._stopping:
                     del self._due[number]
-                    self._start(number, late=True)
+                    self._start(number, replacement=True)
         return code
 
     def stop(self, number: int, frame: FrameType | None) -> None:
@@ -138,9 +138,9 @@ class _Crew:
         self._pauses[number] = min(2 * pause, _LONGEST_PAUSE)
         self._due[number] = time.monotonic() + pause
 
-    def _start(self, number: int, late: bool) -> None:
+    def _start(self, number: int, replacement: bool) -> None:
         settings = self._settings.model_copy(update={"device": self._where[number]})
-        worker = Worker(number, len(self._where), self._folder, late)
+        worker = Worker(number, len(self._where), self._folder, replacement)
         process = multiprocessing.get_context("spawn").Process(
             target=_work, args=(settings, worker), name=f"snac-worker-{number}"
         )

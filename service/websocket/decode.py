@@ -65,7 +65,7 @@ class DecodeSession(Session[DecodeStart]):
     async def work(self) -> dict[str, Any]:
         """Decode what has come until the end has."""
         while not self._decoder.closed:
-            await self.news()
+            await self.wait_for_input()
             self._absorb()
             while (step := self._decoder.take_step()) is not None:
                 await self.service.streams.run(self.stream, self._codec, step)
@@ -93,7 +93,7 @@ class DecodeSession(Session[DecodeStart]):
             self._decoder.push(levels)
         if self._end is not None:
             self._decoder.close(self._wanted(self._end))
-        self.weigh()
+        self.update_backpressure()
 
     def _wanted(self, end: End) -> int | None:
         if self._start.num_samples is None:
@@ -118,4 +118,4 @@ class DecodeSession(Session[DecodeStart]):
         await self.send_bytes(write_pcm(samples, rate, self._start.format))
         self.stream.sent(len(samples) / rate)
         self._sent += len(samples)
-        self.weigh()
+        self.update_backpressure()

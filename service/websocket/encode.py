@@ -82,7 +82,7 @@ class EncodeSession(Session[EncodeStart]):
     async def work(self) -> dict[str, Any]:
         """Encode what has come until the end has."""
         while not self._encoder.closed:
-            await self.news()
+            await self.wait_for_input()
             await self._absorb()
             while (step := self._encoder.take_step()) is not None or len(self._waiting):
                 if step is not None:
@@ -120,10 +120,10 @@ class EncodeSession(Session[EncodeStart]):
         samples = self._waiting.take(min(most, len(self._waiting), BLOCK_SAMPLES))
         if len(samples):
             # Resampling takes a moment: others' messages need not wait for it.
-            await self.service.threads.run(self._encoder.push, samples)
+            await self.service.io.run(self._encoder.push, samples)
         if self._ended and not len(self._waiting):
-            await self.service.threads.run(self._encoder.close)
-        self.weigh()
+            await self.service.io.run(self._encoder.close)
+        self.update_backpressure()
 
     async def _answer(self, levels: Sequence[npt.NDArray[np.int32]]) -> None:
         if not len(levels[0]):

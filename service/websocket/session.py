@@ -23,7 +23,7 @@ from fastapi import WebSocket
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from service.concurrency import first_of
+from service.concurrency import run_until_first_complete
 from service.errors import (
     DisconnectedError,
     ForbiddenError,
@@ -84,7 +84,7 @@ class Session(ABC, Generic[_S]):
     def __init__(self, websocket: WebSocket, service: Service, stream: Stream) -> None:
         self.service, self.stream = service, stream
         self._socket = websocket
-        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._input_taken, self._may_read = asyncio.Event(), asyncio.Event()
 
     @classmethod
     def check(cls, codec: Codec, start: _S) -> None:
@@ -121,10 +121,10 @@ class Session(ABC, Generic[_S]):
         """Audio that has come and was not worked on."""
 
     async def run(self, start: _S | None) -> None:
-        """Talk until the stream has ended well; raises what ends it otherwise."""
-        await first_of(self._talk(start), self.stream.watch())
+        """Run the stream to its end; raises the error that ends it early."""
+        await run_until_first_complete(self._exchange(start), self.stream.watch())
 
-    async def _talk(self, start: _S | None) -> None:
+    async def _exchange(self, start: _S | None) -> None:
         if start is None:
             depth = self.service.settings.max_json_depth
             start = check_start(self.start_type, await self._receive(), depth)
@@ -134,8 +134,8 @@ class Session(ABC, Generic[_S]):
         structlog.contextvars.bind_contextvars(model=codec.version)
         ready = self.prepare(codec, start)
         await self.send_json({"type": "ready", **ready, "model": model})
-        self.weigh()
-        await first_of(self._work(model), self._read())
+        self.update_backpressure()
+        await run_until_first_complete(self._work(model), self._read())
 
     async def _work(self, model: dict[str, str]) -> None:
         done = await self.work()
@@ -143,21 +143,21 @@ class Session(ABC, Generic[_S]):
 
     async def _read(self) -> None:
         while True:
-            await self._room.wait()
+            await self._may_read.wait()
             message = await self._receive()
             await self.take(message)
-            self.weigh()
-            self._news.set()
+            self.update_backpressure()
+            self._input_taken.set()
 
-    async def news(self) -> None:
+    async def wait_for_input(self) -> None:
         """Wait until something has been taken in since the last call."""
-        await self._news.wait()
-        self._news.clear()
+        await self._input_taken.wait()
+        self._input_taken.clear()
 
-    def weigh(self) -> None:
+    def update_backpressure(self) -> None:
         """Look how much is held, and so whether more is to be read."""
         self.stream.held_seconds = self.held_seconds()
-        (self._room.clear if self.stream.full else self._room.set)()
+        (self._may_read.clear if self.stream.full else self._may_read.set)()
 
     async def _receive(self) -> str | bytes:
         message = await self._socket.receive()

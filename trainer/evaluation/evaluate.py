@@ -20,12 +20,12 @@ from trainer.config import TrainConfig, curriculum
 from trainer.data.recordings import read_part
 from trainer.errors import TrainerError
 from trainer.evaluation import selection
+from trainer.evaluation.aggregator import Aggregator, Row
 from trainer.evaluation.fixed_loss import default_config, fixed_losses
 from trainer.evaluation.models import ROLES, Models
 from trainer.evaluation.outputs import KeptSamples, PerFile
 from trainer.evaluation.selection import ALL, SampleChoice, Taken, Unreadable
 from trainer.evaluation.speech_quality import MEASURES
-from trainer.evaluation.tally import Row, Tally
 from trainer.model.code_use import Counts
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def evaluate(
     Parameters
     ----------
     models
-        What `trainer.evaluation.compared.load` returns.
+        What `trainer.evaluation.models.load` returns.
     folders
         Searched in depth.
     config
@@ -94,10 +94,10 @@ def evaluate(
     networks = {role: one.network for role, one in models.items()}
     losses = fixed_losses(networks, [one.clip for one in found], config, codec.device)
     terms = next((list(next(iter(by_role.values()))) for by_role in losses.values()), [])
-    tally = Tally(models, terms)
+    aggregator = Aggregator(models, terms)
     for one in found:
         if one.clip.path in losses:
-            tally.add_losses(one.group, losses[one.clip.path])
+            aggregator.add_losses(one.group, losses[one.clip.path])
 
     taken = selection.limited(found, max_seconds_per_group, LONGEST_SECONDS)
     choice = SampleChoice(taken, samples)
@@ -106,11 +106,11 @@ def evaluate(
         if output_dir is not None:
             output_dir.mkdir(parents=True, exist_ok=True)
             kept = KeptSamples(output_dir, codec.sample_rate)
-            table = PerFile(output_dir / PER_FILE, ("path", "group"), tally.columns)
+            table = PerFile(output_dir / PER_FILE, ("path", "group"), aggregator.columns)
             stack.enter_context(table)
         progress = stack.enter_context(tqdm(total=len(taken), desc="evaluating", unit="file"))
         for chunk in _chunks(taken, codec, choice, unreadable):
-            for one, reference, made, row in _reconstructed(models, chunk, tally):
+            for one, reference, made, row in _reconstructed(models, chunk, aggregator):
                 path = one.clip.path
                 for role, values in losses.get(path, {}).items():
                     row |= {f"{role}_{name}": value for name, value in values.items()}
@@ -120,13 +120,13 @@ def evaluate(
                     figures = {name: _finite(value) for name, value in row.items()}
                     kept.keep(path, one.group, reference, made)["figures"] = figures
                 progress.update()
-    if not tally.files:
+    if not aggregator.files:
         where = ", ".join(map(str, folders))
         raise TrainerError(f"none of the {len(taken)} recordings under {where} can be read")
     results = {
         "data": [str(folder) for folder in folders],
         "group_by": group_by,
-        **tally.to_dict(),
+        **aggregator.to_dict(),
         "loss_crops": {
             "count": len(losses),
             "seconds": curriculum.longest(config).length,
@@ -139,22 +139,22 @@ def evaluate(
     if output_dir is not None:
         text = json.dumps(results, indent=1, allow_nan=False) + "\n"
         atomic_files.replace(output_dir / RESULTS, text.encode())
-    return Evaluation(results, {role: use.counts for role, use in tally.use.items()})
+    return Evaluation(results, {role: use.counts for role, use in aggregator.use.items()})
 
 
 def to_markdown(results: dict[str, Any]) -> str:
     """Return the table of an evaluation: rows for each group, and for all."""
-    tally = {measure.name: measure for measure in MEASURES}
+    measures = {measure.name: measure for measure in MEASURES}
     figures = ["loss"] * ("loss" in results["terms"]) + results["measures"]
     roles = [role for role in ROLES if role in results]
     several = ["model"] * (len(roles) > 1)
     titles = ["group", *several, "recordings", "seconds"]
-    titles += [tally[name].label if name in tally else name for name in figures]
+    titles += [measures[name].label if name in measures else name for name in figures]
     lines = [titles]
     for name, row in {**results["groups"], ALL: results[ALL]}.items():
         for role in roles:
             values = [row[role][figure] for figure in figures]
-            digits = [tally[figure].digits if figure in tally else 4 for figure in figures]
+            digits = [measures[figure].digits if figure in measures else 4 for figure in figures]
             lines.append(
                 [name, *([role] if several else []), str(row["recordings"])]
                 + [f"{row['seconds']:.0f}"]
@@ -192,7 +192,7 @@ def _chunks(
 
 
 def _reconstructed(
-    models: Models, chunk: list[Read], tally: Tally
+    models: Models, chunk: list[Read], aggregator: Aggregator
 ) -> Iterator[tuple[Taken, Samples, dict[str, Samples], Row]]:
     """Yield each recording with its reconstructions, by role, and its figures."""
     waves = [samples for _, samples in chunk]
@@ -205,7 +205,7 @@ def _reconstructed(
             one,
             reference,
             results,
-            tally.add(
+            aggregator.add(
                 one.group,
                 reference,
                 results,

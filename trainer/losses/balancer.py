@@ -30,7 +30,7 @@ class Balancer:
     decay
         Of the running mean, per step.
     global_count
-        As for `trainer.objective.losses.Losses`, for sizes; called once in a backward pass.
+        As for `trainer.losses.losses.Losses`, for sizes; called once in a backward pass.
     """
 
     def __init__(

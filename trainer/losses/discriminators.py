@@ -125,7 +125,7 @@ class SpectralDiscriminator(nn.Module):
         return [*outputs, _cut(self.last(torch.cat(tops, dim=-1)), frames)]
 
 
-class Adversary(nn.Module):
+class Discriminators(nn.Module):
     """All discriminators, what they learn from, and what the codec learns from them.
 
     The means are over positions, then over layers, then over discriminators, so that weights
@@ -137,7 +137,7 @@ class Adversary(nn.Module):
         Says which discriminators there are; with ``precision`` bf16, their convolutions run in
         it and all else in fp32.
     global_count
-        As for `trainer.objective.losses.Losses`; called once in each of the two methods.
+        As for `trainer.losses.losses.Losses`; called once in each of the two methods.
     """
 
     def __init__(self, config: TrainConfig, global_count: GlobalCount | None = None) -> None:
@@ -182,7 +182,7 @@ class Adversary(nn.Module):
         own
             Tensor[B x 1 x T], 1 up to each segment's end, 0 past it.
         """
-        on_made, on_real = self._judge(made.detach(), own), self._judge(real, own)
+        on_made, on_real = self._layers(made.detach(), own), self._layers(real, own)
         parts = [_squares(layers[-1], 0.0) for layers in on_made]
         parts += [_squares(layers[-1], 1.0) for layers in on_real]
         return 2.0 * _mean(ratios(parts, self.global_count))
@@ -199,7 +199,7 @@ class Adversary(nn.Module):
             As for `loss`.
         """
         with self._held():
-            on_made, on_real = self._judge(made, own), self._judge(real, own)
+            on_made, on_real = self._layers(made, own), self._layers(real, own)
         parts = [_squares(layers[-1], 1.0) for layers in on_made]
         for made_layers, real_layers in zip(on_made, on_real, strict=True):
             parts += map(_difference, made_layers[:-1], real_layers[:-1])
@@ -208,7 +208,7 @@ class Adversary(nn.Module):
         features = [_mean([next(values) for _ in layers[:-1]]) for layers in on_made]
         return {"adversarial": _mean(scores), "feature": _mean(features)}
 
-    def _judge(self, audio: Tensor, own: Tensor) -> list[list[Layer]]:
+    def _layers(self, audio: Tensor, own: Tensor) -> list[list[Layer]]:
         audio, ends = audio.float() * own, own.sum(dim=(1, 2)).long()
         with torch.autocast(audio.device.type, torch.bfloat16, enabled=self.bf16):
             return [discriminator(audio, ends) for discriminator in self.discriminators]

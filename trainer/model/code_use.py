@@ -59,7 +59,7 @@ def describe(counts: Counts) -> dict[str, Any]:
     }
 
 
-class Same:
+class CodeAgreement:
     """How many codes of two encodings are the same, level by level."""
 
     def __init__(self, levels: int) -> None:
@@ -90,7 +90,7 @@ class CodeUse:
         self.counts: list[Counts] = [
             np.zeros(config.codebook_size, np.int64) for _ in config.vq_strides
         ]
-        self.kept = Same(len(config.vq_strides))
+        self.kept = CodeAgreement(len(config.vq_strides))
 
     def add(self, codes: Codes, again: Codes) -> list[float]:
         """Count a recording's codes; return which share of each level came back the same.

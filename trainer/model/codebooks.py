@@ -20,7 +20,7 @@ REMEMBERED = 16384
 """Latents per level that revived entries are drawn from."""
 
 
-class CodebookUse:
+class CodebookUsage:
     """Counts which entries are chosen, and revives those that are not.
 
     Parameters
@@ -58,9 +58,9 @@ class CodebookUse:
             return list(levels)
         return [
             # Entries are not looked at here, and latents say all that they could.
-            Level(self.world.joined(level.codes), latents, latents)
+            Level(self.world.all_gather_rows(level.codes), latents, latents)
             for level in levels
-            for latents in (self.world.joined(level.projected.detach()),)
+            for latents in (self.world.all_gather_rows(level.projected.detach()),)
         ]
 
     @torch.no_grad()
@@ -88,7 +88,7 @@ class CodebookUse:
             sums = book.new_zeros(len(used), book.shape[1]).index_add_(0, place, latents)
             book[used] = decay * book[used] + (1.0 - decay) * sums / counts[:, None]
         # A GPU adds in another order each time.
-        self.world.overwrite(self._books)
+        self.world.broadcast_(self._books)
 
     def perplexities(self) -> list[float]:
         """Return each level's perplexity since the last revival: entries in effective use."""
@@ -109,7 +109,7 @@ class CodebookUse:
             book[unused.to(book.device)] = latents[picks].to(book)
             counts.zero_()
             replaced.append(len(unused))
-        self.world.overwrite(self._books)
+        self.world.broadcast_(self._books)
         return replaced
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 from snac_core.model import SNAC
 
 
-class Average:
+class Ema:
     """The average of the weights that a model had after each step.
 
     Parameters

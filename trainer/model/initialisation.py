@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from snac_core.model import SNAC
 from snac_core.model.batch_context import Extent
 from snac_core.model.layers import NoiseBlock, ResidualUnit
-from trainer.model.mel_target import Guide
+from trainer.model.mel_target import MelTarget
 
 Convolution = nn.Conv1d | nn.ConvTranspose1d
 
@@ -29,7 +29,7 @@ NOISE_GAIN = 0.3
 
 
 @torch.no_grad()
-def scale_to(model: SNAC, audio: Tensor, guide: Guide) -> None:
+def scale_to(model: SNAC, audio: Tensor, mel_target: MelTarget) -> None:
     """Set gains and biases so that every convolution's output has mean 0 and a known deviation.
 
     1, unless a constant above says otherwise. This is the data-dependent initialisation that
@@ -42,7 +42,7 @@ def scale_to(model: SNAC, audio: Tensor, guide: Guide) -> None:
         Fresh from random weights; changed in place. Its quantizer is left alone.
     audio
         Tensor[B x 1 x T] of whole frames of speech; a few seconds do.
-    guide
+    mel_target
         Fitted along with the quantizer: makes what the decoder is fed first.
     """
     for module in model.modules():
@@ -70,7 +70,7 @@ def scale_to(model: SNAC, audio: Tensor, guide: Guide) -> None:
     try:
         extent = Extent(audio.shape[-1], noise="random")
         model.encoder(audio, extent)
-        model.decoder(model.quantizer(guide(audio))[0], extent)
+        model.decoder(model.quantizer(mel_target(audio))[0], extent)
     finally:
         for hook in hooks:
             hook.remove()

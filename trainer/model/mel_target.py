@@ -31,7 +31,7 @@ ROUNDS = 7
 """Of k-means."""
 
 
-class Guide(nn.Module):
+class MelTarget(nn.Module):
     """Features of speech in the shape of a latent.
 
     The first channels, at most 80, are log-mel bins of a Hann window of 1024 samples around
@@ -77,7 +77,9 @@ class Guide(nn.Module):
 
 
 @torch.no_grad()
-def fit(guide: Guide, quantizer: ResidualVectorQuantize, batches: Iterable[Tensor]) -> None:
+def fit(
+    mel_target: MelTarget, quantizer: ResidualVectorQuantize, batches: Iterable[Tensor]
+) -> None:
     """Measure the features' mean and deviation, and fit ``quantizer`` to them.
 
     Level by level, each to what the coarser ones left: its projections are the principal
@@ -85,7 +87,7 @@ def fit(guide: Guide, quantizer: ResidualVectorQuantize, batches: Iterable[Tenso
 
     Parameters
     ----------
-    guide, quantizer
+    mel_target, quantizer
         Of one model; changed in place.
     batches
         Tensors[B x 1 x T] of whole frames of speech. The coarsest level wants ten latents
@@ -96,11 +98,11 @@ def fit(guide: Guide, quantizer: ResidualVectorQuantize, batches: Iterable[Tenso
     TrainerError
         When there are fewer latents than entries.
     """
-    features = torch.cat([guide.log_mel(audio) for audio in batches])
-    guide.mean.copy_(features.mean(dim=(0, 2))[:, None])
-    guide.std.copy_((features - guide.mean).square().mean().sqrt())
-    features = (features - guide.mean) / guide.std
-    residual = F.pad(features, (0, 0, 0, guide.channels - guide.bins))
+    features = torch.cat([mel_target.log_mel(audio) for audio in batches])
+    mel_target.mean.copy_(features.mean(dim=(0, 2))[:, None])
+    mel_target.std.copy_((features - mel_target.mean).square().mean().sqrt())
+    features = (features - mel_target.mean) / mel_target.std
+    residual = F.pad(features, (0, 0, 0, mel_target.channels - mel_target.bins))
     # Of the CPU, so that every device draws the same.
     random = torch.Generator().manual_seed(0)
     for module in quantizer.quantizers:

@@ -16,7 +16,7 @@ from snac_core.store import checkpoint
 from snac_core.store.weights import build
 from trainer.config import TrainConfig
 from trainer.model.channels_last import ChannelsLast
-from trainer.model.mel_target import Guide
+from trainer.model.mel_target import MelTarget
 
 
 def starting_model(config: TrainConfig) -> tuple[SNAC, str | None]:
@@ -57,7 +57,7 @@ def frozen(model: SNAC, config: TrainConfig) -> SNAC:
     model.encoder.requires_grad_(not config.freeze_encoder)
     model.quantizer.requires_grad_(config.quantizer_trains)
     if not config.codebook_weight:
-        # The straight-through gradient passes the entries by; only `CodebookUse` moves them.
+        # The straight-through gradient passes the entries by; only `CodebookUsage` moves them.
         for level in model.quantizer.quantizers:
             cast(VectorQuantize, level).codebook.requires_grad_(False)
     return model
@@ -68,7 +68,7 @@ class Network(nn.Module):
 
     Parameters
     ----------
-    model, config, guide
+    model, config, mel_target
         Of the run.
     layers
         What computes the encoder and the decoder of ``model``; None for the layers as written.
@@ -78,11 +78,11 @@ class Network(nn.Module):
         self,
         model: SNAC,
         config: TrainConfig,
-        guide: Guide | None = None,
+        mel_target: MelTarget | None = None,
         layers: ChannelsLast | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.config, self.guide, self.layers = model, config, guide, layers
+        self.model, self.config, self.mel_target, self.layers = model, config, mel_target, layers
 
     def forward(
         self, audio: Tensor, extent: Extent, guided: bool = False
@@ -91,20 +91,20 @@ class Network(nn.Module):
 
         Returns
         -------
-        What came out, and, where there is a guide, how far the encoder's latent is from its
+        What came out, and, with a ``mel_target``, how far the encoder's latent is from its
         features. If ``guided``, the decoder was fed those, quantized.
         """
-        if self.guide is None:
+        if self.mel_target is None:
             return reconstruct(self.model, audio, self.config, extent, self.layers), None
         layers = self.model if self.layers is None else self.layers
-        features = self.guide(audio)
+        features = self.mel_target(audio)
         device, half = audio.device.type, self.config.precision == "bf16"
         with torch.autocast(device, torch.bfloat16, enabled=half):
             latent = layers.encoder(audio, extent).float()
         fed, levels = self.model.quantizer(features if guided else latent)
         with torch.autocast(device, torch.bfloat16, enabled=half):
             made = layers.decoder(fed, extent)
-        return Reconstruction(made, levels), self.guide.distance(latent, features)
+        return Reconstruction(made, levels), self.mel_target.distance(latent, features)
 
 
 def reconstruct(

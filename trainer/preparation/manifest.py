@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from snac_core.utils import atomic_files
 from trainer.data.lengths import MEASURED_AS_THEY_ARE
-from trainer.preparation.ledger import Wanted
+from trainer.preparation.catalog import Wanted
 
 UNREADABLE = "unreadable.csv"
 

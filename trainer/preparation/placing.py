@@ -15,8 +15,8 @@ from tqdm import tqdm
 from snac_core.utils import atomic_files
 from trainer.data.shard_files import Entry, write_shards
 from trainer.errors import TrainerError
+from trainer.preparation.catalog import PAGE, Catalog, Made, Wanted
 from trainer.preparation.flac import make_flac, to_flac
-from trainer.preparation.ledger import PAGE, Ledger, Made, Wanted
 from trainer.preparation.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ LINK, COPY, FLAC, SHARDS, FLAC_SHARDS = "link", "copy", "flac", "shards", "flac 
 """How a recording is put into its side's folder."""
 
 
-def check_strangers(output: Path, ledger: Ledger) -> None:
+def check_strangers(output: Path, catalog: Catalog) -> None:
     """Raise TrainerError when a side's folder holds what `prepare` did not put there."""
     for side in SIDES:
         folder = output / side
@@ -36,7 +36,7 @@ def check_strangers(output: Path, ledger: Ledger) -> None:
         with os.scandir(folder) as entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith(atomic_files.TEMPORARY) or ledger.made(side, _text(name)):
+                if name.startswith(atomic_files.TEMPORARY) or catalog.made(side, _text(name)):
                     continue
                 raise TrainerError(
                     f"{folder / name} was not put there by prepare, and preparing would remove "
@@ -45,42 +45,42 @@ def check_strangers(output: Path, ledger: Ledger) -> None:
                 )
 
 
-def give_names(ledger: Ledger, flac: bool) -> None:
+def give_names(catalog: Catalog, flac: bool) -> None:
     """Give each recording its file name; those that are taken become unlike the others."""
-    with ledger.together():
-        for wanted in ledger.recordings():
+    with catalog.together():
+        for wanted in catalog.recordings():
             reached = os.fsdecode(wanted.reached)
             stem, suffix = map(_text, os.path.splitext(os.path.basename(reached)))  # noqa: PTH119, PTH122
             suffix = ".flac" if flac else suffix
             name = f"{stem}{suffix}"
-            if ledger.try_name(name, wanted.source):
+            if catalog.try_name(name, wanted.source):
                 continue
             taken, mark, length = name, hashlib.sha256(wanted.source).hexdigest(), 8
-            while not ledger.try_name(name := f"{stem}-{mark[:length]}{suffix}", wanted.source):
+            while not catalog.try_name(name := f"{stem}-{mark[:length]}{suffix}", wanted.source):
                 length += 8
             log.warning("%s is taken: %s becomes %s", taken, reached, name)
 
 
-def place(output: Path, ledger: Ledger, how: str, workers: Workers) -> None:
-    """Make ``train/`` and ``val/`` what the ledger says; what is right already stays.
+def place(output: Path, catalog: Catalog, how: str, workers: Workers) -> None:
+    """Make ``train/`` and ``val/`` what the catalog says; what is right already stays.
 
     Raises
     ------
     AudioError, OSError
         When a recording has changed since it was measured, or a file cannot be written.
     """
-    _remove(output, ledger, ledger.all_made(unwanted=True))
-    with tqdm(total=ledger.count(), desc="preparing", unit="file") as progress:
-        rows = ledger.by_name()
+    _remove(output, catalog, catalog.all_made(unwanted=True))
+    with tqdm(total=catalog.count(), desc="preparing", unit="file") as progress:
+        rows = catalog.by_name()
         while page := list(islice(rows, PAGE)):
-            _place_page(output, ledger, how, workers, page)
+            _place_page(output, catalog, how, workers, page)
             progress.update(len(page))
 
 
 def place_shards(
-    output: Path, ledger: Ledger, workers: Workers, size: tuple[int, float], how: str
+    output: Path, catalog: Catalog, workers: Workers, size: tuple[int, float], how: str
 ) -> None:
-    """Write the shards of both sides, and name in the ledger where each recording is.
+    """Write the shards of both sides, and name in the catalog where each recording is.
 
     They are written beside what is there and take its place when all are.
 
@@ -94,22 +94,22 @@ def place_shards(
     for side in SIDES:
         folder = unfinished / side
         folder.mkdir(parents=True)
-        rows, again = ledger.shuffled(side), ledger.shuffled(side)
-        bar = tqdm(rows, f"writing {side} shards", ledger.count(side), unit="file")
+        rows, again = catalog.shuffled(side), catalog.shuffled(side)
+        bar = tqdm(rows, f"writing {side} shards", catalog.count(side), unit="file")
         places = write_shards(_entries(bar, how, workers), folder, *size)
-        ledger.name((name, row.source) for name, row in zip(places, again, strict=True))
-    _remove(output, ledger, ledger.all_made())
+        catalog.name((name, row.source) for name, row in zip(places, again, strict=True))
+    _remove(output, catalog, catalog.all_made())
     files = [path for side in SIDES for path in sorted((unfinished / side).iterdir())]
-    ledger.make(Made(path.parent.name, path.name, b"", *_state(path), how) for path in files)
+    catalog.make(Made(path.parent.name, path.name, b"", *_state(path), how) for path in files)
     for path in files:
         path.replace(output / path.parent.name / path.name)
     atomic_files.remove(unfinished)
 
 
-def shards_are_there(output: Path, ledger: Ledger, how: str) -> bool:
+def shards_are_there(output: Path, catalog: Catalog, how: str) -> bool:
     """Return whether the shards that were made last are what and where they were."""
     found = False
-    for made in ledger.all_made():
+    for made in catalog.all_made():
         path = output / made.side / made.name
         found = path.exists() and made.how == how and _state(path) == (made.size, made.modified)
         if not found:
@@ -117,11 +117,11 @@ def shards_are_there(output: Path, ledger: Ledger, how: str) -> bool:
     return found
 
 
-def digest(ledger: Ledger, how: str, size: tuple[int, float]) -> str:
+def digest(catalog: Catalog, how: str, size: tuple[int, float]) -> str:
     """Return a text that differs when shards of other recordings, or otherwise, are wanted."""
     text = hashlib.sha256(f"{how} {size}".encode())
     for side in SIDES:
-        for row in ledger.shuffled(side):
+        for row in catalog.shuffled(side):
             text.update(repr((side, row.source, row.size, row.modified, row.group)).encode())
     return text.hexdigest()
 
@@ -135,21 +135,21 @@ def clear_unfinished(output: Path) -> None:
 
 
 def _place_page(
-    output: Path, ledger: Ledger, how: str, workers: Workers, page: list[Wanted]
+    output: Path, catalog: Catalog, how: str, workers: Workers, page: list[Wanted]
 ) -> None:
     files: list[tuple[Wanted, Path]] = []
     for row in page:
         made = Made(row.side, row.name or "", row.source, row.size, row.modified, how)
         place = f"{output}/{row.side}/{made.name}"
         there = os.path.lexists(place)
-        if there and ledger.made(made.side, made.name) == made:
+        if there and catalog.made(made.side, made.name) == made:
             continue
         target = Path(place)
         if there:
             target.unlink()
         files.append((row, target))
     # Before the files, so that the next run knows what this one made even if it is killed.
-    ledger.make(
+    catalog.make(
         Made(row.side, row.name or "", row.source, row.size, row.modified, how) for row, _ in files
     )
     if how == FLAC:
@@ -195,11 +195,11 @@ def _contents(source: bytes) -> bytes:
     return Path(os.fsdecode(source)).read_bytes()
 
 
-def _remove(output: Path, ledger: Ledger, files: Iterator[Made]) -> None:
+def _remove(output: Path, catalog: Catalog, files: Iterator[Made]) -> None:
     while page := list(islice(files, PAGE)):
         for made in page:
             (output / made.side / made.name).unlink(missing_ok=True)
-        ledger.forget(page)
+        catalog.forget(page)
 
 
 def _state(path: Path) -> tuple[int, int]:

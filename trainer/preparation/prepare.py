@@ -16,8 +16,8 @@ from tqdm import tqdm
 from trainer.data.lengths import MANIFEST
 from trainer.errors import TrainerError
 from trainer.preparation import placing
+from trainer.preparation.catalog import Catalog
 from trainer.preparation.inputs import find, nothing_found
-from trainer.preparation.ledger import Ledger
 from trainer.preparation.manifest import (
     UNREADABLE,
     digest_of,
@@ -30,7 +30,7 @@ from trainer.preparation.workers import Workers, available
 
 log = logging.getLogger(__name__)
 
-LEDGER = ".prepare.sqlite"
+CATALOG = ".prepare.sqlite"
 TASK = 32
 """Recordings that a process measures at a time."""
 FEW = 256
@@ -120,48 +120,48 @@ def prepare(
         (False, True): placing.SHARDS,
         (True, True): placing.FLAC_SHARDS,
     }[flac, shards]
-    new = not (output / LEDGER).exists()
+    new = not (output / CATALOG).exists()
     if new and (output / MANIFEST).exists():
         raise TrainerError(f"{output / MANIFEST} was not made by prepare: choose another folder")
     there = output.exists()
     output.mkdir(parents=True, exist_ok=True)
-    with closing(Ledger(output / LEDGER)) as ledger, Workers(jobs or available()) as workers:
+    with closing(Catalog(output / CATALOG)) as catalog, Workers(jobs or available()) as workers:
         try:
-            placing.check_strangers(output, ledger)
+            placing.check_strangers(output, catalog)
             sides = [output.resolve() / side for side in SIDES]
-            if not ledger.want(find(inputs, sides, seed, group_by)):
+            if not catalog.want(find(inputs, sides, seed, group_by)):
                 raise nothing_found(inputs)
-            _measure(ledger, workers)
-            _choose(ledger, train_ratio, val_groups)
+            _measure(catalog, workers)
+            _choose(catalog, train_ratio, val_groups)
         except TrainerError:
             if new:
-                ledger.remove()
+                catalog.remove()
             if not there:
                 output.rmdir()
             raise
         placing.clear_unfinished(output)
         for side in SIDES:
             (output / side).mkdir(exist_ok=True)
-        _report(output, ledger)
+        _report(output, catalog)
         if shards:
             size = (shard_recordings, shard_bytes)
-            _place_shards(output, ledger, workers, size, how, group_by is not None)
+            _place_shards(output, catalog, workers, size, how, group_by is not None)
         else:
-            placing.give_names(ledger, flac)
-            placing.place(output, ledger, how, workers)
+            placing.give_names(catalog, flac)
+            placing.place(output, catalog, how, workers)
             write_manifest(
-                output / MANIFEST, ledger.by_name(), group_by is not None, converted=flac
+                output / MANIFEST, catalog.by_name(), group_by is not None, converted=flac
             )
-        return Split(ledger.count("train"), ledger.count("val"))
+        return Split(catalog.count("train"), catalog.count("val"))
 
 
-def _measure(ledger: Ledger, workers: Workers) -> None:
-    """Read what the ledger does not know yet."""
-    count = ledger.count_unmeasured()
+def _measure(catalog: Catalog, workers: Workers) -> None:
+    """Read what the catalog does not know yet."""
+    count = catalog.count_unmeasured()
     if count < FEW:
         # Starting processes would take longer.
         workers = Workers(1)
-    rows = ledger.unmeasured()
+    rows = catalog.unmeasured()
     waiting: deque[list[tuple[bytes, int, int]]] = deque()
 
     def tasks() -> Iterator[list[bytes]]:
@@ -172,15 +172,15 @@ def _measure(ledger: Ledger, workers: Workers) -> None:
     with tqdm(total=count, desc="measuring", unit="file") as progress:
         for results in workers.map(measure_all, tasks()):
             page = waiting.popleft()
-            ledger.measured(zip(page, results, strict=True))
+            catalog.measured(zip(page, results, strict=True))
             progress.update(len(page))
 
 
-def _choose(ledger: Ledger, train_ratio: float, val_groups: Sequence[str]) -> None:
+def _choose(catalog: Catalog, train_ratio: float, val_groups: Sequence[str]) -> None:
     """Put the groups to validate on to their side: the named ones, or drawn ones."""
-    total = ledger.count()
+    total = catalog.count()
     if not total:
-        reached, fault = next(ledger.faults())
+        reached, fault = next(catalog.faults())
         raise TrainerError(
             f"none of the recordings can be read: {os.fsdecode(reached)}, for one: {fault}"
         )
@@ -188,7 +188,7 @@ def _choose(ledger: Ledger, train_ratio: float, val_groups: Sequence[str]) -> No
     if val_groups:
         left = dict.fromkeys(val_groups)
         some: list[str] = []
-        for group, _ in ledger.groups():
+        for group, _ in catalog.groups():
             count += 1
             if group in left:
                 del left[group]
@@ -199,7 +199,7 @@ def _choose(ledger: Ledger, train_ratio: float, val_groups: Sequence[str]) -> No
         chosen = list(val_groups)
     else:
         wanted = round(total * (1 - train_ratio)) or 1
-        for group, recordings in ledger.groups():
+        for group, recordings in catalog.groups():
             count += 1
             if wanted > 0:
                 chosen.append(group)
@@ -209,35 +209,35 @@ def _choose(ledger: Ledger, train_ratio: float, val_groups: Sequence[str]) -> No
             f"{count} groups of recordings cannot be split {train_ratio:g} : "
             f"{1 - train_ratio:g} with something on both sides"
         )
-    ledger.validate_on(chosen)
+    catalog.validate_on(chosen)
 
 
-def _report(output: Path, ledger: Ledger) -> None:
+def _report(output: Path, catalog: Catalog) -> None:
     """Write the list of what cannot be read, and log it."""
-    count = write_unreadable(output / UNREADABLE, ledger.faults())
-    for reached, fault in islice(ledger.faults(), MOST_NAMED):
+    count = write_unreadable(output / UNREADABLE, catalog.faults())
+    for reached, fault in islice(catalog.faults(), MOST_NAMED):
         log.warning("skipping %s: %s", os.fsdecode(reached), fault)
     if count:
         log.warning(
             "skipped %d of %d files: all are in %s",
             count,
-            count + ledger.count(),
+            count + catalog.count(),
             output / UNREADABLE,
         )
 
 
 def _place_shards(
     output: Path,
-    ledger: Ledger,
+    catalog: Catalog,
     workers: Workers,
     size: tuple[int, float],
     how: str,
     grouped: bool,
 ) -> None:
     """Write shards and their manifest, unless those that are there hold the same."""
-    digest = placing.digest(ledger, how, size)
+    digest = placing.digest(catalog, how, size)
     known = digest_of(output / MANIFEST) == digest
-    if known and placing.shards_are_there(output, ledger, how):
+    if known and placing.shards_are_there(output, catalog, how):
         return
-    placing.place_shards(output, ledger, workers, size, how)
-    write_manifest(output / MANIFEST, ledger.by_name(), grouped, digest)
+    placing.place_shards(output, catalog, workers, size, how)
+    write_manifest(output / MANIFEST, catalog.by_name(), grouped, digest)

@@ -77,7 +77,7 @@ class World:
         """Return the mean of every process's ``values``, of one shape, without gradient."""
         return self.sum(values) / self.size
 
-    def joined(self, rows: Tensor) -> Tensor:
+    def all_gather_rows(self, rows: Tensor) -> Tensor:
         """Return every process's ``rows``, Tensor[N x ...], one below the other; N may differ."""
         rows = rows.detach()
         if self.size == 1:
@@ -99,7 +99,7 @@ class World:
         dist.all_gather_object(things, thing)
         return things
 
-    def from_main(self, thing: Any) -> Any:
+    def broadcast_object(self, thing: Any) -> Any:
         """Return the ``thing`` that the first process has."""
         if self.size == 1:
             return thing
@@ -108,7 +108,7 @@ class World:
         return things[0]
 
     @torch.no_grad()
-    def overwrite(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
         """Give ``tensors`` the first process's values, in place."""
         if self.size > 1:
             for tensor in tensors:

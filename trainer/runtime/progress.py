@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclasses.dataclass
-class Progress:
+class TrainState:
     """What has been done so far.
 
     Parameters
@@ -52,7 +52,7 @@ class Progress:
     base_codes: list[Tensor] = dataclasses.field(default_factory=list)
     known: dict[str, float] = dataclasses.field(default_factory=dict)
 
-    def judge(self, patience: int | None) -> None:
+    def check_patience(self, patience: int | None) -> None:
         """Decide whether so many validations that were no better end the run; None never does."""
         self.ended_early = patience is not None and self.no_better >= patience
 
@@ -66,24 +66,24 @@ class Progress:
             setattr(self, field.name, values[field.name])
 
 
-class Meter:
+class Throughput:
     """How fast steps are taken, saving and validating left out."""
 
     def __init__(self) -> None:
-        self._heard = self._taken = 0.0
+        self._audio_seconds = self._taken = 0.0
         self._steps, self._all = 0, 0.0
 
-    def add(self, heard: float, taken: float) -> None:
+    def add(self, audio_seconds: float, taken: float) -> None:
         """Count one step: seconds of audio, and seconds that it took."""
-        self._heard += heard
+        self._audio_seconds += audio_seconds
         self._taken += taken
         self._steps += 1
         self._all += taken
 
     def read(self) -> float:
         """Return audio-seconds per second since this was last called."""
-        speed = self._heard / max(self._taken, 1e-9)
-        self._heard = self._taken = 0.0
+        speed = self._audio_seconds / max(self._taken, 1e-9)
+        self._audio_seconds = self._taken = 0.0
         return speed
 
     def left(self, steps: int) -> float:

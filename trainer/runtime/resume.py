@@ -76,7 +76,7 @@ def read(config: TrainConfig, world: World) -> dict[str, Any] | None:
     SnacError
         When there are checkpoints and none can be used, or it was made with other settings.
     """
-    path = world.from_main(resumed_path(config))
+    path = world.broadcast_object(resumed_path(config))
     if path is None:
         if config.resume == AUTO or restarted():
             log.info("no checkpoint in %s: starting anew", config.output_dir)

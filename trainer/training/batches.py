@@ -47,7 +47,7 @@ class Batch(NamedTuple):
         return Extent(self.audio.shape[-1], None if whole else samples, noise)
 
 
-class Intake:
+class DeviceTransfer:
     """Brings batches to the device and counts what could not be read.
 
     Parameters

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from snac_core.model import SNAC
 from trainer.config import TrainConfig, curriculum
 from trainer.data.sources import TrainingData, recordings
-from trainer.losses.discriminators import Adversary
+from trainer.losses.discriminators import Discriminators
 from trainer.losses.losses import Losses
 from trainer.model.network import reconstruct, starting_model
 from trainer.runtime import resume
@@ -110,17 +110,19 @@ def _memory(config: TrainConfig, model: SNAC, processes: int) -> int:
     weights = 4 * sum(weight.numel() for weight in model.parameters())
     learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     total = weights + 4 * (ADAM_COPIES - 1) * learning + bool(config.ema_decay) * weights
-    adversary = Adversary(config) if config.adversarial else None
-    if adversary is not None:
-        total += 4 * ADAM_COPIES * sum(weight.numel() for weight in adversary.parameters())
+    discriminators = Discriminators(config) if config.adversarial else None
+    if discriminators is not None:
+        total += 4 * ADAM_COPIES * sum(weight.numel() for weight in discriminators.parameters())
     plans = [curriculum.plan(config, epoch) for epoch in range(1, config.num_epochs + 1)]
     largest = max(plan.length * -(-plan.batch // (processes * config.accumulate)) for plan in plans)
     samples = model.config.padded_samples(model.config.sampling_rate // 4)
-    kept = _kept(config, model, adversary, samples)
+    kept = _kept(config, model, discriminators, samples)
     return total + int(kept * largest * model.config.sampling_rate / samples)
 
 
-def _kept(config: TrainConfig, model: SNAC, adversary: Adversary | None, samples: int) -> int:
+def _kept(
+    config: TrainConfig, model: SNAC, discriminators: Discriminators | None, samples: int
+) -> int:
     """Return the bytes that autograd keeps of one pass of ``samples`` samples."""
     own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     sizes: dict[int, int] = {}
@@ -139,6 +141,6 @@ def _kept(config: TrainConfig, model: SNAC, adversary: Adversary | None, samples
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out = reconstruct(model, batch.audio, config, batch.extent(model.config, batch.noise(0)))
         terms = Losses(config, model.config.sampling_rate)(out, batch.audio, batch.own)
-        if adversary is not None:
-            terms |= adversary.generator_terms(out.audio, batch.audio, batch.own)
+        if discriminators is not None:
+            terms |= discriminators.generator_terms(out.audio, batch.audio, batch.own)
     return sum(sizes.values())

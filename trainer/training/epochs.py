@@ -13,7 +13,7 @@ from trainer.data.segments import Segment, SegmentLoader
 from trainer.data.sources import TrainingData
 from trainer.errors import TrainerError
 from trainer.runtime.distributed import World
-from trainer.training.batches import Batch, Intake
+from trainer.training.batches import Batch, DeviceTransfer
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Epochs:
         Of the model, for its sample rate and frames.
     world
         The processes that divide the batches.
-    intake
+    transfer
         Takes them to the device.
 
     Attributes
@@ -46,10 +46,10 @@ class Epochs:
         data: TrainingData,
         codec: SnacConfig,
         world: World,
-        intake: Intake,
+        transfer: DeviceTransfer,
     ) -> None:
         self.config, self.data, self.codec = config, data, codec
-        self.world, self.intake = world, intake
+        self.world, self.transfer = world, transfer
         self._steps: dict[curriculum.EpochPlan, int] = {}
         steps = sum(self.steps(epoch) for epoch in range(1, config.num_epochs + 1))
         self.total_steps = min(config.max_steps or steps, steps)
@@ -105,7 +105,7 @@ class Epochs:
         -------
         The part, the readable segments in all processes' parts, and their seconds.
         """
-        batch = self.intake.take(loaded)
+        batch = self.transfer.take(loaded)
         mine = torch.tensor([len(loaded.audio), len(batch.audio), int(batch.own.sum())])
         table = torch.zeros(self.world.size, 3, dtype=torch.int64)
         table[self.world.rank] = mine

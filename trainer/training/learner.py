@@ -17,13 +17,13 @@ from snac_core.model.quantizer import Level
 from trainer.config import TrainConfig, curriculum
 from trainer.errors import TrainerError
 from trainer.losses.balancer import Balancer
-from trainer.losses.discriminators import Adversary
+from trainer.losses.discriminators import Discriminators
 from trainer.losses.losses import Losses, term_weights, weighted_sum
 from trainer.model.channels_last import channels_last
-from trainer.model.codebooks import CodebookUse
+from trainer.model.codebooks import CodebookUsage
 from trainer.model.compile import compile_units
-from trainer.model.ema import Average
-from trainer.model.mel_target import Guide
+from trainer.model.ema import Ema
+from trainer.model.mel_target import MelTarget
 from trainer.model.network import Network
 from trainer.runtime.distributed import World, not_synchronised
 from trainer.training.batches import Batch
@@ -53,10 +53,10 @@ class Learner:
 
     def __init__(self, config: TrainConfig, model: SNAC, world: World) -> None:
         self.config, self.model, self.world = config, model, world
-        self.guide = Guide(model.config).to(world.device) if config.guided_steps else None
+        self.mel_target = MelTarget(model.config).to(world.device) if config.guided_steps else None
         rate, shared = model.config.sampling_rate, world.mean if world.size > 1 else None
         # Copied before anything is compiled.
-        self.average = Average(model, config.ema_decay) if config.ema_decay else None
+        self.ema = Ema(model, config.ema_decay) if config.ema_decay else None
         layers = channels_last(config, model, world.device)
         if layers is not None:
             log.info("encoder and decoder are computed by compiled kernels")
@@ -66,16 +66,16 @@ class Learner:
         self.weights = term_weights(config)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = _adam(self.trained, config, config.learning_rate, config.betas)
-        self.network = world.wrapped(Network(model, config, self.guide, layers))
+        self.network = world.wrapped(Network(model, config, self.mel_target, layers))
         self._divided = [self.network]
-        self.adversary: Adversary | None = None
+        self.discriminators: Discriminators | None = None
         if config.adversarial:
-            self.adversary = Adversary(config, shared).to(world.device)
-            world.overwrite(list(self.adversary.parameters()))
-            self.judge = world.wrapped(self.adversary)
-            self._divided.append(self.judge)
-            self.rival_optimizer = _adam(
-                list(self.adversary.parameters()),
+            self.discriminators = Discriminators(config, shared).to(world.device)
+            world.broadcast_(list(self.discriminators.parameters()))
+            self.discriminator = world.wrapped(self.discriminators)
+            self._divided.append(self.discriminator)
+            self.discriminator_optimizer = _adam(
+                list(self.discriminators.parameters()),
                 config,
                 config.discriminator_learning_rate,
                 config.discriminator_betas,
@@ -83,13 +83,13 @@ class Learner:
         self.balancer: Balancer | None = None
         if config.loss_balancer:
             self.balancer = Balancer(self.weights, global_count=shared)
-        self.use = CodebookUse(model.quantizer, config.random_seed, world)
+        self.codebook_usage = CodebookUsage(model.quantizer, config.random_seed, world)
         self.bad = self.bad_in_a_row = 0
 
     @property
     def best_guess(self) -> SNAC:
         """The model to validate and publish: with averaged weights, if there are any."""
-        return self.model if self.average is None else self.average.model
+        return self.model if self.ema is None else self.ema.model
 
     def step(self, batch: Batch, step: int, total_steps: int) -> Terms | None:
         """Learn from one batch; return its terms, or None when it could not be learnt from.
@@ -118,8 +118,8 @@ class Learner:
         limit = config.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.trained, limit)
         sizes = [terms[name] for name in terms] + [norm]
-        if self.adversary is not None:
-            sizes.append(torch.nn.utils.clip_grad_norm_(self.adversary.parameters(), limit))
+        if self.discriminators is not None:
+            sizes.append(torch.nn.utils.clip_grad_norm_(self.discriminators.parameters(), limit))
         # Shared, so that all processes decide alike; and the one wait for the device in a step.
         values = self.world.mean(torch.stack(sizes)).tolist()
         found = dict(zip(terms, values, strict=False)) | {"gradient_norm": values[len(terms)]}
@@ -132,52 +132,52 @@ class Learner:
         for optimizer, _ in optimizers:
             optimizer.step()
         if config.quantizer_trains:
-            self.use.learn(levels, config.codebook_decay)
-        if self.average is not None:
-            self.average.update(self.model)
+            self.codebook_usage.learn(levels, config.codebook_decay)
+        if self.ema is not None:
+            self.ema.update(self.model)
         return found | {"learning_rate": config.learning_rate * share}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything beside the model's weights that the next step depends on."""
         state: dict[str, Any] = {
             "optimizer": self.optimizer.state_dict(),
-            "codebooks": self.use.state_dict(),
+            "codebooks": self.codebook_usage.state_dict(),
             "bad": self.bad,
             "bad_in_a_row": self.bad_in_a_row,
         }
-        if self.guide is not None:
-            state["guide"] = self.guide.state_dict()
-        if self.adversary is not None:
-            state["adversary"] = self.adversary.state_dict()
-            state["rival_optimizer"] = self.rival_optimizer.state_dict()
+        if self.mel_target is not None:
+            state["guide"] = self.mel_target.state_dict()
+        if self.discriminators is not None:
+            state["adversary"] = self.discriminators.state_dict()
+            state["rival_optimizer"] = self.discriminator_optimizer.state_dict()
         if self.balancer is not None:
             state["balancer"] = self.balancer.state_dict()
-        if self.average is not None:
-            state["average"] = self.average.state_dict()
+        if self.ema is not None:
+            state["average"] = self.ema.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` returned; the model's weights are as they were then."""
         self.optimizer.load_state_dict(state["optimizer"])
-        self.use.load_state_dict(state["codebooks"])
+        self.codebook_usage.load_state_dict(state["codebooks"])
         self.bad, self.bad_in_a_row = state["bad"], state["bad_in_a_row"]
-        if self.guide is not None:
-            self.guide.load_state_dict(state["guide"])
-        if self.adversary is not None:
-            self.adversary.load_state_dict(state["adversary"])
-            self.rival_optimizer.load_state_dict(state["rival_optimizer"])
+        if self.mel_target is not None:
+            self.mel_target.load_state_dict(state["guide"])
+        if self.discriminators is not None:
+            self.discriminators.load_state_dict(state["adversary"])
+            self.discriminator_optimizer.load_state_dict(state["rival_optimizer"])
         if self.balancer is not None:
             self.balancer.load_state_dict(state["balancer"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["average"])
 
     def _optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
         """Return each optimizer and its rate at the top of the schedule."""
         pairs: list[tuple[torch.optim.Optimizer, float]] = [
             (self.optimizer, self.config.learning_rate)
         ]
-        if self.adversary is not None:
-            pairs.append((self.rival_optimizer, self.config.discriminator_learning_rate))
+        if self.discriminators is not None:
+            pairs.append((self.discriminator_optimizer, self.config.discriminator_learning_rate))
         return pairs
 
     def _gradients(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], list[Level]]:
@@ -216,20 +216,20 @@ class Learner:
         if distance is not None:
             terms["guide"] = distance
             terms["loss"] = weighted_sum(terms, self.weights)
-        rival_loss: Tensor | None = None
-        if self.adversary is not None:
-            rival_loss = self.judge(out.audio, part.audio, part.own)
-            (share * rival_loss).backward()
-            if self.adversary.teaches(step):
-                terms |= self.adversary.generator_terms(out.audio, part.audio, part.own)
+        discriminator_loss: Tensor | None = None
+        if self.discriminators is not None:
+            discriminator_loss = self.discriminator(out.audio, part.audio, part.own)
+            (share * discriminator_loss).backward()
+            if self.discriminators.teaches(step):
+                terms |= self.discriminators.generator_terms(out.audio, part.audio, part.own)
                 terms["loss"] = weighted_sum(terms, self.weights)
         if self.balancer is None:
             (share * terms["loss"]).backward()  # type: ignore[no-untyped-call]
         else:
             weighed = {name: terms[name] for name in terms if name in self.weights}
             self.balancer.backward(weighed, out.audio, share)
-        if rival_loss is not None:
-            terms["discriminator"] = rival_loss
+        if discriminator_loss is not None:
+            terms["discriminator"] = discriminator_loss
         return terms, [Level(*(field[:count] for field in level)) for level in out.levels]
 
     def _shares(self, parts: Sequence[Batch]) -> list[float]:

@@ -24,24 +24,24 @@ from trainer.data.unreadable import Unreadable
 from trainer.errors import TrainerError
 from trainer.model.compile import uncompiled
 from trainer.model.initialisation import scale_to
-from trainer.model.mel_target import Guide, fit
+from trainer.model.mel_target import MelTarget, fit
 from trainer.model.network import resumed_model, starting_model
 from trainer.runtime import resume
 from trainer.runtime.checkpointing import BEST, LATEST, Writer, of_epoch
 from trainer.runtime.distributed import World
 from trainer.runtime.metrics import Metrics
-from trainer.runtime.progress import Meter, Progress
+from trainer.runtime.progress import Throughput, TrainState
 from trainer.runtime.stopping import Stopped, StopRequest, listening
-from trainer.training.batches import Intake
+from trainer.training.batches import DeviceTransfer
 from trainer.training.epochs import Epochs
 from trainer.training.learner import Learner, Terms
-from trainer.training.model_selection import Referee
-from trainer.training.validation import FixedSet
+from trainer.training.model_selection import ModelSelection
+from trainer.training.validation import ValidationSet
 
 log = logging.getLogger(__name__)
 
 FITTED_LATENTS = 10
-"""Latents of the coarsest level, for each of its entries, that a guide is fitted to."""
+"""Latents of the coarsest level, for each of its entries, that mel features are fitted to."""
 
 
 def train(config: TrainConfig, where: World | torch.device) -> Path:
@@ -74,19 +74,21 @@ def train(config: TrainConfig, where: World | torch.device) -> Path:
         # On a CPU, a backward pass in this thread finds the memory that forward freed.
         torch.autograd.set_multithreading_enabled(False),
         Writer(config.keep_checkpoints) as writer,
-        contextlib.closing(Run(config, world, writer, stop, resume.read(config, world))) as run,
+        contextlib.closing(
+            TrainingRun(config, world, writer, stop, resume.read(config, world))
+        ) as run,
     ):
         try:
-            run.referee.baseline()
+            run.selection.baseline()
             while not run.finished:
                 run.train_epoch()
         except Stopped:
             run.save(LATEST)
-            log.info("stopped at step %d; --resume auto goes on from there", run.progress.step)
+            log.info("stopped at step %d; --resume auto goes on from there", run.state.step)
     return Path(config.output_dir) / BEST
 
 
-class Run:
+class TrainingRun:
     """One training run.
 
     Parameters
@@ -117,51 +119,56 @@ class Run:
         if world.main:
             self._prepare_output(anew=content is None)
         unreadable = Unreadable(self.output / "unreadable.csv")
-        self.intake = Intake(world, model.config)
+        self.transfer = DeviceTransfer(world, model.config)
         self.data = TrainingData(config, unreadable)
-        self.fixed = FixedSet(
+        self.validation_set = ValidationSet(
             config,
             recordings(config.val_data),
             self.sample_rate,
             world,
-            self.intake,
+            self.transfer,
             unreadable,
             lambda: stop.requested,
         )
         self._check_same_data()
-        self.epochs = Epochs(config, self.data, model.config, world, self.intake)
+        self.epochs = Epochs(config, self.data, model.config, world, self.transfer)
         self.total_steps = self.epochs.total_steps
         self.learner = Learner(config, self.model, world)
-        self.progress, rows = Progress(), 0
+        self.state, rows = TrainState(), 0
         if content is not None:
             rows = self._restore(content)
-        elif self.learner.guide is not None:
-            self._fit_guide(self.learner.guide)
-        self.metrics = Metrics(self.output if world.main else None, rows, self.progress.step)
-        self.referee = Referee(
-            self.fixed, self.learner, self.progress, self.metrics, writer, self.output, base
+        elif self.learner.mel_target is not None:
+            self._fit_mel_target(self.learner.mel_target)
+        self.metrics = Metrics(self.output if world.main else None, rows, self.state.step)
+        self.selection = ModelSelection(
+            self.validation_set, self.learner, self.state, self.metrics, writer, self.output, base
         )
-        self.meter = Meter()
-        self.saved_at, self.saved_step = time.monotonic(), self.progress.step
+        self.throughput = Throughput()
+        self.saved_at, self.saved_step = time.monotonic(), self.state.step
         log.info(
             "%s: %d recordings, %.1f h to train on; %d to validate; %d steps; %d process%s",
             *(config.name, self.data.recordings, self.data.seconds / 3600),
-            *(len(self.fixed.clips), self.total_steps, world.size, "es" * (world.size > 1)),
+            *(
+                len(self.validation_set.clips),
+                self.total_steps,
+                world.size,
+                "es" * (world.size > 1),
+            ),
         )
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing more to do."""
-        return self.progress.done and self._no_more_steps
+        return self.state.done and self._no_more_steps
 
     @property
     def _no_more_steps(self) -> bool:
         """Whether the last step has been taken, or there is no use in another."""
-        progress = self.progress
+        state = self.state
         return (
-            progress.ended_early
-            or progress.step >= self.total_steps
-            or progress.epoch > self.config.num_epochs
+            state.ended_early
+            or state.step >= self.total_steps
+            or state.epoch > self.config.num_epochs
         )
 
     def train_epoch(self) -> None:
@@ -172,68 +179,68 @@ class Run:
         Stopped
             Between two steps, or from validation, when any process was asked to stop.
         """
-        config, progress = self.config, self.progress
-        epoch = progress.epoch
+        config, state = self.config, self.state
+        epoch = state.epoch
         self._between()
         plan = curriculum.plan(config, epoch)
         title = f"epoch {epoch}/{config.num_epochs} {plan.length:g} s"
         steps, quiet = self.epochs.steps(epoch), not self.world.main
-        with tqdm(total=steps, initial=progress.batch, desc=title, disable=quiet) as bar:
+        with tqdm(total=steps, initial=state.batch, desc=title, disable=quiet) as bar:
             self._take_steps(steps, bar)
-        if progress.validated_at != progress.step:
+        if state.validated_at != state.step:
             self._validate()
-        if progress.batch >= steps:
-            progress.epoch, progress.batch, progress.reading = epoch + 1, 0, []
-        progress.done = self._no_more_steps
-        if progress.done or epoch % config.save_every == 0:
+        if state.batch >= steps:
+            state.epoch, state.batch, state.reading = epoch + 1, 0, []
+        state.done = self._no_more_steps
+        if state.done or epoch % config.save_every == 0:
             self.save(of_epoch(epoch))
 
     def _take_steps(self, steps: int, bar: Any) -> None:
         """Learn from what is left of the epoch's ``steps`` batches."""
-        config, progress = self.config, self.progress
-        if progress.batch >= steps or self._no_more_steps:
+        config, state = self.config, self.state
+        if state.batch >= steps or self._no_more_steps:
             return
-        batches = self.epochs.batches(progress.epoch)
-        if progress.reading:
-            self.epochs.go_on(batches, progress.reading)
+        batches = self.epochs.batches(state.epoch)
+        if state.reading:
+            self.epochs.go_on(batches, state.reading)
         iterator = iter(batches)
         self.model.train()
-        while progress.batch < steps and not self._no_more_steps:
+        while state.batch < steps and not self._no_more_steps:
             started = time.perf_counter()
             stop, save = self._agreed(self.stop.requested, self._minutes_are_up())
             if stop or save:
-                progress.reading = self.world.gather(batches.state_dict())
+                state.reading = self.world.gather(batches.state_dict())
             if stop:
                 raise Stopped
             if save:
                 self.save(LATEST)
-            batch, present, heard = self.epochs.to_device(next(iterator))
-            progress.batch += 1
+            batch, present, audio_seconds = self.epochs.to_device(next(iterator))
+            state.batch += 1
             bar.update()
             if not present:
                 continue
             try:
-                terms = self.learner.step(batch, progress.step, self.total_steps)
+                terms = self.learner.step(batch, state.step, self.total_steps)
             except TrainerError:
                 # Bad steps moved nothing, and all processes are here: what was learnt is kept.
-                progress.reading = self.world.gather(batches.state_dict())
+                state.reading = self.world.gather(batches.state_dict())
                 self.save(LATEST)
                 raise
-            progress.step += 1
-            self.meter.add(heard, time.perf_counter() - started)
-            if progress.step % config.log_every == 0:
+            state.step += 1
+            self.throughput.add(audio_seconds, time.perf_counter() - started)
+            if state.step % config.log_every == 0:
                 self._log(terms, bar)
             self._keep_codebooks()
             if self._due(config.save_every_batches) or self._due(config.eval_every_batches):
-                progress.reading = self.world.gather(batches.state_dict())
+                state.reading = self.world.gather(batches.state_dict())
                 self._between()
-        progress.reading = self.world.gather(batches.state_dict())
+        state.reading = self.world.gather(batches.state_dict())
 
     def _log(self, terms: Terms | None, bar: Any) -> None:
-        speed = self.meter.read()
+        speed = self.throughput.read()
         if terms is None:
             return
-        left = self.meter.left(self.total_steps - self.progress.step)
+        left = self.throughput.left(self.total_steps - self.state.step)
         bar.set_postfix(
             loss=f"{terms['loss']:.3f}",
             audio_s_per_s=f"{speed:.1f}",
@@ -242,25 +249,25 @@ class Run:
         self.metrics.write(
             "train",
             terms | {"audio_seconds_per_second": speed},
-            step=self.progress.step,
-            epoch=self.progress.epoch,
-            stage=curriculum.stage(self.config, self.progress.epoch),
+            step=self.state.step,
+            epoch=self.state.epoch,
+            stage=curriculum.stage(self.config, self.state.epoch),
         )
 
     def _due(self, every: int | None) -> bool:
-        return bool(every) and self.progress.step > 0 and self.progress.step % int(every or 1) == 0
+        return bool(every) and self.state.step > 0 and self.state.step % int(every or 1) == 0
 
     def _between(self) -> None:
         """Validate and save where a step asks for it, unless that was done before a stop."""
-        step = self.progress.step
-        if self._due(self.config.eval_every_batches) and self.progress.validated_at != step:
+        step = self.state.step
+        if self._due(self.config.eval_every_batches) and self.state.validated_at != step:
             self._validate()
         if self._due(self.config.save_every_batches) and self.saved_step != step:
             self.save(LATEST)
 
     def _validate(self) -> None:
         try:
-            self.referee.validate()
+            self.selection.validate()
         except TrainerError:
             # What was learnt is not lost with the recordings to measure it on.
             self.save(LATEST)
@@ -272,7 +279,7 @@ class Run:
             self.world.main
             and every is not None
             and time.monotonic() - self.saved_at >= 60 * every
-            and self.progress.step > self.saved_step
+            and self.state.step > self.saved_step
         )
 
     def _agreed(self, *flags: bool) -> list[bool]:
@@ -281,18 +288,18 @@ class Run:
 
     def save(self, name: str) -> None:
         """Save all that the run depends on as ``name``; every process calls this."""
-        self.saved_at, self.saved_step = time.monotonic(), self.progress.step
+        self.saved_at, self.saved_step = time.monotonic(), self.state.step
         generators = resume.random_states(self.world)
         if not self.world.main:
             return
         learner = self.learner.state_dict()
-        contents = self.referee.contents() | {
+        contents = self.selection.contents() | {
             "model": self.model.state_dict(),
             "metrics": {},
             "optimizer": learner["optimizer"],
-            "best": self.progress.best,
+            "best": self.state.best,
             "run": {
-                "progress": self.progress.state_dict(),
+                "progress": self.state.state_dict(),
                 "learner": {key: learner[key] for key in learner if key != "optimizer"},
                 "random": generators,
                 "rows": self.metrics.rows,
@@ -307,9 +314,9 @@ class Run:
     def _restore(self, content: Mapping[str, Any]) -> int:
         """Go on from a checkpoint; return how many rows its table had."""
         run = content["run"]
-        self.progress.load_state_dict(run["progress"])
+        self.state.load_state_dict(run["progress"])
         # The patience may be another now.
-        self.progress.judge(self.config.early_stop_patience)
+        self.state.check_patience(self.config.early_stop_patience)
         self.learner.load_state_dict({**run["learner"], "optimizer": content["optimizer"]})
         resume.set_random_states(run["random"], self.world)
         return int(run["rows"])
@@ -323,16 +330,16 @@ class Run:
         atomic_files.replace(self.output / "config.json", text.encode())
 
     def _check_same_data(self) -> None:
-        seen = (self.data.recordings, round(self.data.seconds, 3), len(self.fixed.clips))
+        seen = (self.data.recordings, round(self.data.seconds, 3), len(self.validation_set.clips))
         if len(everyone := set(self.world.gather(seen))) > 1:
             raise TrainerError(
                 f"the processes do not see the same recordings (to train on, their seconds, to "
                 f"validate): {sorted(everyone)}"
             )
 
-    def _fit_guide(self, guide: Guide) -> None:
+    def _fit_mel_target(self, mel_target: MelTarget) -> None:
         """Give a model from random weights a scale, and a quantizer of speech features."""
-        quantizer, heard = self.model.quantizer, 0.0
+        quantizer, latents = self.model.quantizer, 0.0
         wanted = FITTED_LATENTS * len(quantizer.quantizers[0].codebook.weight)  # type: ignore
         coarse = self.model.config.frame_samples
         audio: list[Tensor] = []
@@ -340,23 +347,23 @@ class Run:
             part = self.epochs.to_device(batch)[0].audio
             if len(part) and self.world.main:
                 audio.append(part)
-                heard += part.numel() / coarse
+                latents += part.numel() / coarse
             # All read on until the first process, which alone fits, has enough.
-            if self.world.from_main(heard >= wanted):
+            if self.world.broadcast_object(latents >= wanted):
                 break
         if self.world.main:
             with uncompiled(self.config.compile):
-                fit(guide, quantizer, audio)
-                scale_to(self.model, torch.cat(audio[:8]), guide)
-        self.world.overwrite([*self.model.parameters(), *guide.buffers()])
-        if self.learner.average is not None:
-            self.learner.average.model.load_state_dict(self.model.state_dict())
+                fit(mel_target, quantizer, audio)
+                scale_to(self.model, torch.cat(audio[:8]), mel_target)
+        self.world.broadcast_([*self.model.parameters(), *mel_target.buffers()])
+        if self.learner.ema is not None:
+            self.learner.ema.model.load_state_dict(self.model.state_dict())
 
     def _keep_codebooks(self) -> None:
-        config, every, step = self.config, self.config.revive_codes_every, self.progress.step
+        config, every, step = self.config, self.config.revive_codes_every, self.state.step
         if not (config.quantizer_trains and every) or step % every:
             return
-        use = self.learner.use
+        use = self.learner.codebook_usage
         for level, perplexity in enumerate(use.perplexities()):
             self.metrics.scalar(f"codebook/perplexity_{level}", perplexity, step)
         # The last fifth is left alone, so that every entry has settled in the end.

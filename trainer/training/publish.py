@@ -1,17 +1,22 @@
-"""From a checkpoint on disk to a version in a model store."""
+"""From a checkpoint to a version in a model store, and which models a run publishes."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
 from snac_core.config import SnacConfig
-from snac_core.errors import ModelError, StoreError
-from snac_core.store import ModelStore, load
+from snac_core.errors import ModelError, SnacError, StoreError
+from snac_core.store import ModelStore, checkpoint, load
 from snac_core.store.weights import read_torch
 from trainer.errors import TrainerError
+from trainer.runtime.distributed import World
+from trainer.training.validation import ValidationSet
+
+log = logging.getLogger(__name__)
 
 _NEEDED = ("config", "model", "metrics", "train_config")
 
@@ -96,3 +101,64 @@ def make_current(store: ModelStore, version: str, device: torch.device) -> None:
     except ModelError as error:
         raise StoreError(f"{version} is in {store.root} but not made current: {error}") from error
     store.set_current(version)
+
+
+class PublishGate:
+    """Publishes to one store what passes.
+
+    Parameters
+    ----------
+    store
+        The store's folder.
+    validation_set
+        The segments on which two models are compared, and the loss that decides.
+    known
+        Losses of versions on these segments, by id: of the base, and of what this run has
+        published before. What is learnt here is added.
+    """
+
+    def __init__(self, store: Path, validation_set: ValidationSet, known: dict[str, float]) -> None:
+        self.store, self.validation_set, self.known = ModelStore(store), validation_set, known
+
+    def offer(self, path: Path, loss: float, baseline: float) -> str | None:
+        """Publish the checkpoint at ``path`` if it should be; return the version, or None.
+
+        Not published, and the log says why: a model that is no better than the one that the
+        run started from (``baseline``) or the one that it would replace, or that does not
+        give its golden clip when it is loaded from the store. Nor is a store that is full or
+        away for a while, or holds what cannot be loaded here, a reason to lose a day's training.
+        """
+        if loss >= baseline:
+            log.info("not published: no better than the model that the run started from")
+            return None
+        try:
+            replaced = self.store.current()
+            if replaced is not None and not loss < (theirs := self._loss_of(replaced)):
+                log.info(
+                    "not published: no better than %s, which it would replace and whose loss on "
+                    "the same segments is %.4f",
+                    replaced,
+                    theirs,
+                )
+                return None
+            version = publish(path, self.store.root, device=self.validation_set.world.device)
+        except (SnacError, OSError, torch.OutOfMemoryError) as error:
+            log.error("not published: %s", error)
+            return None
+        self.known[version] = loss
+        log.info("published %s to %s", version, self.store.root)
+        return version
+
+    def _loss_of(self, version: str) -> float:
+        if version not in self.known:
+            model = checkpoint.load_model(self.store.path(version)).to(
+                self.validation_set.world.device
+            )
+            if model.config.sampling_rate != self.validation_set.sample_rate:
+                raise ModelError(
+                    f"{version}, which it would replace, is for {model.config.sampling_rate} Hz, "
+                    f"not {self.validation_set.sample_rate}"
+                )
+            alone = World(self.validation_set.world.device)
+            self.known[version] = self.validation_set.measure(model, world=alone).terms["loss"]
+        return self.known[version]

@@ -14,7 +14,7 @@ from snac_core.model.noise import Noise
 from trainer.losses.losses import magnitude
 from trainer.model.compile import uncompiled
 from trainer.training.batches import Batch
-from trainer.training.validation import FixedSet
+from trainer.training.validation import ValidationSet
 
 N_FFT = 1024
 RANGE_DB = 80.0
@@ -26,7 +26,7 @@ class Samples:
 
     Parameters
     ----------
-    fixed
+    validation_set
         Where they are from.
     count
         How many; 0 for none.
@@ -34,8 +34,8 @@ class Samples:
         TensorBoard's writer; None shows nothing.
     """
 
-    def __init__(self, fixed: FixedSet, count: int, board: Any) -> None:
-        self.fixed, self.board = fixed, board
+    def __init__(self, validation_set: ValidationSet, count: int, board: Any) -> None:
+        self.validation_set, self.board = validation_set, board
         self.count = count if board is not None else 0
 
     def show_originals(self) -> None:
@@ -46,24 +46,24 @@ class Samples:
     @torch.no_grad()
     def show(self, model: SNAC, step: int) -> None:
         """Show what ``model`` makes of them at ``step``."""
-        with uncompiled(self.fixed.config.compile):
+        with uncompiled(self.validation_set.config.compile):
             for place, segment in self._segments():
                 noise = Noise(segment.places, torch.zeros_like(segment.places))
                 out = model(segment.audio, segment.extent(model.config, noise))
                 self._show(f"{place}/reconstructed", out.audio[0, 0] * segment.own[0, 0], step)
 
     def _segments(self) -> list[tuple[int, Batch]]:
-        segments = self.fixed.segments(self.fixed.seconds)
+        segments = self.validation_set.segments(self.validation_set.seconds)
         found = []
         for place in range(min(self.count, len(segments))):
             segment = segments[place]
             loaded = type(segment)(segment.audio[None], segment.own[None])
             if loaded.own.any():
-                found.append((place, self.fixed.intake.take(loaded, place)))
+                found.append((place, self.validation_set.transfer.take(loaded, place)))
         return found
 
     def _show(self, name: str, audio: Tensor, step: int) -> None:
-        rate = self.fixed.sample_rate
+        rate = self.validation_set.sample_rate
         self.board.add_audio(f"audio/{name}", audio.float().clamp(-1, 1).cpu(), step, rate)
         self.board.add_image(f"spectrogram/{name}", picture(audio), step, dataformats="HWC")
 

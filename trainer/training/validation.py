@@ -21,7 +21,7 @@ from trainer.losses.losses import Losses
 from trainer.model.compile import uncompiled
 from trainer.runtime.distributed import World
 from trainer.runtime.stopping import Stopped
-from trainer.training.batches import Batch, Intake
+from trainer.training.batches import Batch, DeviceTransfer
 
 Terms = dict[str, float]
 NOTHING = -1
@@ -47,7 +47,7 @@ class _Part(NamedTuple):
     codes: list[Tensor]
 
 
-class FixedSet:
+class ValidationSet:
     """The validation segments of a run, with noise of their own that is the same every time.
 
     Parameters
@@ -61,7 +61,7 @@ class FixedSet:
     world
         The processes that divide the batches. Each batch is computed whole by one, so that
         how many they are changes no bit of the result.
-    intake
+    transfer
         Counts what cannot be read.
     unreadable
         Keeps note of it.
@@ -75,12 +75,12 @@ class FixedSet:
         clips: list[Clip],
         sample_rate: int,
         world: World,
-        intake: Intake,
+        transfer: DeviceTransfer,
         unreadable: Unreadable | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> None:
         self.config, self.clips, self.sample_rate = config, clips, sample_rate
-        self.world, self.intake, self.stop = world, intake, stop or _never
+        self.world, self.transfer, self.stop = world, transfer, stop or _never
         self.unreadable = Unreadable() if unreadable is None else unreadable
         self.losses = Losses(config, sample_rate).to(world.device)
         self.seconds = curriculum.longest(config).length
@@ -151,7 +151,7 @@ class FixedSet:
         for first, loaded in zip(firsts, batches, strict=True):
             if stop():
                 break
-            batch = self.intake.take(loaded, first)
+            batch = self.transfer.take(loaded, first)
             if not len(batch.audio):
                 continue
             # By its number alone: a segment's noise is the same in any batch.

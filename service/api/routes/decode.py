@@ -23,7 +23,7 @@ from service.api.openapi import (
 )
 from service.api.requests import ServiceDep
 from service.api.schemas import DecodeBatchAnswer
-from service.api.streaming_audio import STREAMED, AudioStream
+from service.api.streaming_audio import STREAMED, StreamingAudioResponse
 from service.api.uploads import read_bounded
 from service.errors import InvalidRequestError
 from service.fields import Noise, Seed
@@ -86,13 +86,13 @@ async def decode(
     def plan() -> DecodeJob:
         return plan_decode(codec, fields(), service.settings.max_seconds)
 
-    def begin() -> AudioStream:
+    def begin() -> StreamingAudioResponse:
         codes, options = read_codes(codec, fields(), service.settings.max_seconds)
-        return AudioStream(request, service, codec, codes, options, media)
+        return StreamingAudioResponse(request, service, codec, codes, options, media)
 
     if stream:
-        return await service.attend(request, service.threads.run(begin))
-    samples, body = await service.attend(
+        return await service.run_until_disconnect(request, service.io.run(begin))
+    samples, body = await service.run_until_disconnect(
         request, service.decode(request, codec, plan, AUDIO_FORMATS[media])
     )
     return Response(body, headers=audio_headers(codec, samples), media_type=media)
@@ -124,8 +124,8 @@ async def decode_batch(
     data = await service.in_time(request, read_bounded(request, most))
     sent = content_type(request.headers.get("content-type"))
     depth = service.settings.max_json_depth
-    fields = await service.attend(
-        request, service.threads.run(parse_fields, data, sent, codec.config, depth)
+    fields = await service.run_until_disconnect(
+        request, service.io.run(parse_fields, data, sent, codec.config, depth)
     )
     items = fields.get("items")
     if not isinstance(items, list) or set(fields) != {"items"}:
@@ -141,9 +141,11 @@ async def decode_batch(
         )
         with service.stage(request, "write"):
             write = _zip if media == ZIP else _json
-            return await service.threads.run_piecemeal(lambda: write(results, format))
+            return await service.io.run_piecemeal(lambda: write(results, format))
 
-    return Response(await service.attend(request, answer(), deadline=False), media_type=media)
+    return Response(
+        await service.run_until_disconnect(request, answer(), deadline=False), media_type=media
+    )
 
 
 async def _item(

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.api.content_negotiation import JSON, MSGPACK, NDJSON, NPZ, negotiate
-from service.api.ndjson import Item, Line, Lines
+from service.api.ndjson import Item, NdjsonItem, NdjsonResponse
 from service.api.openapi import AUDIO_BODY, AUDIO_FILES_BODY, COMPUTING, binary, problems
 from service.api.requests import ServiceDep
 from service.api.schemas import EncodeAnswer, EncodeBatchAnswer
@@ -57,9 +57,9 @@ async def encode(
     async def answer() -> bytes:
         _, codes = await service.encode(request, codec, upload)
         with service.stage(request, "write"):
-            return await service.threads.run(_serialise, codec, codes, wanted, base, media)
+            return await service.io.run(_serialise, codec, codes, wanted, base, media)
 
-    return Response(await service.attend(request, answer()), media_type=media)
+    return Response(await service.run_until_disconnect(request, answer()), media_type=media)
 
 
 @router.post(
@@ -101,8 +101,10 @@ async def encode_batch(
         return b'{"results":[' + b",".join(line.data for line in lines) + b"]}"
 
     if media == NDJSON:
-        return Lines(request, items)
-    return Response(await service.attend(request, answer(), deadline=False), media_type=JSON)
+        return NdjsonResponse(request, items)
+    return Response(
+        await service.run_until_disconnect(request, answer(), deadline=False), media_type=JSON
+    )
 
 
 def _usable_layout(codec: Codec, name: str, base: int | None) -> Layout:
@@ -121,21 +123,21 @@ async def _item(
     upload: Upload,
     layout: Layout,
     base: int | None,
-) -> Line:
+) -> NdjsonItem:
     named = {"index": index, "name": upload.name}
 
     def write(codes: Codes) -> bytes:
         return _dump({**named, "result": _answer(codec, codes, layout, base)})
 
-    async def answer() -> Line:
+    async def answer() -> NdjsonItem:
         _, codes = await service.encode(request, codec, upload)
         with service.stage(request, "write"):
-            line = await service.threads.run(write, codes)
-        request.state.holding.grow(len(line))
-        return Line(line, held=len(line))
+            line = await service.io.run(write, codes)
+        request.state.reservation.grow(len(line))
+        return NdjsonItem(line, held=len(line))
 
     made = await service.item(request, answer())
-    return made if isinstance(made, Line) else Line(_dump({**named, **made}))
+    return made if isinstance(made, NdjsonItem) else NdjsonItem(_dump({**named, **made}))
 
 
 def _answer(codec: Codec, codes: Codes, layout: Layout, base: int | None) -> dict[str, Any]:

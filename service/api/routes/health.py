@@ -50,7 +50,7 @@ async def startup(service: ServiceDep) -> Health:
 )
 async def metrics(request: Request, service: ServiceDep) -> Response:
     """Print every metric in Prometheus text format, of all workers if there are several."""
-    text = service.metrics.exposition()
+    text = service.metrics.render()
     if service.worker is not None and from_outside(request):
         others = await service.worker.others_metrics()
         text = merge({service.worker.number: text.decode(), **others})

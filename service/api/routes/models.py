@@ -67,7 +67,7 @@ async def reload(
     request: Request, service: ServiceDep, allow_token_space_change: AllowChange = False
 ) -> CurrentModel:
     """Serve the store's current version, trying again even one that failed before."""
-    request.state.model = await service.models.aside(
+    request.state.model = await service.models.run_in_loader(
         service.models.check, retry=True, allow_token_space_change=allow_token_space_change
     )
     await _tell_others(request, service)
@@ -84,7 +84,7 @@ async def rollback(
     request: Request, service: ServiceDep, allow_token_space_change: AllowChange = False
 ) -> CurrentModel:
     """Serve the store's previous version and make it current there, for every service."""
-    request.state.model = await service.models.aside(
+    request.state.model = await service.models.run_in_loader(
         service.models.roll_back, allow_token_space_change=allow_token_space_change
     )
     await _tell_others(request, service)

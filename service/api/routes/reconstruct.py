@@ -49,12 +49,10 @@ async def reconstruct(
             request, codec, lambda: codec.decode_job(codes, noise, seed), AUDIO_FORMATS[media]
         )
         with service.stage(request, "quality"):
-            figures = await service.threads.run_piecemeal(
-                lambda: _quality(codec, original, samples)
-            )
+            figures = await service.io.run_piecemeal(lambda: _quality(codec, original, samples))
         return body, {**audio_headers(codec, samples), **figures}
 
-    body, headers = await service.attend(request, answer())
+    body, headers = await service.run_until_disconnect(request, answer())
     return Response(body, headers=headers, media_type=media)
 
 

@@ -163,7 +163,7 @@ def test_who_hangs_up_ends_the_reading_of_its_audio(
             stack.enter_context(upload(narrow, call, endless.wav, endless.wav))
         files = 2 if "batch" in call else 1
         wait_for(lambda: endless.blocks > 0)
-        wait_for(lambda: len(narrow.service.threads._long._waiters or ()) == 4 * files - 1)
+        wait_for(lambda: len(narrow.service.io._long._waiters or ()) == 4 * files - 1)
         for _ in range(3):
             before = endless.blocks
             encoded = narrow.http.post("/v1/encode", content=clip)
@@ -426,6 +426,6 @@ def test_lines_of_a_batch_arrive_while_others_are_not_finished(
         assert found[1]["result"]["num_samples"] == 12000
         assert found[2]["problem"]["status"] == 400
         assert endless.half_read == 1
-        # Lines that were taken are not held any more.
+        # NdjsonResponse that were taken are not held any more.
         wait_for(lambda: narrow.metric("snac_held_bytes") == len(body))
     wait_for(lambda: count(narrow, "disconnected", BATCH) == left + 1)

@@ -115,7 +115,7 @@ def test_several_workers_metrics_are_told_apart() -> None:
     for worker in (0, 1):
         metrics = Metrics()
         metrics.answered("/v1/encode", "ok", "v1", 0.25 * (worker + 1))
-        texts[worker] = metrics.exposition().decode()
+        texts[worker] = metrics.render().decode()
     merged = merge(texts).decode()
     for worker in (0, 1):
         line = f'snac_requests_total{{outcome="ok",route="/v1/encode",worker="{worker}"}} 1.0'

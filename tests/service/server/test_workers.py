@@ -84,7 +84,7 @@ def devices_are_none() -> bool:
 
 
 @contextlib.contextmanager
-def crew(
+def workers(
     store: Path, command: list[str] = COMMAND, **variables: str
 ) -> Iterator[tuple[subprocess.Popen[str], str, list[dict[str, Any]]]]:
     """Start two workers on a store, and wait until both serve."""
@@ -152,7 +152,7 @@ def test_two_workers_are_one_service(
                 found[name.partition('worker="')[2][0]] = float(value)
         return found
 
-    with crew(store.root) as (process, url, entries):
+    with workers(store.root) as (process, url, entries):
         assert {entry["url"] for entry in entries if entry["event"] == "serving"} == {url}
         sent = 0
         while len(served_by_worker()) < 2:
@@ -195,7 +195,7 @@ def test_a_worker_whose_engine_dies_is_replaced_as_soon_as_another_can_start(
     }
     apart = httpx.Limits(max_keepalive_connections=0)
     with (
-        crew(store.root, fragile, **variables) as (process, url, entries),
+        workers(store.root, fragile, **variables) as (process, url, entries),
         httpx.Client(timeout=300, limits=apart) as http,
     ):
 
@@ -228,7 +228,7 @@ def test_a_signal_between_two_lives_of_all_workers_ends_the_service(
     store: ModelStore, fragile: list[str]
 ) -> None:
     """The next life would begin in an hour."""
-    with crew(store.root, fragile, FIRST_PAUSE="3600") as (process, _, entries):
+    with workers(store.root, fragile, FIRST_PAUSE="3600") as (process, _, entries):
         for worker in psutil.Process(process.pid).children():
             if "spawn_main" in " ".join(worker.cmdline()):
                 worker.kill()
@@ -277,7 +277,7 @@ def test_a_signal_while_workers_start_ends_them_all(store: ModelStore) -> None:
 
 
 def test_workers_do_not_outlive_the_process_that_started_them(store: ModelStore) -> None:
-    with crew(store.root) as (process, _, _):
+    with workers(store.root) as (process, _, _):
         supervisor = psutil.Process(process.pid).children()
         process.kill()
         process.wait()

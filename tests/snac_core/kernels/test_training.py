@@ -48,7 +48,7 @@ def parameters(unit: ResidualUnit) -> UnitWeights:
 
 # Fewer positions than the kernel reaches, and channels that no vector divides; of more than a few,
 # products of the Jacobian with random vectors.
-@pytest.mark.parametrize(("channels", "length", "dilation"), [(2, 6, 1), (8, 25, 3), (5, 24, 9)])
+@pytest.mark.parametrize(("channels", "length", "dilation"), [(2, 5, 1), (8, 25, 3), (5, 24, 9)])
 def test_gradients_are_those_of_the_values(
     channels: int, length: int, dilation: int, kernels: TrainingKernels
 ) -> None:

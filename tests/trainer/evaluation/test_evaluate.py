@@ -30,11 +30,11 @@ from trainer.data.segments import crop
 from trainer.errors import TrainerError
 from trainer.evaluation import models as compared
 from trainer.evaluation import speech_quality
+from trainer.evaluation.aggregator import Mean
 from trainer.evaluation.evaluate import Evaluation, evaluate, to_markdown
 from trainer.evaluation.fixed_loss import default_config, fixed_losses
 from trainer.evaluation.models import Compared, Models
 from trainer.evaluation.selection import SampleChoice, Taken
-from trainer.evaluation.tally import Mean
 from trainer.losses.losses import Losses
 from trainer.model.code_use import describe, entropy_bits, gini
 

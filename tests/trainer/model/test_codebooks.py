@@ -6,7 +6,7 @@ from snac_core.model.batch_context import Extent
 from snac_core.model.quantizer import Level
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import RATE, levels_of, voice
-from trainer.model.codebooks import REMEMBERED, CodebookUse
+from trainer.model.codebooks import REMEMBERED, CodebookUsage
 
 SIZE, DIM = TINY.codebook_size, TINY.codebook_dim
 
@@ -20,7 +20,7 @@ def test_unused_entries_become_recent_latents_and_used_ones_stay() -> None:
     quantizer = model.quantizer
     books = [level.codebook.weight for level in levels_of(model)]
     before = [book.detach().clone() for book in books]
-    use = CodebookUse(quantizer, seed=1)
+    use = CodebookUsage(quantizer, seed=1)
     with torch.no_grad():
         levels = quantizer(model.encoder(batch(1), Extent(12288)))[1]
     use.observe(levels)
@@ -40,7 +40,7 @@ def test_entries_follow_the_latents_that_chose_them() -> None:
     before = [book.detach().clone() for book in books]
     latents = torch.randn(2, DIM, 3)
     codes = torch.tensor([[7, 7, 9], [7, 9, 11]])
-    CodebookUse(model.quantizer, seed=0).follow([Level(codes, latents, latents)] * 3, decay=0.8)
+    CodebookUsage(model.quantizer, seed=0).follow([Level(codes, latents, latents)] * 3, decay=0.8)
     points = latents.transpose(1, 2)
     means = {
         7: (points[0, 0] + points[0, 1] + points[1, 0]) / 3,
@@ -58,7 +58,7 @@ def test_the_same_seed_revives_the_same() -> None:
     books = []
     for _ in range(2):
         model = random_model(TINY)
-        use = CodebookUse(model.quantizer, seed=3)
+        use = CodebookUsage(model.quantizer, seed=3)
         with torch.no_grad():
             use.observe(model.quantizer(model.encoder(batch(1), Extent(12288)))[1])
         use.revive()
@@ -68,7 +68,7 @@ def test_the_same_seed_revives_the_same() -> None:
 
 def test_counting_starts_over_after_a_revival() -> None:
     model = random_model(TINY)
-    use = CodebookUse(model.quantizer, seed=0)
+    use = CodebookUsage(model.quantizer, seed=0)
     steps = [1, 2, 4]
 
     def levels(code: int) -> list[Level]:
@@ -86,7 +86,7 @@ def test_counting_starts_over_after_a_revival() -> None:
 
 
 def test_perplexity_is_the_number_of_entries_in_even_use() -> None:
-    use = CodebookUse(random_model(TINY).quantizer, seed=0)
+    use = CodebookUsage(random_model(TINY).quantizer, seed=0)
     codes = torch.arange(64)[None]
     level = Level(codes, torch.zeros(1, DIM, 64), torch.zeros(1, DIM, 64))
     use.observe([level] * 3)
@@ -95,7 +95,7 @@ def test_perplexity_is_the_number_of_entries_in_even_use() -> None:
 
 def test_what_is_remembered_is_bounded_and_recent() -> None:
     model = random_model(TINY)
-    use = CodebookUse(model.quantizer, seed=0)
+    use = CodebookUsage(model.quantizer, seed=0)
     length = REMEMBERED // 4
     for number in range(12):
         latents = torch.full((1, DIM, length), float(number))

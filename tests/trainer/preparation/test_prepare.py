@@ -19,8 +19,8 @@ import soundfile
 from snac_core import audio
 from tests.trainer.conftest import record
 from trainer.errors import TrainerError
-from trainer.preparation.ledger import Ledger
-from trainer.preparation.prepare import LEDGER, Split, prepare
+from trainer.preparation.catalog import Catalog
+from trainer.preparation.prepare import CATALOG, Split, prepare
 
 
 @pytest.fixture
@@ -204,8 +204,8 @@ def test_both_sides_need_something(tmp_path: Path, many: Path) -> None:
 
 
 def snapshot(output: Path) -> dict[str, tuple[int, int, int]]:
-    """What each file is and when it was last written; but not the ledger, which is asked."""
-    states = {path: path.lstat() for path in output.rglob("*") if path.name != LEDGER}
+    """What each file is and when it was last written; but not the catalog, which is asked."""
+    states = {path: path.lstat() for path in output.rglob("*") if path.name != CATALOG}
     return {
         str(path): (state.st_ino, state.st_mtime_ns, state.st_size)
         for path, state in states.items()
@@ -385,7 +385,7 @@ def test_one_run_at_a_time(many: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     prepare([many], output, train_ratio=0.9)
     with (
-        closing(Ledger(output / LEDGER)),
+        closing(Catalog(output / CATALOG)),
         pytest.raises(TrainerError, match="is in use by another run"),
     ):
         prepare([many], output, train_ratio=0.9)

@@ -113,9 +113,9 @@ def test_alone_everything_shared_is_ones_own() -> None:
     values = torch.tensor([1.0, math.pi], requires_grad=True)
     assert torch.equal(world.mean(values), values)
     assert not world.mean(values).requires_grad
-    assert torch.equal(world.joined(values[None]), values[None])
+    assert torch.equal(world.all_gather_rows(values[None]), values[None])
     assert world.gather("thing") == ["thing"]
-    assert world.from_main(3) == 3
+    assert world.broadcast_object(3) == 3
     module = torch.nn.Linear(2, 2)
     assert world.wrapped(module) is module
     assert world.main

@@ -20,9 +20,8 @@ from trainer import config as configuration
 from trainer.runtime.checkpointing import Writer
 from trainer.runtime.distributed import World
 from trainer.runtime.stopping import StopRequest
-from trainer.training.gate import Gate
-from trainer.training.loop import Run, train
-from trainer.training.publish import make_current
+from trainer.training.loop import TrainingRun, train
+from trainer.training.publish import PublishGate, make_current
 
 CPU = torch.device("cpu")
 
@@ -86,9 +85,11 @@ def test_a_version_whose_configuration_is_not_understood_does_not_end_the_run(
     (place / MANIFEST).write_bytes(dataclasses.replace(manifest, files=files).to_bytes())
     with (
         Writer() as writer,
-        closing(Run(configuration.parse(settings), World(CPU), writer, StopRequest())) as run,
+        closing(
+            TrainingRun(configuration.parse(settings), World(CPU), writer, StopRequest())
+        ) as run,
     ):
-        gate = Gate(store.root, run.fixed, {})
+        gate = PublishGate(store.root, run.validation_set, {})
         assert gate.offer(tmp_path / "none.pt", 1.0, baseline=2.0) is None
     assert "not published: " in caplog.text
     assert "from_the_future" in caplog.text
@@ -101,11 +102,11 @@ def test_the_version_replaced_is_measured_as_the_run_measures_itself(
     model = random_model(TINY, seed=5)
     there = store.publish(TINY, model.state_dict())
     config = configuration.parse(settings)
-    with Writer() as writer, closing(Run(config, World(CPU), writer, StopRequest())) as run:
+    with Writer() as writer, closing(TrainingRun(config, World(CPU), writer, StopRequest())) as run:
         known = {"another": 1.0}
-        gate = Gate(store.root, run.fixed, known)
+        gate = PublishGate(store.root, run.validation_set, known)
         assert gate.offer(tmp_path / "none.pt", 1e9, baseline=2e9) is None
-        assert known == {"another": 1.0, there: run.fixed.measure(model).terms["loss"]}
+        assert known == {"another": 1.0, there: run.validation_set.measure(model).terms["loss"]}
 
 
 def test_a_version_that_does_not_give_its_golden_clip_is_not_made_current(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.conftest import TINY, random_model
 from tests.trainer.conftest import everything_at_once, voice
 from trainer import config as configuration
 from trainer.model.compile import compile_units, uncompiled
-from trainer.model.ema import Average
+from trainer.model.ema import Ema
 from trainer.model.network import frozen, starting_model
 from trainer.runtime.distributed import World
 from trainer.training.batches import Batch
@@ -104,16 +104,16 @@ def test_the_average_is_what_it_says_and_leaves_what_is_frozen_bit_for_bit(
 
 def test_the_average_reaches_its_decay() -> None:
     model = random_model(TINY)
-    average = Average(model, 0.6)
+    ema = Ema(model, 0.6)
     name = "decoder.model.0.bias"
     with torch.no_grad():
         for _ in range(30):
             model.get_parameter(name).fill_(0.0)
-            average.update(model)
+            ema.update(model)
         model.get_parameter(name).fill_(1.0)
-        average.update(model)
+        ema.update(model)
     torch.testing.assert_close(
-        average.model.get_parameter(name), torch.full_like(model.get_parameter(name), 0.4)
+        ema.model.get_parameter(name), torch.full_like(model.get_parameter(name), 0.4)
     )
 
 

@@ -26,7 +26,7 @@ from trainer.runtime.checkpointing import Writer, copied_to_cpu
 from trainer.runtime.distributed import World
 from trainer.runtime.stopping import StopRequest
 from trainer.training.batches import Batch
-from trainer.training.loop import Run, train
+from trainer.training.loop import TrainingRun, train
 
 CPU = torch.device("cpu")
 LEARNING = {"freeze_encoder": False, "freeze_vq": False}
@@ -42,18 +42,18 @@ ADVERSARIAL = {
 
 
 @contextmanager
-def running(settings: dict[str, Any], **changes: Any) -> Iterator[Run]:
+def running(settings: dict[str, Any], **changes: Any) -> Iterator[TrainingRun]:
     config = configuration.parse({**settings, **changes})
     torch.manual_seed(config.random_seed)
-    with Writer() as writer, closing(Run(config, World(CPU), writer, StopRequest())) as run:
+    with Writer() as writer, closing(TrainingRun(config, World(CPU), writer, StopRequest())) as run:
         yield run
 
 
-def losses(run: Run, seconds: float) -> dict[str, float]:
-    return run.fixed.measure(run.model, seconds).terms
+def losses(run: TrainingRun, seconds: float) -> dict[str, float]:
+    return run.validation_set.measure(run.model, seconds).terms
 
 
-def first_batch(run: Run, epoch: int = 1) -> Batch:
+def first_batch(run: TrainingRun, epoch: int = 1) -> Batch:
     return run.epochs.to_device(next(iter(run.epochs.batches(epoch))))[0]
 
 
@@ -213,7 +213,7 @@ def test_a_model_from_nothing_learns_what_it_is_shown(
         run.train_epoch()
         after = losses(run, 0.17)
         assert run.finished
-    assert run.progress.step == 30
+    assert run.state.step == 30
     for name in ("loss", "mel", "stft"):
         assert after[name] < 0.75 * before[name], name
 
@@ -274,14 +274,14 @@ def test_recordings_that_break_in_mid_run_cost_their_segments_only(
     changes = {"train_data": str(folder), "val_data": str(folder), "num_epochs": 3}
     with caplog.at_level(logging.WARNING), running(settings, **changes, max_steps=None) as run:
         (folder / "0.wav").write_bytes(b"no longer audio")
-        run.referee.baseline()
-        assert run.intake.skipped == 1
+        run.selection.baseline()
+        assert run.transfer.skipped == 1
         run.train_epoch()
-        assert (run.intake.skipped, run.progress.step) == (3, 2)
+        assert (run.transfer.skipped, run.state.step) == (3, 2)
         for number in (1, 2):
             (folder / f"{number}.wav").unlink()
         run.train_epoch()
-        assert run.intake.skipped == 9
+        assert run.transfer.skipped == 9
         (folder / "3.wav").unlink()
         with pytest.raises(TrainerError, match=r"none of the recordings in .* can be read"):
             run._validate()
@@ -388,7 +388,7 @@ def test_a_new_token_space_is_said_with_how_much_of_the_old_one_is_left(
     # Counted once more, clip by clip, with the models as they are used.
     one, other = (snac_core.load(ref, "cpu") for ref in (base.root, best))
     with running(settings, output_dir=str(best.parent / "x")) as run:
-        segments = run.fixed.segments(0.17)
+        segments = run.validation_set.segments(0.17)
         clips = [
             part.audio[0, : int(part.own.sum())].numpy()
             for part in map(segments.__getitem__, range(4))

@@ -111,20 +111,20 @@ def test_what_was_saved_by_a_signal_goes_on_from_that_very_step(
     config = configuration.parse({**settings, "output_dir": str(output)})
     from trainer.training import loop
 
-    class AtStepThree(loop.Run):
+    class AtStepThree(loop.TrainingRun):
         def _keep_codebooks(self) -> None:
-            if self.progress.step in (2, 3):
+            if self.state.step in (2, 3):
                 signal.raise_signal(signal.SIGTERM)
 
-    before = loop.Run
-    loop.Run = AtStepThree  # type: ignore[misc]
+    before = loop.TrainingRun
+    loop.TrainingRun = AtStepThree  # type: ignore[misc]
     try:
         train(config, CPU)
         assert state_of(output / "checkpoint_latest.pt")["step"] == 2
         train(configuration.parse({**config.to_dict(), "resume": "auto"}), CPU)
         assert state_of(output / "checkpoint_latest.pt")["step"] == 3
     finally:
-        loop.Run = before  # type: ignore[misc]
+        loop.TrainingRun = before  # type: ignore[misc]
     best = train(configuration.parse({**config.to_dict(), "resume": "auto"}), CPU)
     assert curve(output) == curve(tmp_path / "whole")
     assert state_of(best)["step"] == state_of(tmp_path / "whole" / "best_model.pt")["step"]

@@ -13,12 +13,12 @@ from trainer.evaluation import speech_quality
 from trainer.evaluation.fixed_loss import Terms
 from trainer.evaluation.models import BASE, FINETUNED, Models
 from trainer.evaluation.selection import ALL
-from trainer.model.code_use import CodeUse, Same
+from trainer.model.code_use import CodeAgreement, CodeUse
 
 Row = dict[str, float]
 
 
-class Tally:
+class Aggregator:
     """Measures reconstructions and keeps sums, by group and over all; never the recordings.
 
     Parameters
@@ -171,13 +171,13 @@ class Tally:
         }
 
 
-def _comparable(models: Models) -> Same | None:
+def _comparable(models: Models) -> CodeAgreement | None:
     """Return what counts equal codes, or None where there are not two models of one shape."""
     shapes = [
         (one.codec.config.hop, one.codec.config.vq_strides, one.codec.config.pad_multiple)
         for one in models.values()
     ]
-    return Same(len(shapes[0][1])) if len(shapes) == 2 and shapes[0] == shapes[1] else None
+    return CodeAgreement(len(shapes[0][1])) if len(shapes) == 2 and shapes[0] == shapes[1] else None
 
 
 def _improvement(base: float | None, finetuned: float | None) -> float | None:

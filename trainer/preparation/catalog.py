@@ -79,7 +79,7 @@ class Made(NamedTuple):
     how: str
 
 
-class Ledger:
+class Catalog:
     """The file, open; nobody else can have it open meanwhile.
 
     Parameters

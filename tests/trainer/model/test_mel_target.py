@@ -19,7 +19,7 @@ from tests.trainer.conftest import few_steps, voice, weights
 from trainer import config as configuration
 from trainer.errors import TrainerError
 from trainer.model.initialisation import scale_to
-from trainer.model.mel_target import Guide, fit
+from trainer.model.mel_target import MelTarget, fit
 from trainer.model.network import starting_model
 from trainer.training.loop import train
 
@@ -33,27 +33,27 @@ def speech(seconds: float = 4.0) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[SNAC, Guide, Tensor]:
+def fitted() -> tuple[SNAC, MelTarget, Tensor]:
     torch.manual_seed(0)
     model, audio = SNAC(SMALL), speech()
-    guide = Guide(SMALL)
-    fit(guide, model.quantizer, [audio])
-    return model, guide, audio
+    mel_target = MelTarget(SMALL)
+    fit(mel_target, model.quantizer, [audio])
+    return model, mel_target, audio
 
 
-def test_features_are_centred_and_scaled(fitted: tuple[SNAC, Guide, Tensor]) -> None:
-    _, guide, audio = fitted
-    features = guide(audio)
+def test_features_are_centred_and_scaled(fitted: tuple[SNAC, MelTarget, Tensor]) -> None:
+    _, mel_target, audio = fitted
+    features = mel_target(audio)
     assert features.shape == (4, SMALL.latent_channels, audio.shape[-1] // SMALL.hop)
-    own = features[:, : guide.bins]
+    own = features[:, : mel_target.bins]
     assert own.mean(dim=(0, 2)).abs().max() < 1e-4
     assert float(own.square().mean()) == pytest.approx(1.0, abs=1e-3)
 
 
 @torch.no_grad()
-def test_every_level_explains_more_of_the_features(fitted: tuple[SNAC, Guide, Tensor]) -> None:
-    model, guide, audio = fitted
-    features = guide(audio)
+def test_every_level_explains_more_of_the_features(fitted: tuple[SNAC, MelTarget, Tensor]) -> None:
+    model, mel_target, audio = fitted
+    features = mel_target(audio)
     left, residual = [float(features.square().mean())], features
     for level in model.quantizer.quantizers:
         residual = residual - level(residual)[0]
@@ -67,13 +67,13 @@ def test_every_level_explains_more_of_the_features(fitted: tuple[SNAC, Guide, Te
 def test_too_little_speech_is_an_error() -> None:
     few = speech(0.5)
     with pytest.raises(TrainerError, match="latents are too few for a codebook of 4096"):
-        fit(Guide(SMALL), SNAC(SnacConfig(encoder_dim=8, decoder_dim=32)).quantizer, [few])
+        fit(MelTarget(SMALL), SNAC(SnacConfig(encoder_dim=8, decoder_dim=32)).quantizer, [few])
 
 
-def test_layers_start_at_a_known_scale(fitted: tuple[SNAC, Guide, Tensor]) -> None:
-    made, guide, audio = fitted
+def test_layers_start_at_a_known_scale(fitted: tuple[SNAC, MelTarget, Tensor]) -> None:
+    made, mel_target, audio = fitted
     model = copy.deepcopy(made)
-    scale_to(model, audio, guide)
+    scale_to(model, audio, mel_target)
     seen: dict[str, float] = {}
 
     def note(name: str) -> Any:
@@ -98,16 +98,16 @@ def test_layers_start_at_a_known_scale(fitted: tuple[SNAC, Guide, Tensor]) -> No
 
 
 @torch.no_grad()
-def test_channels_without_a_feature_stay_silent(fitted: tuple[SNAC, Guide, Tensor]) -> None:
-    made, guide, audio = fitted
+def test_channels_without_a_feature_stay_silent(fitted: tuple[SNAC, MelTarget, Tensor]) -> None:
+    made, mel_target, audio = fitted
     model = copy.deepcopy(made)
-    assert guide.channels > guide.bins
-    scale_to(model, audio, guide)
+    assert mel_target.channels > mel_target.bins
+    scale_to(model, audio, mel_target)
     first = model.decoder.model[0]
     assert isinstance(first, nn.Conv1d)
     sizes = first.weight.flatten(1).norm(dim=1)
     # What flows back to the latent is as large as these.
-    assert sizes[guide.bins :].max() < 20 * sizes[: guide.bins].median()
+    assert sizes[mel_target.bins :].max() < 20 * sizes[: mel_target.bins].median()
 
 
 def test_a_guided_run_learns_features_and_leaves_the_quantizer(
