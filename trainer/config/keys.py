@@ -21,6 +21,7 @@ from trainer.config.types import (
     Decay,
     FftSizes,
     Flag,
+    Positives,
     Range,
     Shape,
     Share,
@@ -198,6 +199,19 @@ class Data(Group):
     polarity_probability: Share = key(0.5, "Share of training segments whose sign is flipped.")
     noise_probability: Share = key(0.0, "Share of training segments with white noise.")
     noise_snr_db: Range = key((10.0, 40.0), "Range of their signal-to-noise ratio, dB.")
+    speed_probability: Share = key(0.0, "Share of training segments at another speed and pitch.")
+    speed_range: Positives = key((0.9, 1.1), "Range of their speed; 1 is unchanged.")
+    reverb_probability: Share = key(0.0, "Share of training segments with room reverberation.")
+    reverb_seconds: Positives = key((0.1, 0.5), "Range of its RT60, seconds.")
+    equalizer_probability: Share = key(
+        0.0, "Share of training segments with one part of the spectrum raised or lowered."
+    )
+    equalizer_db: Range = key((-9.0, 9.0), "Range of that gain, dB.")
+    band_limit_probability: Share = key(0.0, "Share of training segments with a low-pass filter.")
+    band_limit_hz: Positives = key((3400.0, 10000.0), "Range of its cut-off, Hz.")
+    silence_probability: Share = key(
+        0.0, "Share of training segments in which a stretch becomes digital silence."
+    )
     codec_probability: Share = key(
         0.0, "Share of training segments that are coded by a lossy codec and decoded."
     )

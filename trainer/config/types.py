@@ -43,6 +43,7 @@ def _increasing(limits: tuple[float, float]) -> tuple[float, float]:
 
 _Ordered = AfterValidator(_increasing)
 Range = Annotated[tuple[Number, Number], _Ordered]
+Positives = Annotated[tuple[Above0, Above0], _Ordered]
 Shares = Annotated[tuple[Share, Share], _Ordered]
 
 
