@@ -79,7 +79,7 @@ def _mix(word: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Muted(Noise):
+class MaskedNoise(Noise):
     """Noise that some items of a batch go without.
 
     Parameters
