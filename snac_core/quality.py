@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from snac_core.audio import check_samples
 from snac_core.errors import AudioError
-from snac_core.utils.incremental import Incremental, finish
+from snac_core.utils.incremental import Incremental, run_to_end
 
 N_MELS = 80
 N_FFT = 1024

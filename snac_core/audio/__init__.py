@@ -22,10 +22,10 @@ __all__ = [
     "check_sample_rate",
     "check_samples",
     "encode_bytes",
-    "encode_piecemeal",
+    "encode_incremental",
     "format_of",
     "read",
-    "read_piecemeal",
+    "read_incremental",
     "wav_header",
     "write",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from snac_core.audio.samples import _resampled, check_sample_rate, check_samples
 from snac_core.audio.source import SoundSource
 from snac_core.types import Samples
-from snac_core.utils.incremental import Incremental, finish
+from snac_core.utils.incremental import Incremental, run_to_end
 
 # A header cannot make us reserve more than this before any of the audio is decoded.
 _MAX_RESERVED_SECONDS = 3600

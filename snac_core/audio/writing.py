@@ -20,7 +20,7 @@ from snac_core.audio.samples import _resampled, check_sample_rate, check_samples
 from snac_core.audio.source import BLOCK_SAMPLES
 from snac_core.errors import AudioError
 from snac_core.types import Samples
-from snac_core.utils.incremental import Incremental, finish
+from snac_core.utils.incremental import Incremental, run_to_end
 
 AudioFormat = Literal["wav", "flac", "ogg", "pcm"]
 

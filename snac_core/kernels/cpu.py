@@ -23,7 +23,7 @@ from torch import Tensor
 
 from snac_core.errors import KernelsError
 from snac_core.kernels.build import library
-from snac_core.kernels.interface import Snake, Workspace, UnitState, UnitWeights
+from snac_core.kernels.interface import Snake, UnitState, UnitWeights, Workspace
 from snac_core.model.batch_context import BatchContext
 from snac_core.types import Compile
 

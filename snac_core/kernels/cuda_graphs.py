@@ -125,7 +125,7 @@ class GraphedNetwork:
             (context.noise.seed, context.noise.start) if isinstance(context.noise, Noise) else ()
         )
         if not noise and context.noise != "off":
-            raise ValueError(f"noise must be a Noise or 'off' here, not {extent.noise!r}")
+            raise ValueError(f"noise must be a Noise or 'off' here, not {context.noise!r}")
 
         def run(*given: Tensor) -> list[Tensor]:
             levels, (lengths, *seeded) = list(given[: len(codes)]), given[len(codes) :]

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from snac_core.kernels.interface import Snake, Workspace, UnitWeights
+from snac_core.kernels.interface import Snake, UnitWeights, Workspace
 from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 
@@ -39,7 +39,7 @@ class DeviceWorkspace(Workspace):
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype, self._device = dtype, device
 
-    def take(self, length: int, channels: int) -> Tensor:
+    def empty(self, length: int, channels: int) -> Tensor:
         """Return Tensor[length x channels] of anything."""
         return torch.empty(length, channels, dtype=self._dtype, device=self._device)
 

@@ -93,13 +93,13 @@ class Workspace:
     """Memory for the signals of one window, used over and over.
 
     A fresh tensor of megabytes costs more in page faults than what is computed into it. Two
-    buffers take turns: what `take` returns stays as it is until the call after the next.
+    buffers take turns: what `empty` returns stays as it is until the call after the next.
     """
 
     def __init__(self) -> None:
         self._signals, self._scratch = [torch.empty(0), torch.empty(0)], torch.empty(0)
 
-    def take(self, length: int, channels: int) -> Tensor:
+    def empty(self, length: int, channels: int) -> Tensor:
         """Return Tensor[length x channels] of anything."""
         buffer = self._signals.pop(0)
         if buffer.numel() < length * channels:

@@ -84,12 +84,12 @@ class MaskedNoise(Noise):
 
     Parameters
     ----------
-    loudness
+    mask
         Tensor[B]: 1 for an item with noise, 0 for one without.
     """
 
-    loudness: Tensor
+    mask: Tensor
 
     def normal(self, block: int, step: int, length: int, draw: Draw | None = None) -> Tensor:
         """Return Tensor[B x 1 x length] as `Noise.normal` does, zero where muted."""
-        return super().normal(block, step, length, draw) * self.loudness[:, None, None]
+        return super().normal(block, step, length, draw) * self.mask[:, None, None]

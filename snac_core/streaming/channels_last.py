@@ -18,10 +18,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from snac_core.kernels import network as slots
+from snac_core.kernels import network as whole_clips
 from snac_core.kernels import packing
-from snac_core.kernels.cpu import CpuKernels, CpuBackend
-from snac_core.kernels.interface import Workspace, UnitState
+from snac_core.kernels.cpu import CpuBackend, CpuKernels
+from snac_core.kernels.interface import UnitState, Workspace
 from snac_core.kernels.network import ChannelsLastNetwork
 from snac_core.model.layers import Snake1d
 from snac_core.streaming import layers
@@ -150,7 +150,7 @@ class Noisy:
 
     def __init__(self, layer: layers.Noisy, network: ChannelsLastNetwork) -> None:
         self._timing = layer.timing
-        self._noisy = slots.Noisy(layer.module, network.kernels, network.weights)
+        self._noisy = whole_clips.Noisy(layer.module, network.kernels, network.weights)
 
     def __call__(self, x: Tensor, context: StreamContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x C]."""
@@ -168,10 +168,10 @@ class Unit:
 
     def __call__(self, x: Tensor, context: StreamContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x C]."""
-        pool = UnitState(context.before, context.after, self._active.start, self._skip.start)
+        state = UnitState(context.before, context.after, self._active.start, self._skip.start)
         # The activation of zero is zero.
         x = _mask(x, context, self._timing)
-        return self._kernels.streaming_unit(x, self._weights, pool, workspace)
+        return self._kernels.streaming_unit(x, self._weights, state, workspace)
 
 
 class Downsampling:

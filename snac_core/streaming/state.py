@@ -65,8 +65,8 @@ class StreamContext:
 
     def past(self, state: StateSlice) -> Tensor:
         """Return what a layer remembers, Tensor[B x channels x positions]."""
-        slots = self.before[:, state.start : state.start + state.size]
-        return slots.reshape(-1, state.channels, state.positions)
+        held = self.before[:, state.start : state.start + state.size]
+        return held.reshape(-1, state.channels, state.positions)
 
     def keep(self, state: StateSlice, x: Tensor) -> None:
         """Remember ``x``, Tensor[B x channels x positions]."""
@@ -111,23 +111,23 @@ class StatePool:
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self._rows = torch.empty(0, size, device=device)
+        self._states = torch.empty(0, size, device=device)
         self._free: list[int] = []
         self._lock = threading.Lock()
 
     @property
     def capacity(self) -> int:
         """Rows, in use or not."""
-        return len(self._rows)
+        return len(self._states)
 
-    def take(self) -> int:
+    def acquire(self) -> int:
         """Return a row that nobody uses. What it holds means nothing."""
         with self._lock:
             if not self._free:
                 self._grow()
             return self._free.pop()
 
-    def give_back(self, slot: int) -> None:
+    def release(self, slot: int) -> None:
         """Let another stream have ``slot``."""
         # Without the lock: the garbage collector may call this in a thread that holds it.
         self._free.append(slot)
@@ -135,16 +135,16 @@ class StatePool:
     def read(self, slots: Tensor) -> Tensor:
         """Return Tensor[B x S] of the rows that Tensor[B] of int64 names."""
         with self._lock:
-            return self._rows.index_select(0, slots)
+            return self._states.index_select(0, slots)
 
     def write(self, slots: Tensor, values: Tensor) -> None:
         """Put Tensor[B x S] into the rows that Tensor[B] of int64 names."""
         with self._lock:
-            self._rows.index_copy_(0, slots, values)
+            self._states.index_copy_(0, slots, values)
 
     def _grow(self) -> None:
-        old = len(self._rows)
-        slots = self._rows.new_zeros(max(4, 2 * old), self._rows.shape[1])
-        slots[:old] = self._rows
-        self._rows = slots
-        self._free.extend(range(len(slots) - 1, old - 1, -1))
+        old = len(self._states)
+        grown = self._states.new_zeros(max(4, 2 * old), self._states.shape[1])
+        grown[:old] = self._states
+        self._states = grown
+        self._free.extend(range(len(grown) - 1, old - 1, -1))

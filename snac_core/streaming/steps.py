@@ -135,4 +135,4 @@ class EncodeStep(StreamJob):
             levels = codec.model.quantizer(latent)[1]
         codes = [level.codes.to(torch.int32).cpu().numpy() for level in levels]
         network.pool.write(slots, context.after)
-        return [tuple(level[slot] for level in codes) for slot in range(len(steps))]
+        return [tuple(level[i] for level in codes) for i in range(len(steps))]

@@ -15,7 +15,7 @@ from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.errors import KernelsError
 from snac_core.kernels import build, cpu
-from snac_core.kernels.cpu import CpuKernels, CpuBackend
+from snac_core.kernels.cpu import CpuBackend, CpuKernels
 from snac_core.kernels.interface import Snake, Workspace
 from snac_core.kernels.network import ChannelsFirst, ChannelsLastNetwork
 from snac_core.model import SNAC

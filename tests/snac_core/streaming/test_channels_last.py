@@ -15,7 +15,7 @@ from torch import Tensor
 from snac_core.config import SnacConfig
 from snac_core.kernels import cpu
 from snac_core.kernels.cpu import CpuKernels
-from snac_core.kernels.interface import Snake, Workspace, UnitState, UnitWeights
+from snac_core.kernels.interface import Snake, UnitState, UnitWeights, Workspace
 from snac_core.kernels.network import ChannelsLastNetwork
 from snac_core.model.noise import MaskedNoise, Noise
 from snac_core.streaming.channels_last import ChannelsFirst, ChannelsLastStreaming
@@ -163,8 +163,8 @@ def test_a_late_unit_is_that_of_the_whole(
     parts, workspace = [], Workspace()
     for x in whole.chunk(calls, dim=1):
         after = torch.full_like(before, torch.nan)
-        pool = UnitState(before, after, active, skip)
-        parts.append(compiled.streaming_unit(x.contiguous(), weights, pool, workspace).clone())
+        state = UnitState(before, after, active, skip)
+        parts.append(compiled.streaming_unit(x.contiguous(), weights, state, workspace).clone())
         assert torch.equal(after.isnan(), before.isnan())
         before = after
     got = torch.cat(parts, dim=1)[:, late:]
