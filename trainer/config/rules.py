@@ -18,7 +18,7 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
             *("batch_size", "num_epochs", "learning_rate", "eval_batch_size", "max_steps"),
             *("save_every", "save_every_batches", "save_every_minutes", "eval_every_batches"),
             *("n_ffts", "mel_n_ffts", "mel_bins", "segment_length", "val_segments"),
-            "shuffle_buffer",
+            *("shuffle_buffer", "speed_range", "reverb_seconds", "band_limit_hz"),
             *("accumulate", "keep_checkpoints", "early_stop_patience", "max_bad_steps"),
             *("log_every",),
             *("discriminator_learning_rate", "discriminator_periods"),
@@ -41,7 +41,8 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
         lambda value: 0 <= value <= 1,
         (
             *("lr_min_ratio", "gain_probability", "polarity_probability", "noise_probability"),
-            *("codec_probability", "codec_quality"),
+            *("codec_probability", "codec_quality", "speed_probability", "reverb_probability"),
+            *("equalizer_probability", "band_limit_probability", "silence_probability"),
         ),
     ),
     (
@@ -53,6 +54,12 @@ _RULES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("at least 256", lambda value: value >= 256, ("discriminator_n_ffts",)),
 )
 """What numbers may be."""
+
+_RANGES = (
+    *("gain_db", "noise_snr_db", "codec_quality", "speed_range", "reverb_seconds"),
+    *("equalizer_db", "band_limit_hz"),
+)
+"""What is [lowest, highest]."""
 
 _CHOICES = {"precision": ("fp32", "bf16"), "stft_window": ("rectangular", "hann")}
 
@@ -92,7 +99,7 @@ def check(config: TrainConfig) -> None:
         )
     if not config.l1_weight + config.stft_weight + config.mel_weight:
         raise TrainerError("one of l1_weight, stft_weight and mel_weight must be above 0")
-    for name in ("gain_db", "noise_snr_db", "codec_quality"):
+    for name in _RANGES:
         lowest, highest = getattr(config, name)
         if lowest > highest:
             raise TrainerError(f"{name} must be [lowest, highest], not {[lowest, highest]}")

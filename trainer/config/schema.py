@@ -116,11 +116,22 @@ class TrainConfig:
         Random gain of training segments: how often, and its range in dB.
     polarity_probability
         How often the sign of a training segment is changed.
+    speed_probability, speed_range
+        Playing training segments at another speed, pitch and all: how often, and how many
+        times as fast.
+    reverb_probability, reverb_seconds
+        A room in training segments: how often, and in how many seconds sound falls by 60 dB.
+    equalizer_probability, equalizer_db
+        Raising or lowering a part of training segments' spectrum: how often, and by how much.
     noise_probability, noise_snr_db
         White noise in training segments: how often, and how far below them in dB.
+    band_limit_probability, band_limit_hz
+        Removing what lies above so many Hz: how often, and the range.
     codec_probability, codecs, codec_quality
         Coding training segments by ``opus``, ``vorbis`` or ``mp3`` and back: how often, by
         which, and at which qualities from 0 to 1.
+    silence_probability
+        How often a stretch of a training segment becomes digital silence.
     bucket_by_length
         Put recordings shorter than a segment into batches of their own, which are then as
         short as they are instead of mostly padding.
@@ -202,6 +213,15 @@ class TrainConfig:
     codec_probability: float = 0.0
     codecs: tuple[str, ...] = ("opus", "vorbis", "mp3")
     codec_quality: tuple[float, float] = (0.0, 0.7)
+    speed_probability: float = 0.0
+    speed_range: tuple[float, float] = (0.9, 1.1)
+    reverb_probability: float = 0.0
+    reverb_seconds: tuple[float, float] = (0.1, 0.5)
+    equalizer_probability: float = 0.0
+    equalizer_db: tuple[float, float] = (-9.0, 9.0)
+    band_limit_probability: float = 0.0
+    band_limit_hz: tuple[float, float] = (3400.0, 10000.0)
+    silence_probability: float = 0.0
     bucket_by_length: bool = False
     shuffle_buffer: int = 512
     random_seed: int = 42
