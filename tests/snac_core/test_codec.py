@@ -51,10 +51,10 @@ def test_one_masked_batch_equals_each_alone(config: SnacConfig) -> None:
     batch = torch.zeros(len(waves), 1, max(lengths))
     for row, wave in zip(batch, waves, strict=True):
         row[0, : len(wave)] = wave
-    lengths, seeds = torch.tensor(lengths), torch.arange(len(waves))
+    own, seeds = torch.tensor(lengths), torch.arange(len(waves))
     starts = 1000 * unit * seeds
-    codes = model.encode(batch, BatchContext(max(lengths), lengths))
-    audio = model.decode(codes, BatchContext(max(lengths), lengths, Noise(seeds, starts)))
+    codes = model.encode(batch, BatchContext(max(lengths), own))
+    audio = model.decode(codes, BatchContext(max(lengths), own, Noise(seeds, starts)))
     changed = 0
     for row, wave in enumerate(waves):
         alone = model.encode(wave[None, None])

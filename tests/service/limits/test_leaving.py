@@ -190,7 +190,7 @@ def test_reading_ends_with_the_time_that_a_request_has(
 SERVE = f"""
     import sys, numpy
     from service.cli import main
-    from snac_core.sound_source import BLOCK_SAMPLES, SoundSource
+    from snac_core.audio.source import BLOCK_SAMPLES, SoundSource
 
     mono_blocks = SoundSource.mono_blocks
 

@@ -179,22 +179,11 @@ def test_windows_after_the_first_two_ask_for_no_memory_of_their_size(compiled: C
     assert max(requested()) < largest
 
 
-PROBE = """
-import sys, torch
-from snac_core.errors import KernelsError
-from snac_core.kernels import cpu
-try:
-    print(cpu.kernels(sys.argv[1]))
-except KernelsError as error:
-    print("refused:", error)
-"""
-
-
 @pytest.mark.parametrize(("wanted", "said"), [("auto", "None"), ("on", "refused: no compiled")])
 def test_without_a_compiler_it_says_so(wanted: str, said: str, tmp_path: Path) -> None:
     environment = {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": "."}
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, wanted],
+        [sys.executable, "-m", "tests.snac_core.kernels.find_kernels", wanted],
         env=environment,
         cwd=Path(cpu.__file__).parents[2],
         capture_output=True,

@@ -221,49 +221,6 @@ def test_decoding_in_half_precision_is_as_near_as_the_layers_are(
     assert 0 < (got.float() - exact).abs().max() < 2 * worst
 
 
-COMPILE = """
-import json, pathlib, subprocess, sys
-import torch, triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
-from snac_core.config import SnacConfig
-from snac_core.extent import Extent, Noise
-from snac_core.gpu_kernels import GpuKernels
-from snac_core.model import SNAC
-from snac_core.rows import RowNetwork
-
-class Hopper:
-    get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
-    get_current_device = staticmethod(lambda: 0)
-    get_current_stream = staticmethod(lambda device: 0)
-
-driver.set_active(Hopper())
-launches, launch = [], JITFunction.run
-
-def compiled(self, *arguments, grid, warmup, **options):
-    made = launch(self, *arguments, grid=grid, warmup=True, **options)
-    binary = pathlib.Path(sys.argv[1], made.hash)
-    if not binary.exists():
-        binary.write_bytes(made.asm["cubin"])
-    launches.append([self.__name__, binary.name, "mma.sync" in made.asm["ptx"]])
-
-JITFunction.run = compiled
-model = SNAC(SnacConfig(encoder_dim=48, encoder_rates=(2,), decoder_dim=128, decoder_rates=(2,)))
-model, cpu = model.eval().fold(), torch.device("cpu")
-extent = Extent(32, torch.tensor([32, 16]), Noise(torch.tensor([1, 2]), torch.tensor([0, 16])))
-codes = [torch.zeros(2, 16 // stride, dtype=torch.int64) for stride in model.config.vq_strides]
-with torch.inference_mode():
-    RowNetwork(model, GpuKernels(cpu), lambda: None).encode(torch.zeros(2, 1, 32), extent)
-    RowNetwork(model, GpuKernels(cpu, 64), lambda: None, torch.bfloat16).decode(codes, extent)
-tool = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-for name, binary, on_matrix_units in launches:
-    command = [tool, "--dump-resource-usage", pathlib.Path(sys.argv[1], binary)]
-    used = subprocess.run(command, capture_output=True, check=True).stdout.decode()
-    print(json.dumps([name, "STACK:0 " in used, on_matrix_units]))
-"""
-
-
 def test_a_gpu_has_few_kernels_to_run_which_compile_without_one(tmp_path: Path) -> None:
     """A whole encode and decode, each kernel compiled for Hopper in the place of being run.
 
@@ -272,7 +229,14 @@ def test_a_gpu_has_few_kernels_to_run_which_compile_without_one(tmp_path: Path) 
     """
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", COMPILE, str(tmp_path)],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-m",
+            "tests.snac_core.kernels.compile_for_hopper",
+            str(tmp_path),
+        ],
         env=environment,
         cwd=Path(gpu.__file__).parents[2],
         capture_output=True,
