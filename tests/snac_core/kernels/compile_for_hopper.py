@@ -1,4 +1,4 @@
-"""Compile for Hopper what encoding and decoding launch, without a GPU: compile_for_hopper.py FOLDER.
+"""Compile for Hopper what encoding and decoding launch, without a GPU: takes an empty folder.
 
 Prints one JSON list for each launch: the kernel's name, whether it uses no stack memory, and
 whether it multiplies on tensor cores.
@@ -77,7 +77,7 @@ def main(folder: Path) -> None:
     for name, binary, on_tensor_cores in launches:
         command = [tool, "--dump-resource-usage", binary]
         used = subprocess.run(command, capture_output=True, check=True).stdout.decode()
-        print(json.dumps([name, "STACK:0 " in used, on_tensor_cores]))
+        sys.stdout.write(json.dumps([name, "STACK:0 " in used, on_tensor_cores]) + "\n")
 
 
 if __name__ == "__main__":

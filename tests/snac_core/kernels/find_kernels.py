@@ -12,6 +12,6 @@ from snac_core.types import Compile
 if __name__ == "__main__":
     (wanted,) = (mode for mode in get_args(Compile) if mode == sys.argv[1])
     try:
-        print(cpu.kernels(wanted))
+        sys.stdout.write(f"{cpu.kernels(wanted)}\n")
     except KernelsError as error:
-        print("refused:", error)
+        sys.stdout.write(f"refused: {error}\n")
