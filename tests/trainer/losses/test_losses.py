@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snac_core.model import Reconstruction
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import RATE, levels_of, voice
 from tests.trainer.halves import shared_counts
@@ -131,7 +131,7 @@ def test_quantizer_terms_leave_out_latents_of_padding(settings: dict[str, Any]) 
     model = random_model(TINY)
     audio = torch.rand(1, 1, samples) - 0.5
     with torch.no_grad():
-        latent = model.encoder(audio, Extent(samples))
+        latent = model.encoder(audio, BatchContext(samples))
         levels = model.quantizer(latent)[1]
     own = torch.ones_like(audio)
     own[..., samples // 2 :] = 0
