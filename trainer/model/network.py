@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from snac_core.config import SnacConfig
 from snac_core.model import SNAC, Reconstruction
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.quantizer import VectorQuantize
 from snac_core.store import checkpoint
 from snac_core.store.weights import build
@@ -85,7 +85,7 @@ class Network(nn.Module):
         self.model, self.config, self.mel_target, self.layers = model, config, mel_target, layers
 
     def forward(
-        self, audio: Tensor, extent: Extent, guided: bool = False
+        self, audio: Tensor, context: BatchContext, guided: bool = False
     ) -> tuple[Reconstruction, Tensor | None]:
         """Pass ``audio``, Tensor[B x 1 x T], through the model, its padding kept apart.
 
@@ -95,15 +95,15 @@ class Network(nn.Module):
         features. If ``guided``, the decoder was fed those, quantized.
         """
         if self.mel_target is None:
-            return reconstruct(self.model, audio, self.config, extent, self.layers), None
+            return reconstruct(self.model, audio, self.config, context, self.layers), None
         layers = self.model if self.layers is None else self.layers
         features = self.mel_target(audio)
         device, half = audio.device.type, self.config.precision == "bf16"
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            latent = layers.encoder(audio, extent).float()
+            latent = layers.encoder(audio, context).float()
         fed, levels = self.model.quantizer(features if guided else latent)
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            made = layers.decoder(fed, extent)
+            made = layers.decoder(fed, context)
         return Reconstruction(made, levels), self.mel_target.distance(latent, features)
 
 
@@ -111,7 +111,7 @@ def reconstruct(
     model: SNAC,
     audio: Tensor,
     config: TrainConfig,
-    extent: Extent,
+    context: BatchContext,
     layers: ChannelsLast | None = None,
 ) -> Reconstruction:
     """Pass ``audio``, Tensor[B x 1 x T], through ``model``, each segment to its own end.
@@ -125,8 +125,8 @@ def reconstruct(
     by = model if layers is None else layers
     device, half = audio.device.type, config.precision == "bf16"
     with torch.autocast(device, torch.bfloat16, enabled=half and not config.freeze_encoder):
-        latent = by.encoder(audio, extent).float()
+        latent = by.encoder(audio, context).float()
     latent, levels = model.quantizer(latent)
     with torch.autocast(device, torch.bfloat16, enabled=half):
-        made = by.decoder(latent, extent)
+        made = by.decoder(latent, context)
     return Reconstruction(made, levels)

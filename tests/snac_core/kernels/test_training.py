@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from snac_core.kernels.training import TrainingKernels, UnitWeights, training_kernels
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.layers import ResidualUnit, Snake1d
 
 Check = Callable[..., bool]
@@ -81,7 +81,7 @@ def test_a_residual_unit_is_the_layer_past_its_end_as_well(
         return [made.detach(), *torch.autograd.grad(made, (x, *unit.parameters()), slope)]
 
     x.requires_grad_()
-    written = gradients(unit(x, Extent(length, valid)), x)
+    written = gradients(unit(x, BatchContext(length, valid)), x)
     rows = x.transpose(1, 2)
     ours = gradients(kernels.unit(rows, valid, dilation, parameters(unit)).transpose(1, 2), x)
     for one, other in zip(ours, written, strict=True):

@@ -14,7 +14,7 @@ from snac_core.errors import KernelsError
 from snac_core.kernels import build
 from snac_core.kernels.training import training_kernels
 from snac_core.model import SNAC
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 from tests.conftest import TINY, TINY_ATTENTION, random_model
 from trainer import config as configuration
@@ -39,13 +39,13 @@ CONFIGS = {
 
 
 def gradients(
-    layers: SNAC | ChannelsLast, model: SNAC, audio: Tensor, extent: Extent
+    layers: SNAC | ChannelsLast, model: SNAC, audio: Tensor, context: BatchContext
 ) -> dict[str, Tensor]:
     """Return latent, audio, and every gradient of encoder and decoder."""
     model.zero_grad()
-    latent = layers.encoder(audio, extent)
+    latent = layers.encoder(audio, context)
     fed = latent.detach().requires_grad_()
-    made = layers.decoder(fed, extent)
+    made = layers.decoder(fed, context)
     torch.manual_seed(1)
     made.backward(torch.randn_like(made))
     latent.backward(torch.randn(latent.shape, dtype=latent.dtype))
@@ -68,9 +68,9 @@ def test_values_and_gradients_are_those_of_the_layers(config: SnacConfig, padded
     audio = 0.3 * torch.randn(3, 1, 3 * step, generator=generator, dtype=torch.double)
     valid = torch.tensor([3 * step, step, 0]) if padded else None
     noise = Noise(torch.arange(3), torch.zeros(3, dtype=torch.int64))
-    extent = Extent(3 * step, valid, noise)
-    written = gradients(model, model, audio, extent)
-    ours = gradients(ChannelsLast(model, kernels), model, audio, extent)
+    context = BatchContext(3 * step, valid, noise)
+    written = gradients(model, model, audio, context)
+    ours = gradients(ChannelsLast(model, kernels), model, audio, context)
     assert ours.keys() == written.keys()
     for name, value in ours.items():
         bound = 1e-11 * float(written[name].abs().max())
