@@ -1,8 +1,8 @@
 """Builds the C++ kernels of this folder with the machine's compiler, and loads them.
 
 A library is kept in the user's cache (``XDG_CACHE_HOME``), under a name made of everything that
-decides it and a checksum, so that a compiler is needed only the first time. It is looked for in this package's
-folder, too. Ahead of time, as for an image without a compiler,
+decides it and a checksum, so that a compiler is needed only the first time. It is looked for in
+this package's folder, too. Ahead of time, as for an image without a compiler,
 
     python -m snac_core.kernels.build [FOLDER]
 
