@@ -12,7 +12,6 @@ from starlette.middleware.cors import CORSMiddleware
 from service import keys
 from service.errors import ForbiddenError, UnauthorizedError
 from service.keys import Key
-from service.limits.memory import reservation_of
 from service.request_state import RequestState
 from service.settings import Settings
 
@@ -61,7 +60,6 @@ def require_key(request: Request, given: Annotated[str | None, Depends(_header)]
     name = service.guesses.check(address, given, lambda: check_api_key(service.settings, given))
     who = caller(address, name)
     RequestState.of(request.scope).caller = who
-    reservation_of(request.scope).belongs_to(who)
     service.rates.count_request(who)
 
 

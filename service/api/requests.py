@@ -172,4 +172,5 @@ async def set_deadline(
     """Set the call's deadline: the service's own, or an earlier one that the request asks for."""
     most = call.service.settings.request_timeout
     seconds = min(timeout or most, most)
+    call.reservation.belongs_to(call.caller)
     call.deadline = Deadline(asyncio.get_running_loop().time() + seconds, seconds)

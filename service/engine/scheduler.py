@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from service.engine.queued_job import QueuedJob
 from service.errors import OverloadedError
-from service.limits.shares import Shares
+from service.shares import Shares
 from snac_core.inference.jobs import Step
 
 Batch = list[tuple[QueuedJob, Step]]
@@ -32,7 +32,7 @@ class Scheduler:
     max_queue_seconds
         Audio-seconds that may be queued. A longer job is accepted while nothing else waits.
     caller_share
-        Part of the queue that one caller may have alone; see `service.limits.shares`.
+        Part of the queue that one caller may have alone; see `service.shares`.
     turn_seconds
         Engine time, estimated from the rate so far, that a batch may take beyond one step of
         each job. It bounds how long a short clip waits for the windows of a long file.

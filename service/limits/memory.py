@@ -11,9 +11,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import OverloadedError, TooLargeError
-from service.limits.shares import Shares
 from service.observability.metrics import Metrics
 from service.problems import problem_response
+from service.shares import Shares
 
 SMALL_BYTES = 2**16
 """Responses up to this size are not counted: a connection buffers them at once, and probes and
@@ -30,7 +30,7 @@ class MemoryBudget:
     metrics
         Receives the bytes in use.
     caller_share
-        Part of it that one caller's requests may have; see `service.limits.shares`.
+        Part of it that one caller's requests may have; see `service.shares`.
     """
 
     def __init__(self, max_bytes: int, metrics: Metrics, caller_share: float = 1.0) -> None:

@@ -16,10 +16,10 @@ from typing import Literal
 from service.engine.engine import Engine
 from service.errors import DeadlineError, NotReadyError, OverloadedError, StreamIdleError
 from service.limits.rates import RateLimits
-from service.limits.shares import Shares
 from service.observability.metrics import Metrics
 from service.problems import problem_type
 from service.settings import Settings
+from service.shares import Shares
 from snac_core.codec import Codec
 from snac_core.inference.jobs import Job
 
