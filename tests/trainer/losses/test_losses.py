@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +155,7 @@ def test_silence_has_a_finite_slope(settings: dict[str, Any]) -> None:
 
 
 def test_the_table_names_every_weight_of_the_configuration() -> None:
-    keys = {
-        field.name for field in dataclasses.fields(TrainConfig) if field.name.endswith("_weight")
-    }
+    keys = {name for name in TrainConfig.model_fields if name.endswith("_weight")}
     assert {term.weight for term in TERMS.values()} == {*keys, None}
     assert all(term.weight in (f"{name}_weight", None) for name, term in TERMS.items())
     assert all(term.what and term.source for term in TERMS.values())
