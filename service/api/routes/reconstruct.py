@@ -17,9 +17,9 @@ from service.api.openapi import (
 from service.api.requests import ServiceDep
 from service.api.routes.decode import audio_headers
 from service.api.uploads import read_audio
-from service.fields import Noise, Seed
+from service.fields import Seed
 from snac_core.codec import Codec
-from snac_core.types import Samples
+from snac_core.types import NoiseMode, Samples
 from snac_core.utils.incremental import Incremental
 
 router = APIRouter(tags=["decode"])
@@ -36,7 +36,7 @@ async def reconstruct(
     request: Request,
     service: ServiceDep,
     seed: Annotated[Seed, Query()] = 0,
-    noise: Annotated[Noise, Query()] = "seeded",
+    noise: Annotated[NoiseMode, Query()] = "seeded",
 ) -> Response:
     """Hear what the codes keep of one audio file; headers say how close it is."""
     media = negotiate(request.headers.get("accept"), tuple(AUDIO_FORMATS))
