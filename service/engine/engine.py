@@ -266,7 +266,7 @@ class Engine:
                 self._let_by(lambda work: work.urgent or (long and not work.long))
                 lent += time.perf_counter() - started
 
-        with batch[0][0].codec.interrupting(let_by):
+        with batch[0][0].codec.preemptible(let_by):
             self._attempt(batch)
         return lent
 

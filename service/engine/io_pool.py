@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from service.observability.metrics import Metrics
-from snac_core.utils.incremental import Piecemeal
+from snac_core.utils.incremental import Incremental
 
 TURN_SECONDS = 0.1
 """How much of a core work in pieces has before others have its thread."""
@@ -41,7 +41,7 @@ class IoPool:
         """Run ``function``, which once begun is not stopped, in one of the threads."""
         return await asyncio.wrap_future(self._submit(function, *args, **kwargs))
 
-    async def run_piecemeal(self, begin: Callable[[], Piecemeal[_T]]) -> _T:
+    async def run_incremental(self, begin: Callable[[], Incremental[_T]]) -> _T:
         """Do the work that ``begin`` returns, turn by turn; being cancelled ends it.
 
         What is not done in one turn is long, and only so much of that is under way at a time:
@@ -76,7 +76,7 @@ class IoPool:
         return future
 
 
-def _turn(work: Piecemeal[_T]) -> tuple[_T] | None:
+def _turn(work: Incremental[_T]) -> tuple[_T] | None:
     """Work for a turn; returns the result once there is one."""
     # Not by the clock on the wall: where many compete for few cores, all work would be long.
     until = time.thread_time() + TURN_SECONDS

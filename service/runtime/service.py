@@ -40,7 +40,7 @@ from snac_core.codec import CUDA_BATCH_SECONDS, Codec
 from snac_core.codes import Codes
 from snac_core.inference.jobs import DecodeJob, EncodeJob, Job
 from snac_core.types import Samples
-from snac_core.utils.incremental import Piecemeal
+from snac_core.utils.incremental import Incremental
 
 log = structlog.get_logger(__name__)
 
@@ -173,15 +173,15 @@ class Service:
     async def encode(self, request: Request, codec: Codec, upload: Upload) -> tuple[Samples, Codes]:
         """Turn an audio file into samples at the codec's rate, and those into codes."""
 
-        def plan() -> Piecemeal[tuple[Samples, EncodeJob]]:
-            samples = yield from audio.read_piecemeal(
+        def plan() -> Incremental[tuple[Samples, EncodeJob]]:
+            samples = yield from audio.read_incremental(
                 upload.data, codec.sample_rate, self.settings.max_seconds
             )
             upload.data = b""
             return samples, codec.encode_job(samples)
 
         with self.stage(request, "read"):
-            samples, job = await self.io.run_piecemeal(plan)
+            samples, job = await self.io.run_incremental(plan)
         await self.compute(request, codec, job, len(samples) / codec.sample_rate)
         return samples, job.result()
 
@@ -215,12 +215,12 @@ class Service:
             await self.compute(request, codec, job, job.codes.duration)
             samples = job.result()
 
-            def write() -> Piecemeal[bytes]:
-                made = yield from audio.encode_piecemeal(samples, codec.sample_rate, audio_format)
+            def write() -> Incremental[bytes]:
+                made = yield from audio.encode_incremental(samples, codec.sample_rate, audio_format)
                 return base64.b64encode(made) if as_text else made
 
             with self.stage(request, "write"):
-                body = await self.io.run_piecemeal(write)
+                body = await self.io.run_incremental(write)
         reservation.grow(min(0, len(body) - room))
         return samples, body
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import soundfile
 
 from snac_core.audio import OPUS_SAMPLE_RATES
+from trainer.data.acoustics import add_reverberation, add_silence, equalize, limit_band
 from trainer.errors import TrainerError
 
 Samples = npt.NDArray[np.float32]
@@ -25,6 +26,9 @@ MP3_SAMPLE_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000
 
 BLOCK_SAMPLES = 2**15
 
+SPEED_STREAM = 1
+"""Keeps the draw of a segment's speed apart from the others, which come after it is read."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -32,11 +36,22 @@ class Augmentation:
 
     Parameters
     ----------
+    speed_probability, speed_range
+        The segment is played so many times as fast, by resampling: pitch and formants move
+        with it. In steps of a hundredth.
+    reverb_probability, reverb_seconds
+        A room is added in which sound falls by 60 dB in so many seconds.
+    equalizer_probability, equalizer_db
+        One part of the spectrum is raised or lowered by so many dB.
     noise_probability, noise_snr_db
         White noise is added, at a level so many dB below the segment's.
+    band_limit_probability, band_limit_hz
+        What lies above so many Hz is removed.
     codec_probability, codecs, codec_quality
         The segment is coded and decoded by one of ``codecs`` (``opus``, ``vorbis``, ``mp3``)
         at a quality drawn from the range: 0 is the smallest file, 1 the largest.
+    silence_probability
+        A stretch of the segment becomes digital silence.
     gain_probability, gain_db
         The level changes by so many dB; never so much that it would clip, as that would
         teach distortion that is in no recording.
@@ -52,6 +67,15 @@ class Augmentation:
     gain_probability: float = 0.0
     gain_db: tuple[float, float] = (0.0, 0.0)
     polarity_probability: float = 0.0
+    speed_probability: float = 0.0
+    speed_range: tuple[float, float] = (0.9, 1.1)
+    reverb_probability: float = 0.0
+    reverb_seconds: tuple[float, float] = (0.1, 0.5)
+    equalizer_probability: float = 0.0
+    equalizer_db: tuple[float, float] = (-9.0, 9.0)
+    band_limit_probability: float = 0.0
+    band_limit_hz: tuple[float, float] = (3400.0, 10000.0)
+    silence_probability: float = 0.0
 
     def check(self, sample_rate: int) -> None:
         """Raise TrainerError for a codec that is unknown or has no such sample rate (Hz)."""
@@ -69,8 +93,18 @@ class Augmentation:
                     f"out of the codecs"
                 )
 
+    def speed(self, *draw: int) -> float:
+        """Return how many times as fast a segment is to be played; ``draw`` decides."""
+        if not self.speed_probability:
+            return 1.0
+        random = np.random.default_rng((*draw, SPEED_STREAM))
+        drawn = random.random() < self.speed_probability
+        return round(random.uniform(*self.speed_range), 2) if drawn else 1.0
+
     def __call__(self, samples: Samples, sample_rate: int, random: np.random.Generator) -> Samples:
-        """Return the segment changed, as ``random`` decides; its length stays.
+        """Return the segment changed in all but its speed, as ``random`` decides.
+
+        Its length stays.
 
         Parameters
         ----------
@@ -82,16 +116,27 @@ class Augmentation:
             Each kind of change draws from a stream of its own, so that turning one on leaves
             the others as they were.
         """
-        noise, coding, loudness, sign = random.spawn(4)
+        noise, coding, loudness, sign, room, tone, band, pause = random.spawn(8)
+        if not len(samples):
+            return samples
+        if room.random() < self.reverb_probability:
+            seconds = room.uniform(*self.reverb_seconds)
+            samples = add_reverberation(samples, sample_rate, seconds, room)
+        if tone.random() < self.equalizer_probability:
+            samples = equalize(samples, sample_rate, tone.uniform(*self.equalizer_db), tone)
         if noise.random() < self.noise_probability:
             samples = add_noise(samples, noise.uniform(*self.noise_snr_db), noise)
+        if band.random() < self.band_limit_probability:
+            samples = limit_band(samples, sample_rate, band.uniform(*self.band_limit_hz))
         if coding.random() < self.codec_probability:
             codec = self.codecs[coding.integers(len(self.codecs))]
             quality = coding.uniform(*self.codec_quality)
             samples = through_codec(samples, sample_rate, codec, quality)
+        if pause.random() < self.silence_probability:
+            samples = add_silence(samples, pause)
         if loudness.random() < self.gain_probability:
             gain = 10.0 ** (loudness.uniform(*self.gain_db) / 20.0)
-            peak = float(np.abs(samples).max(initial=0.0))
+            peak = float(np.abs(samples).max())
             samples = samples * np.float32(min(gain, 1.0 / max(peak, 1e-9)))
         if sign.random() < self.polarity_probability:
             samples = -samples

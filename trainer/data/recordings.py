@@ -205,6 +205,26 @@ def read_part(
     return samples[before * step_out :][:length]
 
 
+def read_at_speed(
+    clip: Clip,
+    start: float,
+    length: int,
+    sample_rate: int,
+    speed: float,
+    held: bytes | None = None,
+) -> Samples:
+    """Read at most ``length`` samples that, at ``sample_rate``, play ``speed`` times as fast.
+
+    Otherwise as `read_part`. The speed is rounded to a rate that is a hundredth of
+    ``sample_rate`` or a multiple of it, so that resampling stays cheap.
+    """
+    if speed == 1.0:
+        return read_part(clip, start, length / sample_rate, sample_rate, held)
+    hundredth = max(1, sample_rate // 100)
+    rate = max(1, round(sample_rate / speed / hundredth)) * hundredth
+    return read_part(clip, start, length / rate, rate, held)
+
+
 @contextmanager
 def opened(clip: Clip, held: bytes | None = None) -> Iterator[bytes | BinaryIO]:
     """Give what libsndfile opens to read ``clip``: a path, or a file that is just its bytes."""

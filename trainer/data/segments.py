@@ -21,6 +21,7 @@ from trainer.data.recordings import (
     Samples,
     audio_files,
     group_of,
+    read_at_speed,
     read_part,
     scan,
 )
@@ -154,9 +155,10 @@ class TrainingSegments(Dataset[Segment]):
             index, length = index
         random = np.random.default_rng((self.seed, self.epoch, index))
         clip = self.clips[self._owner[index]]
-        start = random.uniform(0.0, max(0.0, clip.seconds - self.seconds))
+        speed = self.augmentation.speed(self.seed, self.epoch, index)
+        start = random.uniform(0.0, max(0.0, clip.seconds - self.seconds * speed))
         try:
-            samples = read_part(clip, start, length / self.sample_rate, self.sample_rate)
+            samples = read_at_speed(clip, start, length, self.sample_rate, speed)
         except AudioError as error:
             return _nothing(clip, error, length, self.unreadable)
         return segment_of(self.augmentation(samples, self.sample_rate, random), length)

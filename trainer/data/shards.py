@@ -29,7 +29,7 @@ from webdataset.tariterators import tar_file_iterator
 
 from snac_core.errors import AudioError
 from trainer.data.augment import Augmentation
-from trainer.data.recordings import UNKNOWN_FRAMES, Clip, is_audio, read_part
+from trainer.data.recordings import UNKNOWN_FRAMES, Clip, is_audio, read_at_speed
 from trainer.data.segments import Segment, segment_of, segments_in
 from trainer.data.shard_files import lengths_in
 from trainer.data.unreadable import Unreadable
@@ -161,10 +161,12 @@ class ShardSegments(IterableDataset[Segment]):
         copies = int(whole) + bool(np.random.default_rng(draw).random() < part)
         for crop in range(copies * segments_in(clip.seconds, self.seconds)):
             random = np.random.default_rng((*draw, crop))
-            start = random.uniform(0.0, max(0.0, clip.seconds - self.seconds))
-            samples = read_part(clip, start, self.seconds, self.sample_rate, data)
+            speed = self.augmentation.speed(*draw, crop)
+            start = random.uniform(0.0, max(0.0, clip.seconds - self.seconds * speed))
+            length = round(self.seconds * self.sample_rate)
+            samples = read_at_speed(clip, start, length, self.sample_rate, speed, data)
             samples = self.augmentation(samples, self.sample_rate, random)
-            yield segment_of(samples, round(self.seconds * self.sample_rate))
+            yield segment_of(samples, length)
 
 
 class ShardReader(Iterator[Segment]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from trainer.config import Source, TrainConfig
@@ -92,17 +93,8 @@ class TrainingData:
     @property
     def augmentation(self) -> Augmentation:
         """What the configuration does to segments."""
-        config = self.config
-        return Augmentation(
-            noise_probability=config.noise_probability,
-            noise_snr_db=config.noise_snr_db,
-            codec_probability=config.codec_probability,
-            codecs=config.codecs,
-            codec_quality=config.codec_quality,
-            gain_probability=config.gain_probability,
-            gain_db=config.gain_db,
-            polarity_probability=config.polarity_probability,
-        )
+        keys = [field.name for field in dataclasses.fields(Augmentation)]
+        return Augmentation(**{key: getattr(self.config, key) for key in keys})
 
     def batches(
         self,

@@ -20,7 +20,7 @@ from service.api.uploads import read_audio
 from service.fields import Noise, Seed
 from snac_core.codec import Codec
 from snac_core.types import Samples
-from snac_core.utils.incremental import Piecemeal
+from snac_core.utils.incremental import Incremental
 
 router = APIRouter(tags=["decode"])
 
@@ -49,20 +49,20 @@ async def reconstruct(
             request, codec, lambda: codec.decode_job(codes, noise, seed), AUDIO_FORMATS[media]
         )
         with service.stage(request, "quality"):
-            figures = await service.io.run_piecemeal(lambda: _quality(codec, original, samples))
+            figures = await service.io.run_incremental(lambda: _quality(codec, original, samples))
         return body, {**audio_headers(codec, samples), **figures}
 
     body, headers = await service.run_until_disconnect(request, answer())
     return Response(body, headers=headers, media_type=media)
 
 
-def _quality(codec: Codec, original: Samples, samples: Samples) -> Piecemeal[dict[str, str]]:
+def _quality(codec: Codec, original: Samples, samples: Samples) -> Incremental[dict[str, str]]:
     # SciPy comes with it, which is a third of the service's start-up; only this call needs it.
-    from snac_core.quality import log_mel_piecemeal, si_sdr_piecemeal, stoi_piecemeal
+    from snac_core.quality import log_mel_incremental, si_sdr_incremental, stoi_incremental
 
-    distance = yield from log_mel_piecemeal(original, samples, codec.sample_rate)
-    intelligibility = yield from stoi_piecemeal(original, samples, codec.sample_rate)
-    distortion = yield from si_sdr_piecemeal(original, samples)
+    distance = yield from log_mel_incremental(original, samples, codec.sample_rate)
+    intelligibility = yield from stoi_incremental(original, samples, codec.sample_rate)
+    distortion = yield from si_sdr_incremental(original, samples)
     return {
         "X-Bitrate": f"{codec.config.bits_per_second:.0f}",
         "X-SI-SDR": f"{distortion:.2f}",
