@@ -86,7 +86,7 @@ class ByteView(io.RawIOBase):
 
 def view(raw: BinaryIO, pieces: Sequence[Piece]) -> BinaryIO:
     """Return a `ByteView` that reads whole blocks, across pieces."""
-    return io.BufferedReader(ByteView(raw, pieces), 2**16)  # type: ignore[return-value]
+    return io.BufferedReader(ByteView(raw, pieces), 2**16)
 
 
 def read_at(raw: BinaryIO, offset: int, size: int) -> bytes:

@@ -70,7 +70,7 @@ def parts_of(raw: BinaryIO) -> list[Part]:
     end = size_of(raw)
     start = skip_tags(raw, 0, end)
     head = read_at(raw, start, 64)
-    if head[:4] in riff.FORMS and head[8:12] == b"WAVE" or head[:16] == riff.W64:
+    if (head[:4] in riff.FORMS and head[8:12] == b"WAVE") or head[:16] == riff.W64:
         return riff.normalise(raw, start, end)
     if head[:4] == b"fLaC":
         return flac.normalise(raw, start, end)

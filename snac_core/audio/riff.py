@@ -203,7 +203,8 @@ def _data_size(raw: BinaryIO, wave: _Wave, body: int, declared: int, end: int) -
 
 
 def _is_text(data: bytes) -> bool:
-    return not data.strip(b"\0") or data.rstrip(b"\0").isascii() and data.rstrip(b"\0").isprintable()
+    text = data.strip(b"\0\r\n\t").decode("latin-1")
+    return text.isascii() and text.isprintable()
 
 
 def _follows(raw: BinaryIO, at: int, end: int, order: str) -> bool:

@@ -86,7 +86,7 @@ class SoundSource:
         for block in self._decoder.blocks():
             with np.errstate(over="ignore", invalid="ignore"):
                 # Column by column: mean(axis=1) of few columns is twenty times slower.
-                mono: Samples = sum(block.T) / np.float32(self.channels)
+                mono = np.asarray(sum(block.T) / np.float32(self.channels))
             if not np.isfinite(mono).all():
                 index = int(np.flatnonzero(~np.isfinite(mono))[0])
                 raise AudioError(

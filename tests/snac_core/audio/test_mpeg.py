@@ -110,7 +110,7 @@ def test_a_damaged_middle_is_refused() -> None:
 
 
 def test_different_kinds_that_were_joined_are_refused() -> None:
-    with pytest.raises(AudioError, match="changes at byte .* from 44100 Hz mono to 22050 Hz mono"):
+    with pytest.raises(AudioError, match=r"changes at byte .* from 44100 Hz mono to 22050 Hz mono"):
         audio.read(mp3(44100) + mp3(22050), RATE)
 
 
@@ -129,9 +129,7 @@ def test_frames_that_cannot_be_decoded_print_nothing() -> None:
         "try:\n    audio.read(sys.stdin.buffer.read(), 24000)\n"
         "except audio.AudioError:\n    pass\nprint('still heard', file=sys.stderr)\n"
     ).replace("audio.AudioError", "Exception")
-    ran = subprocess.run(
-        [sys.executable, "-c", script], input=bad, capture_output=True, check=True
-    )
+    ran = subprocess.run([sys.executable, "-c", script], input=bad, capture_output=True, check=True)
     assert ran.stderr == b"still heard\n"
 
 

@@ -14,10 +14,10 @@ from snac_core import audio
 from snac_core.errors import AudioError
 from tests.snac_core.audio.files import ID3V1, RATE, chunk, file_of, id3v2, noise, riff, wav_format
 
-SOUND = noise(RATE)
-PCM = (SOUND * 32768).astype("<i2").tobytes()
+SOUND = (noise(RATE) * 32768).astype("<i2")
+PCM = SOUND.tobytes()
 FORMAT = chunk(b"fmt ", wav_format())
-EXPECTED = np.frombuffer(PCM, "<i2").astype(np.float32) / 32768
+EXPECTED = SOUND.astype(np.float32) / 32768
 
 
 @pytest.mark.parametrize("size", [0, 2**32 - 1, 2**31 - 1, 0x7FFFF000, 2_000_000_000, 2**30])
@@ -78,7 +78,7 @@ def test_64_bit_sizes(form: bytes) -> None:
 
 def test_big_endian() -> None:
     body = struct.pack(">4sI", b"fmt ", 16) + struct.pack(">HHIIHH", 1, 1, RATE, 2 * RATE, 2, 16)
-    body += struct.pack(">4sI", b"data", 0) + np.frombuffer(PCM, "<i2").astype(">i2").tobytes()
+    body += struct.pack(">4sI", b"data", 0) + SOUND.astype(">i2").tobytes()
     data = b"RIFX" + struct.pack(">I", 0) + b"WAVE" + body
     assert np.array_equal(audio.read(data, RATE), EXPECTED)
 
@@ -124,7 +124,9 @@ def test_caf_and_au_without_their_size() -> None:
     assert np.array_equal(audio.read(streamed, RATE), EXPECTED)
     au = file_of(SOUND, RATE, "AU", "PCM_16")
     for size in (0, 2**32 - 1, 4800):
-        assert np.array_equal(audio.read(au[:8] + struct.pack(">I", size) + au[12:], RATE), EXPECTED)
+        assert np.array_equal(
+            audio.read(au[:8] + struct.pack(">I", size) + au[12:], RATE), EXPECTED
+        )
 
 
 @pytest.mark.parametrize("size", [0, 2**32 - 1])
