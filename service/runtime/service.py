@@ -36,9 +36,10 @@ from service.runtime.streams import Streams
 from service.settings import Settings
 from snac_core import audio
 from snac_core.audio import AudioFormat
-from snac_core.codec import CUDA_BATCH_SECONDS, Codec
+from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.inference.jobs import DecodeJob, EncodeJob, Job
+from snac_core.inference.networks import CUDA_BATCH_SECONDS
 from snac_core.types import Samples
 from snac_core.utils.incremental import Incremental
 
