@@ -19,7 +19,7 @@ def tag_size(raw: BinaryIO, at: int, end: int) -> int:
         size = 227
     elif head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 0x80 and head[3] < 0xFF:
         # ID3v2: four bytes of seven bits, and a footer if a flag says so.
-        size = 10 + sum(byte << 7 * place for byte, place in zip(head[6:10], (3, 2, 1, 0), strict=True))
+        size = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
         size += 10 if head[5] & 0x10 else 0
     elif head[:8] == b"APETAGEX" and len(head) >= 32:
         # The size is without the header, which a flag tells from the footer.
