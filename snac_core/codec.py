@@ -18,11 +18,11 @@ from snac_core.audio import check_samples
 from snac_core.codes import Codes
 from snac_core.errors import CodesError
 from snac_core.inference.jobs import DecodeJob, EncodeJob, Job, Step
-from snac_core.inference.preemption import Pauses
+from snac_core.inference.preemption import PreemptionPoints
 from snac_core.inference.windows import plan
-from snac_core.kernels.cpu import WindowKernels, kernels
+from snac_core.kernels.cpu import CpuBackend, kernels
 from snac_core.kernels.cuda_graphs import GraphedNetwork, graphed
-from snac_core.kernels.network import RowNetwork
+from snac_core.kernels.network import ChannelsLastNetwork
 from snac_core.model import SNAC
 from snac_core.types import Compile, Kind, NoiseMode, Precision, Samples
 
@@ -40,7 +40,7 @@ __all__ = [
     "check_noise",
 ]
 
-Network: TypeAlias = SNAC | RowNetwork | GraphedNetwork
+Network: TypeAlias = SNAC | ChannelsLastNetwork | GraphedNetwork
 
 WINDOW_SECONDS = 8.0
 CUDA_BATCH_SECONDS = 128.0
@@ -93,7 +93,7 @@ class Codec:
         # A CPU computes window by window; see `run`.
         on_cpu = self.device.type == "cpu"
         self._batch_seconds = batch_seconds or (0.0 if on_cpu else CUDA_BATCH_SECONDS)
-        self._pauses = Pauses(self._model) if on_cpu else None
+        self._preemption = PreemptionPoints(self._model) if on_cpu else None
         self._fast = self._fast_network(compile)
 
     @property
@@ -109,7 +109,7 @@ class Codec:
     @property
     def decoder(self) -> Network:
         """What decodes on this device, in this precision."""
-        return self._model if self._pauses and self.precision == "bf16" else self.encoder
+        return self._model if self._preemption and self.precision == "bf16" else self.encoder
 
     @property
     def sample_rate(self) -> int:
@@ -205,18 +205,20 @@ class Codec:
             for step, result in zip(steps, results, strict=True):
                 step.job.take(step.window, result)
 
-    def interrupting(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
+    def preemptible(self, callback: Callable[[], None]) -> AbstractContextManager[None]:
         """Within the block, have `run` call ``callback`` between layers, on its own thread.
 
         The callback may `run` other steps. On a GPU, where layers are only queued, it is
         never called.
         """
-        return self._pauses.calling(callback) if self._pauses else contextlib.nullcontext()
+        return (
+            self._preemption.preemptible(callback) if self._preemption else contextlib.nullcontext()
+        )
 
-    def _fast_network(self, wanted: Compile) -> RowNetwork | GraphedNetwork | None:
-        if self._pauses:
-            found, pause = kernels(wanted), self._pauses.pause
-            return RowNetwork(self._model, WindowKernels(found), pause) if found else None
+    def _fast_network(self, wanted: Compile) -> ChannelsLastNetwork | GraphedNetwork | None:
+        if self._preemption:
+            found, reached = kernels(wanted), self._preemption.reached
+            return ChannelsLastNetwork(self._model, CpuBackend(found), reached) if found else None
         if self.device.type == "cuda" and wanted == "on":
             half = self.precision == "bf16"
             return graphed(self._model, self.device, torch.bfloat16 if half else torch.float32)

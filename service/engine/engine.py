@@ -195,7 +195,7 @@ class Engine:
                 self._preempt(lambda queued: queued.urgent or (long and not queued.long))
                 preempted_seconds += time.perf_counter() - started
 
-        with batch[0][0].codec.interrupting(on_layer):
+        with batch[0][0].codec.preemptible(on_layer):
             self._attempt(batch)
         return preempted_seconds
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from service.observability.metrics import Metrics
-from snac_core.utils.incremental import Piecemeal
+from snac_core.utils.incremental import Incremental
 
 TURN_SECONDS = 0.1
 """CPU seconds that incremental work runs before it yields its thread."""
@@ -40,7 +40,7 @@ class IoPool:
         """Run ``function`` in a thread; once started it runs to its end."""
         return await asyncio.wrap_future(self._submit(function, *args, **kwargs))
 
-    async def run_piecemeal(self, begin: Callable[[], Piecemeal[_T]]) -> _T:
+    async def run_incremental(self, begin: Callable[[], Incremental[_T]]) -> _T:
         """Run the incremental work that ``begin`` returns, turn by turn, until done or cancelled.
 
         Work that needs more than one turn is long. The number of long works in progress is
@@ -76,7 +76,7 @@ class IoPool:
         return future
 
 
-def _turn(work: Piecemeal[_T]) -> tuple[_T] | None:
+def _turn(work: Incremental[_T]) -> tuple[_T] | None:
     """Run for one turn; return the result in a tuple, or None if there is more to do."""
     # CPU time, not wall-clock time: with many threads on few cores, all work would seem long.
     until = time.thread_time() + TURN_SECONDS

@@ -21,7 +21,7 @@ from snac_core.codec import Codec
 from snac_core.layouts import token_writer
 from snac_core.layouts.writer import TokenWriter
 from snac_core.streaming import StreamingEncoder
-from snac_core.streaming.buffer import Pending
+from snac_core.streaming.buffer import Fifo
 
 
 class EncodeSession(Session[EncodeStart]):
@@ -38,7 +38,7 @@ class EncodeSession(Session[EncodeStart]):
     def __init__(self, websocket: WebSocket, service: Service, stream: Stream) -> None:
         super().__init__(websocket, service, stream)
         self._ended = False
-        self._waiting = Pending(np.float32)
+        self._waiting = Fifo(np.float32)
 
     @classmethod
     def check(cls, codec: Codec, start: EncodeStart) -> None:

@@ -18,7 +18,7 @@ import torch
 from snac_core.codes import Codes
 from snac_core.inference.windows import Window
 from snac_core.model import SNAC
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 from snac_core.types import Kind, NoiseMode, Samples
 
@@ -118,7 +118,7 @@ class EncodeJob(Job):
             row[0, : len(part)] = part
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             codes = codec.encoder.encode(
-                torch.from_numpy(audio).to(codec.device), _extent(codec, steps, longest)
+                torch.from_numpy(audio).to(codec.device), _context(codec, steps, longest)
             )
         levels = [level.cpu().numpy() for level in codes]
         return [[level[row] for level in levels] for row in range(len(steps))]
@@ -168,14 +168,14 @@ class DecodeJob(Job):
         noise = {step.job.noise for step in steps if isinstance(step.job, DecodeJob)}
         if len(noise) > 1:
             return [audio for step in steps for audio in cls._batch(codec, [step])]
-        extent = _extent(codec, steps, longest, noise=_noise(codec, steps))
+        context = _context(codec, steps, longest, noise=_noise(codec, steps))
         half = codec.precision == "bf16"
         with (
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
             torch.autocast(codec.device.type, torch.bfloat16, enabled=half),
         ):
             audio = codec.decoder.decode(
-                [torch.from_numpy(level).to(codec.device) for level in codes], extent
+                [torch.from_numpy(level).to(codec.device) for level in codes], context
             )
         return list(audio[:, 0].float().cpu().numpy())
 
@@ -199,10 +199,12 @@ def _groups(codec: Codec, steps: Sequence[Step]) -> list[list[Step]]:
     return [[step] for step in steps] if codec.device.type == "cpu" else [list(steps)]
 
 
-def _extent(codec: Codec, steps: list[Step], longest: int, noise: Noise | str = "off") -> Extent:
+def _context(
+    codec: Codec, steps: list[Step], longest: int, noise: Noise | str = "off"
+) -> BatchContext:
     lengths = [step.window.samples for step in steps]
     own = None if min(lengths) == longest else torch.tensor(lengths, device=codec.device)
-    return Extent(longest, own, noise)
+    return BatchContext(longest, own, noise)
 
 
 def _noise(codec: Codec, steps: list[Step]) -> Noise | str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from snac_core.config import SnacConfig
 from snac_core.model import SNAC, Reconstruction
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.quantizer import VectorQuantize
 from snac_core.store import checkpoint
 from snac_core.store.weights import build
@@ -72,7 +72,7 @@ class Network(nn.Module):
         self.model, self.config, self.mel_target = model, config, mel_target
 
     def forward(
-        self, audio: Tensor, extent: Extent, guided: bool = False
+        self, audio: Tensor, context: BatchContext, guided: bool = False
     ) -> tuple[Reconstruction, Tensor | None]:
         """Pass ``audio``, Tensor[B x 1 x T], through the model, its padding kept apart.
 
@@ -82,18 +82,20 @@ class Network(nn.Module):
         features. If ``guided``, the decoder was fed those, quantized.
         """
         if self.mel_target is None:
-            return reconstruct(self.model, audio, self.config, extent), None
+            return reconstruct(self.model, audio, self.config, context), None
         features = self.mel_target(audio)
         device, half = audio.device.type, self.config.precision == "bf16"
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            latent = self.model.encoder(audio, extent).float()
+            latent = self.model.encoder(audio, context).float()
         fed, levels = self.model.quantizer(features if guided else latent)
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            made = self.model.decoder(fed, extent)
+            made = self.model.decoder(fed, context)
         return Reconstruction(made, levels), self.mel_target.distance(latent, features)
 
 
-def reconstruct(model: SNAC, audio: Tensor, config: TrainConfig, extent: Extent) -> Reconstruction:
+def reconstruct(
+    model: SNAC, audio: Tensor, config: TrainConfig, context: BatchContext
+) -> Reconstruction:
     """Pass ``audio``, Tensor[B x 1 x T], through ``model``, each segment to its own end.
 
     In bf16, if so configured, only where something learns: a frozen encoder makes the codes
@@ -102,8 +104,8 @@ def reconstruct(model: SNAC, audio: Tensor, config: TrainConfig, extent: Extent)
     """
     device, half = audio.device.type, config.precision == "bf16"
     with torch.autocast(device, torch.bfloat16, enabled=half and not config.freeze_encoder):
-        latent = model.encoder(audio, extent).float()
+        latent = model.encoder(audio, context).float()
     latent, levels = model.quantizer(latent)
     with torch.autocast(device, torch.bfloat16, enabled=half):
-        made = model.decoder(latent, extent)
+        made = model.decoder(latent, context)
     return Reconstruction(made, levels)

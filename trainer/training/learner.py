@@ -206,8 +206,8 @@ class Learner:
             # padding alone, which counts for nothing.
             silent = part.audio.new_zeros(1, *part.audio.shape[1:])
             part = Batch(silent, silent, part.places.new_zeros(1))
-        extent = part.extent(self.model.config, part.noise(self.config.random_seed, step))
-        out, distance = self.network(part.audio, extent, step < self.config.guided_steps)
+        context = part.context(self.model.config, part.noise(self.config.random_seed, step))
+        out, distance = self.network(part.audio, context, step < self.config.guided_steps)
         terms: dict[str, Tensor] = self.losses(out, part.audio, part.own)
         if distance is not None:
             terms["guide"] = distance

@@ -33,7 +33,7 @@ from snac_core.audio import MEDIA_TYPES, AudioFormat
 from snac_core.codec import Codec
 from snac_core.inference.jobs import DecodeJob
 from snac_core.types import Samples
-from snac_core.utils.incremental import Piecemeal
+from snac_core.utils.incremental import Incremental
 
 router = APIRouter(tags=["decode"])
 
@@ -135,7 +135,7 @@ async def decode_batch(
         )
         with call.stage("write"):
             write = _zip if media == ZIP else _json
-            return await service.io.run_piecemeal(lambda: write(results, format))
+            return await service.io.run_incremental(lambda: write(results, format))
 
     return Response(await call.run_until_disconnect(answer(), deadline=False), media_type=media)
 
@@ -160,7 +160,7 @@ async def _item(
     return {"index": index, **await call.item(answer())}
 
 
-def _json(results: list[Fields], audio_format: AudioFormat) -> Piecemeal[bytes]:
+def _json(results: list[Fields], audio_format: AudioFormat) -> Incremental[bytes]:
     items = []
     for result in results:
         text = {"audio": result["audio"].decode()} if "audio" in result else {}
@@ -169,7 +169,7 @@ def _json(results: list[Fields], audio_format: AudioFormat) -> Piecemeal[bytes]:
     return f'{{"results":[{",".join(items)}]}}'.encode()
 
 
-def _zip(results: list[Fields], audio_format: AudioFormat) -> Piecemeal[bytes]:
+def _zip(results: list[Fields], audio_format: AudioFormat) -> Incremental[bytes]:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for result in results:
