@@ -18,8 +18,8 @@ from torch import Tensor
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.kernels.cuda_graphs import Capture, CudaCapture, GraphedNetwork
-from snac_core.kernels.gpu import GpuKernels
-from snac_core.kernels.network import RowNetwork
+from snac_core.kernels.gpu import TritonBackend
+from snac_core.kernels.network import ChannelsLastNetwork
 from snac_core.model import SNAC
 from snac_core.store.weights import build
 from snac_core.types import Compile
@@ -80,12 +80,12 @@ class Stage:
 
         return whole
 
-    def kernels(self, whole: int = 0) -> GpuKernels:
+    def kernels(self, whole: int = 0) -> TritonBackend:
         """Return kernels, in blocks that suit what runs them."""
         if self.real:
-            return GpuKernels(self.device, whole)
+            return TritonBackend(self.device, whole)
         # The interpreter multiplies nothing in bfloat16.
-        return GpuKernels(self.device, tile=8192, steps=8)
+        return TritonBackend(self.device, tile=8192, steps=8)
 
     def capture(self) -> Capture:
         """Return what captures."""
@@ -96,15 +96,15 @@ def _again(run: Callable[[], list[Tensor]]) -> tuple[Callable[[], None], list[Te
     return lambda: None, run()
 
 
-Network = SNAC | RowNetwork | GraphedNetwork
+Network = SNAC | ChannelsLastNetwork | GraphedNetwork
 
 
 def networks(stage: Stage, model: SNAC, decoding: torch.dtype) -> dict[str, Network]:
     """Return each way to run a folded model, by its name."""
-    rows = RowNetwork(model, stage.kernels(), lambda: None, decoding)
+    rows = ChannelsLastNetwork(model, stage.kernels(), lambda: None, decoding)
     made: dict[str, Network] = {LAYERS: model, ROWS: rows}
     if decoding != torch.float32:
-        made[INSIDE] = RowNetwork(model, stage.kernels(NARROW), lambda: None, decoding)
+        made[INSIDE] = ChannelsLastNetwork(model, stage.kernels(NARROW), lambda: None, decoding)
     for name, network in list(made.items()):
         assert not isinstance(network, GraphedNetwork)
         made[name + GRAPH] = GraphedNetwork(network, stage.capture(), seconds=math.inf)

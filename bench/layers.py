@@ -18,8 +18,8 @@ import torch
 from machine import describe
 from measuring import CLOCKS, clips, codec, padded, upstream
 
-from snac_core.kernels.network import RowNetwork
-from snac_core.model.batch_context import Extent
+from snac_core.kernels.network import ChannelsLastNetwork
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 
 KINDS = {
@@ -47,16 +47,18 @@ class Laps:
         self.times.append(self._read())
 
 
-def shares(network: RowNetwork, kind: str, seconds: float, rounds: int, clock: str) -> Shares:
+def shares(
+    network: ChannelsLastNetwork, kind: str, seconds: float, rounds: int, clock: str
+) -> Shares:
     """Return the share of each kind of layer, and ms for each second of audio in all."""
     layers = network.layers[kind]
     (wave,) = clips(1, seconds, seconds)
     audio = padded(wave)
     codes = network.encode(audio)
-    noisy = Extent(audio.shape[-1], None, Noise(torch.tensor([0]), torch.tensor([0])))
+    noisy = BatchContext(audio.shape[-1], None, Noise(torch.tensor([0]), torch.tensor([0])))
     spent: dict[str, list[float]] = collections.defaultdict(list)
     for turn in range(rounds + 1):
-        network.between = laps = Laps(clock)
+        network.on_layer = laps = Laps(clock)
         laps()
         _ = network.encode(audio) if kind == "encode" else network.decode(codes, noisy)
         laps()
@@ -83,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     network = codec(upstream(), "on").encoder
-    assert isinstance(network, RowNetwork)
+    assert isinstance(network, ChannelsLastNetwork)
     with torch.inference_mode():
         made = {
             kind: shares(network, kind, options.seconds, options.rounds, options.clock)

@@ -227,7 +227,7 @@ class Faults:
         """Kill a publisher in the middle of its writing."""
         script = (
             "import sys; from pathlib import Path\n"
-            "from snac_core.checkpoint import read; from snac_core.model_store import ModelStore\n"
+            "from snac_core.store.checkpoint import read; from snac_core.store import ModelStore\n"
             "c = read(sys.argv[2]); print(flush=True)\n"
             "while True: ModelStore(Path(sys.argv[1])).publish("
             "c.config, c.weights, make_current=False)\n"

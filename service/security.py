@@ -1,4 +1,4 @@
-"""Who may call: keys for everybody, keys for operators, and headers that keep browsers careful."""
+"""Access control: API keys, admin keys, and security headers for browsers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from service.request_state import RequestState
 from service.settings import Settings
 
 ANONYMOUS = "anonymous"
-"""The name of a caller where no keys are set."""
+"""The name of a caller when no keys are set."""
 
 _header = APIKeyHeader(
     name="X-Api-Key",
     scheme_name="ApiKey",
     auto_error=False,
-    description="If the service has keys.",
+    description="Required if the service has API keys.",
 )
 _bearer = HTTPBearer(
     scheme_name="Bearer", auto_error=False, description="The same keys as X-Api-Key."
@@ -30,7 +30,7 @@ _admin_header = APIKeyHeader(
     name="X-Admin-Key",
     scheme_name="AdminKey",
     auto_error=False,
-    description="If the service has keys for operators.",
+    description="Required if the service has admin keys.",
 )
 
 BROWSER_HEADERS = (
@@ -47,18 +47,18 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-"""Sent with every answer that does not say otherwise."""
+"""Default headers of every response."""
 
 
 def check_api_key(settings: Settings, given: str | None) -> str:
-    """Return the name of the key that was given, `ANONYMOUS` where none are set.
+    """Return the name of the given key, `ANONYMOUS` if no keys are set.
 
-    For routes that are no HTTP routes; the others depend on `require_key`.
+    For WebSocket routes; HTTP routes depend on `require_key`.
 
     Raises
     ------
     UnauthorizedError
-        If there are keys and ``given`` is none of them.
+        If keys are set and ``given`` is none of them.
     """
     if not settings.api_keyring:
         return ANONYMOUS
@@ -76,7 +76,7 @@ def require_key(
     header: Annotated[str | None, Depends(_header)],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> None:
-    """Let a call through if no keys are set, or one of them was sent in either header."""
+    """Admit a request if no keys are set or one was sent in either header, and count it."""
     given = header if header is not None or bearer is None else bearer.credentials
     service = request.app.state.service
     name = check_api_key(service.settings, given)
@@ -88,10 +88,10 @@ def require_key(
 def require_admin_key(
     request: Request, given: Annotated[str | None, Depends(_admin_header)]
 ) -> None:
-    """Let an operator's call through: with an admin key, or without one on loopback.
+    """Admit an operator's request: with an admin key, or on loopback if none is set.
 
-    A browser sends ``Origin``; without a key, a page of another site must not be able to
-    make the operator's own browser call this.
+    Without a key, requests with an ``Origin`` header are refused: otherwise any web page could
+    make the operator's browser send them.
     """
     settings: Settings = request.app.state.service.settings
     if settings.admin_keyring:
@@ -105,12 +105,12 @@ def require_admin_key(
 
 
 def caller(address: str, name: str) -> str:
-    """Return who is counted against a rate limit: the key's holder, or an address without keys."""
+    """Return who is rate-limited: the key's name, or the address if no keys are set."""
     return address if name == ANONYMOUS else name
 
 
 def allow_origins(app: FastAPI, settings: Settings) -> None:
-    """Let pages of ``SNAC_CORS_ORIGINS`` call from a browser; without any, none may."""
+    """Allow cross-origin requests from ``SNAC_CORS_ORIGINS`` only."""
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from snac_core.audio import check_samples
 from snac_core.errors import AudioError
-from snac_core.utils.incremental import Piecemeal, finish
+from snac_core.utils.incremental import Incremental, run_to_end
 
 N_MELS = 80
 N_FFT = 1024
@@ -73,10 +73,12 @@ def log_mel_distance(reference: object, estimate: object, sample_rate: int) -> f
     AudioError
         For unusable samples or different lengths.
     """
-    return finish(log_mel_piecemeal(reference, estimate, sample_rate))
+    return run_to_end(log_mel_incremental(reference, estimate, sample_rate))
 
 
-def log_mel_piecemeal(reference: object, estimate: object, sample_rate: int) -> Piecemeal[float]:
+def log_mel_incremental(
+    reference: object, estimate: object, sample_rate: int
+) -> Incremental[float]:
     """Do what ``log_mel_distance`` does, some seconds of audio at a time."""
     pair = _checked_pair(reference, estimate)
     filters = mel_filterbank(sample_rate, N_FFT, N_MELS).T
@@ -123,10 +125,10 @@ def si_sdr(reference: object, estimate: object) -> float:
     AudioError
         For unusable samples or different lengths.
     """
-    return finish(si_sdr_piecemeal(reference, estimate))
+    return run_to_end(si_sdr_incremental(reference, estimate))
 
 
-def si_sdr_piecemeal(reference: object, estimate: object) -> Piecemeal[float]:
+def si_sdr_incremental(reference: object, estimate: object) -> Incremental[float]:
     """Do what ``si_sdr`` does, some seconds of audio at a time."""
     pair = _checked_pair(reference, estimate)
     means = [float(samples.mean(dtype=np.float64)) for samples in pair]
@@ -180,10 +182,10 @@ def stoi(reference: object, estimate: object, sample_rate: int) -> float:
     AudioError
         For unusable samples or different lengths.
     """
-    return finish(stoi_piecemeal(reference, estimate, sample_rate))
+    return run_to_end(stoi_incremental(reference, estimate, sample_rate))
 
 
-def stoi_piecemeal(reference: object, estimate: object, sample_rate: int) -> Piecemeal[float]:
+def stoi_incremental(reference: object, estimate: object, sample_rate: int) -> Incremental[float]:
     """Do what ``stoi`` does, a piece of the recording at a time."""
     clean, heard = _checked_pair(reference, estimate)
     pieces = math.ceil(len(clean) / (STOI_PIECE_SECONDS * sample_rate))

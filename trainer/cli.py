@@ -23,6 +23,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from snac_core.errors import SnacError
 from snac_core.utils.malloc import restart_keeping_freed_memory
 from trainer import config as configuration
+from trainer.config import reference
 from trainer.errors import TrainerError
 from trainer.runtime.distributed import (
     device_called,
@@ -171,10 +172,23 @@ def _positive(text: str) -> int:
     return number
 
 
+class _Reference(argparse.Action):
+    """Prints the page of configuration keys, and ends."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print all configuration keys and end")
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: object) -> None:
+        """Print it."""
+        print(reference.page(), end="")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="snac-trainer", description="Fine-tune SNAC models on one's own speech."
     )
+    parser.add_argument("--reference", action=_Reference)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     group_help = (
         "finds the speaker, say: 'folder', or a regular expression whose first group (or whole "

@@ -17,7 +17,7 @@ from snac_core.audio import AudioFormat
 from snac_core.codes import Codes
 from snac_core.inference.jobs import DecodeJob, EncodeJob, Job
 from snac_core.types import Samples
-from snac_core.utils.incremental import Piecemeal
+from snac_core.utils.incremental import Incremental
 
 PCM_BYTES = 2
 """Bytes per sample in the largest format that audio is answered in."""
@@ -27,13 +27,13 @@ async def encode(call: Call, upload: Upload) -> tuple[Samples, Codes]:
     """Read an audio file at the codec's sample rate and encode it; return samples and codes."""
     codec, max_seconds = call.codec, call.service.settings.max_seconds
 
-    def plan() -> Piecemeal[tuple[Samples, EncodeJob]]:
-        samples = yield from audio.read_piecemeal(upload.data, codec.sample_rate, max_seconds)
+    def plan() -> Incremental[tuple[Samples, EncodeJob]]:
+        samples = yield from audio.read_incremental(upload.data, codec.sample_rate, max_seconds)
         upload.data = b""
         return samples, codec.encode_job(samples)
 
     with call.stage("read"):
-        samples, job = await call.service.io.run_piecemeal(plan)
+        samples, job = await call.service.io.run_incremental(plan)
     await compute(call, job, len(samples) / codec.sample_rate)
     return samples, job.result()
 
@@ -60,13 +60,13 @@ async def decode(
         await compute(call, job, job.codes.duration)
         samples = job.result()
 
-        def write() -> Piecemeal[bytes]:
+        def write() -> Incremental[bytes]:
             rate = call.codec.sample_rate
-            made = yield from audio.encode_piecemeal(samples, rate, audio_format)
+            made = yield from audio.encode_incremental(samples, rate, audio_format)
             return base64.b64encode(made) if as_text else made
 
         with call.stage("write"):
-            body = await call.service.io.run_piecemeal(write)
+            body = await call.service.io.run_incremental(write)
     call.reservation.grow(min(0, len(body) - reserved))
     return samples, body
 

@@ -1,4 +1,4 @@
-"""What surrounds every request: an id, a log line, a count, model headers, and no bare 500."""
+"""The outer middleware: request IDs, access log, metrics, common headers and error responses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _QUIET = ("/health/", "/metrics")
 
 
 class RequestContext:
-    """Give each request an id, and answer it even when a handler fails.
+    """Give each request an ID, and answer it even if a handler fails.
 
     The `RequestState` that handlers fill becomes response headers, metric labels and log fields.
     """
@@ -36,7 +36,7 @@ class RequestContext:
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, as ASGI calls it."""
+        """Serve one connection (ASGI)."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -90,7 +90,7 @@ def _add_headers(headers: MutableHeaders, state: RequestState) -> None:
         headers.setdefault(name, value)
     model = state.model
     if model is not None:
-        # A version may be named after a file, and a file after anything.
+        # A version may be a file name, with any characters.
         headers["X-Model-Version"] = quote(model.version, safe=":@+")
         headers["X-Token-Space"] = model.token_space
     if state.timings:

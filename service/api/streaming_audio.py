@@ -1,4 +1,4 @@
-"""Audio that is sent as it is decoded: the answer of `POST /v1/decode?stream=true`."""
+"""Audio sent while it is decoded: the response of `POST /v1/decode?stream=true`."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from snac_core.streaming import StreamingDecoder
 log = structlog.get_logger(__name__)
 
 STREAMED = ("audio/wav", "audio/pcm")
-"""Media types that can be sent before the audio is whole."""
+"""Media types that can be sent before the audio is complete."""
 
 
 class StreamingAudioResponse(Response):
-    """An answer that has its place among the streams until its last byte.
+    """A response that counts as an open stream until its last byte.
 
-    The length is known from the codes, so that the bytes are those of the answer that is not
-    streamed. An error before the first audio is a problem like any other; a later one ends
-    the connection before the answer does, which a client sees as an answer cut short.
+    The codes determine the length, so the bytes equal those of the response without streaming. An
+    error before the first audio is a normal problem response; a later one closes the connection
+    early, which the client sees as an incomplete response.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class StreamingAudioResponse(Response):
         self._decoder.close(codes.num_samples)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, as ASGI calls it."""
+        """Send the response (ASGI)."""
         begun = False
 
         async def answer() -> None:

@@ -15,14 +15,14 @@ from service.runtime.lifecycle import Lifecycle
 from service.runtime.peers import Worker
 from service.runtime.streams import Streams
 from service.settings import Settings
-from snac_core.codec import CUDA_BATCH_SECONDS
+from snac_core.inference.networks import CUDA_BATCH_SECONDS
 
 CPU_BATCH_SECONDS = 8.0
-"""One window of a long file, or a few short clips: nobody waits long for the next batch."""
+"""One window of a long file or a few short clips, so that no batch takes long on a CPU."""
 
 
 class Service:
-    """Settings, metrics, models, engine and threads of one app."""
+    """Settings, metrics, models, limits, engine, streams and I/O threads of one app."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -45,7 +45,7 @@ class Service:
         self.io = IoPool(settings.io_threads, self.metrics)
 
     def start(self) -> None:
-        """Start the engine, and load and warm up the first model; nothing if that was done."""
+        """Start the engine, and load and warm up the first model; repeated calls do nothing."""
         if not self._begun:
             self._begun = True
             self.engine.start()
@@ -58,7 +58,7 @@ class Service:
         self.models.load_first(on_progress)
 
     def close(self) -> None:
-        """Stop the engine and the threads; what still waits gets an error."""
+        """Stop the engine and the threads; waiting requests get an error."""
         self.lifecycle.stopping = True
         self.engine.close()
         self.models.close()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from snac_core.audio.reading import read, read_piecemeal
+from snac_core.audio.reading import read, read_incremental
 from snac_core.audio.samples import check_sample_rate, check_samples
 from snac_core.audio.writing import (
     MEDIA_TYPES,
     OPUS_SAMPLE_RATES,
     AudioFormat,
     encode_bytes,
-    encode_piecemeal,
+    encode_incremental,
     format_of,
     wav_header,
     write,
@@ -22,10 +22,10 @@ __all__ = [
     "check_sample_rate",
     "check_samples",
     "encode_bytes",
-    "encode_piecemeal",
+    "encode_incremental",
     "format_of",
     "read",
-    "read_piecemeal",
+    "read_incremental",
     "wav_header",
     "write",
 ]

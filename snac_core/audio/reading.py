@@ -10,7 +10,7 @@ import numpy as np
 from snac_core.audio.samples import _resampled, check_sample_rate, check_samples
 from snac_core.audio.source import SoundSource
 from snac_core.types import Samples
-from snac_core.utils.incremental import Piecemeal, finish
+from snac_core.utils.incremental import Incremental, run_to_end
 
 # A header cannot make us reserve more than this before any of the audio is decoded.
 _MAX_RESERVED_SECONDS = 3600
@@ -49,12 +49,12 @@ def read(
     OSError
         Where a file cannot be opened or read.
     """
-    return finish(read_piecemeal(source, sample_rate, max_seconds))
+    return run_to_end(read_incremental(source, sample_rate, max_seconds))
 
 
-def read_piecemeal(
+def read_incremental(
     source: bytes | BinaryIO | str | Path, sample_rate: int, max_seconds: float | None = None
-) -> Piecemeal[Samples]:
+) -> Incremental[Samples]:
     """Do what ``read`` does, a block at a time; closed before its end, it lets go of the file."""
     check_sample_rate(sample_rate)
     with SoundSource(source, max_seconds) as sound:

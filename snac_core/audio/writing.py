@@ -20,7 +20,7 @@ from snac_core.audio.samples import _resampled, check_sample_rate, check_samples
 from snac_core.audio.source import BLOCK_SAMPLES
 from snac_core.errors import AudioError
 from snac_core.types import Samples
-from snac_core.utils.incremental import Piecemeal, finish
+from snac_core.utils.incremental import Incremental, run_to_end
 
 AudioFormat = Literal["wav", "flac", "ogg", "pcm"]
 
@@ -74,12 +74,12 @@ def write(
 
 def encode_bytes(samples: object, sample_rate: int, format: AudioFormat = "wav") -> bytes:
     """Return mono samples as the bytes of a file; see ``write``."""
-    return finish(encode_piecemeal(samples, sample_rate, format))
+    return run_to_end(encode_incremental(samples, sample_rate, format))
 
 
-def encode_piecemeal(
+def encode_incremental(
     samples: object, sample_rate: int, format: AudioFormat = "wav"
-) -> Piecemeal[bytes]:
+) -> Incremental[bytes]:
     """Do what ``encode_bytes`` does, a block at a time."""
     parts = []
     for part in _encoded(check_samples(samples), sample_rate, format):

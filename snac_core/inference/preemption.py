@@ -16,7 +16,7 @@ from torch import nn
 from snac_core.model.layers import DecoderBlock, EncoderBlock
 
 
-class Pauses:
+class PreemptionPoints:
     """The places in a model where it can be held up: before each part of an up- or downsampling.
 
     Whatever the parts compute inside is one piece, so that it may be compiled as one. A part
@@ -30,10 +30,10 @@ class Pauses:
         for module in model.modules():
             if isinstance(module, (EncoderBlock, DecoderBlock)):
                 for part in module.block:
-                    part.register_forward_pre_hook(self.pause)
+                    part.register_forward_pre_hook(self.reached)
 
     @contextlib.contextmanager
-    def calling(self, callback: Callable[[], None]) -> Iterator[None]:
+    def preemptible(self, callback: Callable[[], None]) -> Iterator[None]:
         """Within the block, call ``callback`` at each of them, but not while it runs itself.
 
         Other threads that use the model meanwhile are not held up.
@@ -44,7 +44,7 @@ class Pauses:
         finally:
             self._local.callback = None
 
-    def pause(self, *_: object) -> None:
+    def reached(self, *_: object) -> None:
         """Call the callback, if there is one: for what computes the model's layers elsewhere."""
         callback: Callable[[], None] | None = getattr(self._local, "callback", None)
         if callback is not None:

@@ -145,7 +145,7 @@ void snac_unit(const float* x, float* out, int64_t length, int64_t channels, int
 // What a stream remembers lies in `before` and is left for its next rows in `after`, `state` floats
 // for each: at `slot` the newest 6 dilation rows of the first snake, at `skip` the newest 3 dilation
 // rows of x. Scratch: (2 rows + 6 dilation) C.
-void snac_late_unit(const float* x, float* out, int64_t streams, int64_t length, int64_t channels,
+void snac_streaming_unit(const float* x, float* out, int64_t streams, int64_t length, int64_t channels,
                     int64_t dilation, const float* alpha1, const float* inverse1, const float* taps,
                     const float* bias1, const float* alpha2, const float* inverse2, const float* mix,
                     const float* bias2, const float* before, float* after, int64_t state,

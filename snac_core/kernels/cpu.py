@@ -1,86 +1,73 @@
 """The compiled part of the way a CPU computes the network: built once on a machine, then loaded.
 
 The source, ``cpu.cpp``, takes all sizes and weights as arguments. So one build serves every
-model, and a model that is swapped for another. It is kept in the user's cache
-(``XDG_CACHE_HOME``), under a name made of everything that decides it, and needs a C++ compiler
-only the first time. Ahead of time, as for an image without a compiler,
-
-    python -m snac_core.kernels.build FOLDER
-
-builds for every CPU that it is written for. It is looked for in this package's folder, too.
+model, and a model that is swapped for another. `snac_core.kernels.build` says where it is kept.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import logging
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from snac_core.errors import KernelsError
-from snac_core.kernels.build import library
-from snac_core.kernels.interface import Snake, Space, UnitMemory, UnitWeights
-from snac_core.model.batch_context import Extent
+from snac_core.kernels.build import load
+from snac_core.kernels.interface import Snake, UnitState, UnitWeights, Workspace
+from snac_core.model.batch_context import BatchContext
 from snac_core.types import Compile
 
 # Floats of a signal that a core works on at once: half a megabyte, beside as much again.
 _TILE = 2**17
 
-_log = logging.getLogger(__name__)
 
-
-class Kernels:
+class CpuKernels:
     """The functions of ``cpu.cpp`` on tensors of rows, Tensor[T x C] of float32.
 
     They use as many threads as torch does in the thread that calls them.
     """
 
-    def __init__(self, library: Path) -> None:
-        # It finds the matrix product, the sine and the threads among what torch has loaded.
-        self._library = ctypes.CDLL(str(library))
-        for name in ("snac_snake", "snac_unit", "snac_late_unit", "snac_noisy", "snac_normal"):
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        for name in ("snac_snake", "snac_unit", "snac_streaming_unit", "snac_noisy", "snac_normal"):
             getattr(self._library, name).restype = None
 
     def snake(
-        self, x: Tensor, snake: Snake, space: Space, before: int = 0, after: int = 0
+        self, x: Tensor, snake: Snake, workspace: Workspace, before: int = 0, after: int = 0
     ) -> Tensor:
         """Return the activation of ``x`` with rows of zeros ``before`` and ``after`` it."""
         length, channels = x.shape
-        out = space.take(before + length + after, channels)
+        out = workspace.empty(before + length + after, channels)
         where = (length, channels, -before, length + after)
         self._call("snac_snake", x, out, *where, *snake, torch.get_num_threads())
         return out
 
-    def unit(self, x: Tensor, weights: UnitWeights, space: Space) -> Tensor:
+    def unit(self, x: Tensor, weights: UnitWeights, workspace: Workspace) -> Tensor:
         """Return a depth-wise residual unit of ``x``."""
         length, channels = x.shape
-        out, sizes = space.take(length, channels), (length, channels, weights.dilation)
+        out, sizes = workspace.empty(length, channels), (length, channels, weights.dilation)
         self._call(
-            "snac_unit", x, out, *sizes, *_flat(weights), *_tiles(x, space, weights.dilation)
+            "snac_unit", x, out, *sizes, *_flat(weights), *_tiles(x, workspace, weights.dilation)
         )
         return out
 
-    def late_unit(
-        self, x: Tensor, weights: UnitWeights, memory: UnitMemory, space: Space
+    def streaming_unit(
+        self, x: Tensor, weights: UnitWeights, state: UnitState, workspace: Workspace
     ) -> Tensor:
         """Return a depth-wise residual unit of streams, Tensor[B x T x C], 3 dilation rows late."""
-        out, rows = space.take(x.shape[0] * x.shape[1], x.shape[2]), x.flatten(0, 1)
+        out, rows = workspace.empty(x.shape[0] * x.shape[1], x.shape[2]), x.flatten(0, 1)
         self._call(
-            "snac_late_unit",
+            "snac_streaming_unit",
             *(x, out, *x.shape, weights.dilation, *_flat(weights)),
-            *(memory.before, memory.after, memory.before.shape[1], memory.active, memory.skip),
-            *_tiles(rows, space, weights.dilation),
+            *(state.before, state.after, state.before.shape[1], state.active, state.skip),
+            *_tiles(rows, workspace, weights.dilation),
         )
         return out.view(x.shape)
 
-    def noisy(self, x: Tensor, noise: Tensor, mix: Tensor, space: Space) -> Tensor:
+    def noisy(self, x: Tensor, noise: Tensor, mix: Tensor, workspace: Workspace) -> Tensor:
         """Return ``x`` with noise, Tensor[T], on top of each position, by a `NoiseBlock`."""
-        out = space.take(*x.shape)
-        self._call("snac_noisy", x, out, *x.shape, noise, mix, *_tiles(x, space))
+        out = workspace.empty(*x.shape)
+        self._call("snac_noisy", x, out, *x.shape, noise, mix, *_tiles(x, workspace))
         return out
 
     def normal(self, key: Tensor, start: Tensor, length: int) -> Tensor:
@@ -99,11 +86,11 @@ def _flat(weights: UnitWeights) -> tuple[Tensor, ...]:
     return (*first, *weights.second, weights.mix, weights.mix_bias)
 
 
-def _tiles(x: Tensor, space: Space, dilation: int = 0) -> tuple[int, Tensor, int]:
+def _tiles(x: Tensor, workspace: Workspace, dilation: int = 0) -> tuple[int, Tensor, int]:
     (length, channels), threads = x.shape, torch.get_num_threads()
     rows = min(max(_TILE // channels, 64), math.ceil(length / threads))
     own = (2 * rows + 6 * dilation) * channels
-    return rows, space.scratch(threads * own), threads
+    return rows, workspace.scratch(threads * own), threads
 
 
 def _argument(value: Tensor | int | ctypes.c_void_p) -> ctypes.c_void_p | ctypes.c_int64:
@@ -121,7 +108,7 @@ def _pointer(value: Tensor, dtype: torch.dtype) -> ctypes.c_void_p:
     return ctypes.c_void_p(value.data_ptr())
 
 
-def kernels(wanted: Compile = "auto") -> Kernels | None:
+def kernels(wanted: Compile = "auto") -> CpuKernels | None:
     """Return the kernels, built if need be; None where they are ``off`` or cannot be had.
 
     Raises
@@ -129,62 +116,46 @@ def kernels(wanted: Compile = "auto") -> Kernels | None:
     KernelsError
         When they are ``on`` and cannot be had; ``auto`` logs the reason as a warning, once.
     """
-    if wanted not in ("auto", "on", "off"):
-        raise ValueError(f"compile must be 'auto', 'on' or 'off', not {wanted!r}")
-    if wanted == "off":
-        return None
-    found = _found()
-    if isinstance(found, Kernels):
-        return found
-    if wanted == "on":
-        raise KernelsError(found)
-    return None
+    library = load("cpu", wanted)
+    return None if library is None else CpuKernels(library)
 
 
-@functools.cache
-def _found() -> Kernels | str:
-    try:
-        return Kernels(library())
-    except (KernelsError, OSError) as error:
-        reason = f"no compiled kernels: {error}"
-        _log.warning("%s; the CPU computes the same, more slowly", reason)
-        return reason
-
-
-class WindowKernels:
+class CpuBackend:
     """Those of `snac_core.kernels`, which take one whole window at a time."""
 
     batches = False
 
-    def __init__(self, compiled: Kernels) -> None:
+    def __init__(self, compiled: CpuKernels) -> None:
         self.compiled = compiled
 
-    def space(self, dtype: torch.dtype) -> Space:
+    def workspace(self, dtype: torch.dtype) -> Workspace:
         """Return memory for the signals of a run, of float32."""
-        return Space()
+        return Workspace()
 
     def snake(
         self,
         x: Tensor,
         snake: Snake,
-        extent: Extent,
-        space: Space,
+        context: BatchContext,
+        workspace: Workspace,
         before: int = 0,
         after: int = 0,
     ) -> Tensor:
         """Return the activation of ``x`` with rows of zeros ``before`` and ``after`` it."""
-        return self.compiled.snake(x[0], snake, space, before, after)[None]
+        return self.compiled.snake(x[0], snake, workspace, before, after)[None]
 
-    def unit(self, x: Tensor, weights: UnitWeights, extent: Extent, space: Space) -> Tensor:
+    def unit(
+        self, x: Tensor, weights: UnitWeights, context: BatchContext, workspace: Workspace
+    ) -> Tensor:
         """Return a depth-wise residual unit of ``x``."""
-        return self.compiled.unit(x[0], weights, space)[None]
+        return self.compiled.unit(x[0], weights, workspace)[None]
 
-    def normal(self, x: Tensor, index: int, extent: Extent) -> Tensor | None:
-        """Return `Extent.normal` for ``x``: Tensor[B x T x 1], of streams as well."""
-        noise = extent.normal(x.transpose(1, 2), index, self.compiled.normal)
+    def normal(self, x: Tensor, index: int, context: BatchContext) -> Tensor | None:
+        """Return `BatchContext.normal` for ``x``: Tensor[B x T x 1], of streams as well."""
+        noise = context.normal(x.transpose(1, 2), index, self.compiled.normal)
         return None if noise is None else noise.transpose(1, 2)
 
-    def noisy(self, x: Tensor, noise: Tensor, mix: Tensor, space: Space) -> Tensor:
+    def noisy(self, x: Tensor, noise: Tensor, mix: Tensor, workspace: Workspace) -> Tensor:
         """Return ``x`` and ``noise`` times the product of ``x`` and ``mix``, of streams as well."""
-        made = self.compiled.noisy(x.flatten(0, 1), noise.reshape(-1), mix, space)
+        made = self.compiled.noisy(x.flatten(0, 1), noise.reshape(-1), mix, workspace)
         return made.view(x.shape)

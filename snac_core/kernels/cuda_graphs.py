@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from snac_core.errors import KernelsError
-from snac_core.kernels.network import RowNetwork
+from snac_core.kernels.network import ChannelsLastNetwork
 from snac_core.model import SNAC
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 
 Key: TypeAlias = tuple[str, int, int]
@@ -89,7 +89,7 @@ class GraphedNetwork:
 
     def __init__(
         self,
-        network: RowNetwork | SNAC,
+        network: ChannelsLastNetwork | SNAC,
         capture: Capture,
         most: int = _MOST,
         seconds: float = _SECONDS,
@@ -101,52 +101,54 @@ class GraphedNetwork:
         self._captured: OrderedDict[Key, Captured] = OrderedDict()
         self._lock = threading.Lock()
 
-    def encode(self, audio: Tensor, extent: Extent | None = None) -> list[Tensor]:
+    def encode(self, audio: Tensor, context: BatchContext | None = None) -> list[Tensor]:
         """Return what `SNAC.encode` does, for ``audio``, Tensor[B x 1 x T]."""
-        extent = extent or Extent(audio.shape[-1])
-        batch, samples = self._shape(len(audio), extent)
+        context = context or BatchContext(audio.shape[-1])
+        batch, samples = self._shape(len(audio), context)
         if batch * samples >= self._largest:
-            return self._network.encode(audio, extent)
+            return self._network.encode(audio, context)
 
-        def run(audio: Tensor, valid: Tensor) -> list[Tensor]:
-            return self._network.encode(audio, Extent(samples, valid))
+        def run(audio: Tensor, lengths: Tensor) -> list[Tensor]:
+            return self._network.encode(audio, BatchContext(samples, lengths))
 
-        inputs = [(audio, samples), (_valid(audio, extent), None)]
-        return self._run(("encode", batch, samples), inputs, run, extent)
+        inputs = [(audio, samples), (_lengths(audio, context), None)]
+        return self._run(("encode", batch, samples), inputs, run, context)
 
-    def decode(self, codes: list[Tensor], extent: Extent | None = None) -> Tensor:
+    def decode(self, codes: list[Tensor], context: BatchContext | None = None) -> Tensor:
         """Return what `SNAC.decode` does; noise must be seeded or off."""
         own = codes[0].shape[1] * self.config.frame_samples // self.config.codes_per_frame[0]
-        extent = extent or Extent(own)
-        batch, samples = self._shape(len(codes[0]), extent)
+        context = context or BatchContext(own)
+        batch, samples = self._shape(len(codes[0]), context)
         if batch * samples >= self._largest:
-            return self._network.decode(codes, extent)
-        noise = (extent.noise.seed, extent.noise.start) if isinstance(extent.noise, Noise) else ()
-        if not noise and extent.noise != "off":
-            raise ValueError(f"noise must be a Noise or 'off' here, not {extent.noise!r}")
+            return self._network.decode(codes, context)
+        noise = (
+            (context.noise.seed, context.noise.start) if isinstance(context.noise, Noise) else ()
+        )
+        if not noise and context.noise != "off":
+            raise ValueError(f"noise must be a Noise or 'off' here, not {context.noise!r}")
 
         def run(*given: Tensor) -> list[Tensor]:
-            levels, (valid, *seeded) = list(given[: len(codes)]), given[len(codes) :]
+            levels, (lengths, *seeded) = list(given[: len(codes)]), given[len(codes) :]
             source = Noise(*seeded) if seeded else "off"
-            return [self._network.decode(levels, Extent(samples, valid, source))]
+            return [self._network.decode(levels, BatchContext(samples, lengths, source))]
 
         inputs: list[tuple[Tensor, int | None]] = [
-            (level, level.shape[1] * samples // extent.samples) for level in codes
+            (level, level.shape[1] * samples // context.samples) for level in codes
         ]
-        inputs += [(part, None) for part in (_valid(codes[0], extent), *noise)]
+        inputs += [(part, None) for part in (_lengths(codes[0], context), *noise)]
         kind = "decode with noise" if noise else "decode"
-        return self._run((kind, batch, samples), inputs, run, extent)[0]
+        return self._run((kind, batch, samples), inputs, run, context)[0]
 
-    def _shape(self, batch: int, extent: Extent) -> tuple[int, int]:
+    def _shape(self, batch: int, context: BatchContext) -> tuple[int, int]:
         unit = self.config.pad_multiple
-        return rounded(batch), unit * rounded(-(-extent.samples // unit))
+        return rounded(batch), unit * rounded(-(-context.samples // unit))
 
     def _run(
         self,
         key: Key,
         given: Sequence[tuple[Tensor, int | None]],
         run: Callable[..., list[Tensor]],
-        extent: Extent,
+        context: BatchContext,
     ) -> list[Tensor]:
         """Run on tensors that are padded to a batch, and in their last axis where that is named."""
         _, batch, samples = key
@@ -171,7 +173,7 @@ class GraphedNetwork:
                 outputs = held.outputs
             # The next batch writes to the same place.
             return [
-                made[: len(given[0][0]), ..., : made.shape[-1] * extent.samples // samples].clone()
+                made[: len(given[0][0]), ..., : made.shape[-1] * context.samples // samples].clone()
                 for made in outputs
             ]
 
@@ -203,10 +205,10 @@ def rounded(number: int) -> int:
     return -(-number // step) * step
 
 
-def _valid(like: Tensor, extent: Extent) -> Tensor:
-    if extent.valid is not None:
-        return extent.valid
-    return like.new_full((len(like),), extent.samples, dtype=torch.int64)
+def _lengths(like: Tensor, context: BatchContext) -> Tensor:
+    if context.lengths is not None:
+        return context.lengths
+    return like.new_full((len(like),), context.samples, dtype=torch.int64)
 
 
 def graphed(model: SNAC, device: torch.device, decoding: torch.dtype) -> GraphedNetwork:
@@ -218,7 +220,7 @@ def graphed(model: SNAC, device: torch.device, decoding: torch.dtype) -> Graphed
         Where Triton is not there, or products of float32 may be rounded, which changes codes.
     """
     try:
-        from snac_core.kernels.gpu import GpuKernels
+        from snac_core.kernels.gpu import TritonBackend
     except ImportError as error:
         raise KernelsError(
             f"no kernels for a GPU: {error}; Triton comes with torch's builds for CUDA"
@@ -229,5 +231,5 @@ def graphed(model: SNAC, device: torch.device, decoding: torch.dtype) -> Graphed
             "codes need products of float32 that are not rounded, torch's precision 'highest', "
             f"not {precision!r}"
         )
-    rows = RowNetwork(model, GpuKernels(device), lambda: None, decoding)
+    rows = ChannelsLastNetwork(model, TritonBackend(device), lambda: None, decoding)
     return GraphedNetwork(rows, CudaCapture(device))

@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from snac_core.kernels.interface import Snake, Space, UnitWeights
-from snac_core.model.batch_context import Extent
+from snac_core.kernels.interface import Snake, UnitWeights, Workspace
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 
 # Elements that a program of four warps works on at once. A residual unit keeps seven generations
@@ -33,19 +33,19 @@ _STEPS = 32
 _POSITIONS = 1024
 
 
-class DeviceSpace(Space):
+class DeviceWorkspace(Workspace):
     """Memory for the signals of one run, from torch's own store, which keeps what is freed."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype, self._device = dtype, device
 
-    def take(self, length: int, channels: int) -> Tensor:
+    def empty(self, length: int, channels: int) -> Tensor:
         """Return Tensor[length x channels] of anything."""
         return torch.empty(length, channels, dtype=self._dtype, device=self._device)
 
 
-class GpuKernels:
-    """The `RowKernels` of a GPU, for batches.
+class TritonBackend:
+    """The `KernelBackend` of a GPU, for batches.
 
     Parameters
     ----------
@@ -67,27 +67,27 @@ class GpuKernels:
     ) -> None:
         self._device, self._whole, self._tile, self._steps = device, whole, tile, steps
 
-    def space(self, dtype: torch.dtype) -> Space:
+    def workspace(self, dtype: torch.dtype) -> Workspace:
         """Return memory for one run."""
-        return DeviceSpace(dtype, self._device)
+        return DeviceWorkspace(dtype, self._device)
 
     def snake(
         self,
         x: Tensor,
         snake: Snake,
-        extent: Extent,
-        space: Space,
+        context: BatchContext,
+        workspace: Workspace,
         before: int = 0,
         after: int = 0,
     ) -> Tensor:
         """Return the activation of ``x``, zero past each end, with rows of zeros around it."""
         batch, length, channels = x.shape
         whole, wide = before + length + after, self._wide(channels)
-        out, rows = space.take(batch * whole, channels), _MORE * self._tile // wide
+        out, rows = workspace.empty(batch * whole, channels), _MORE * self._tile // wide
         grid = (triton.cdiv(whole, rows), batch, triton.cdiv(channels, wide))
         with torch.cuda.device_of(x):
             _snake_kernel[grid](
-                *(x, _item(x), out, *snake, _valid(extent), extent.samples // length),
+                *(x, _item(x), out, *snake, _lengths(context), context.samples // length),
                 *(length, before, whole),
                 CHANNELS=channels,
                 ROWS=rows,
@@ -96,14 +96,16 @@ class GpuKernels:
             )
         return out.view(batch, whole, channels)
 
-    def unit(self, x: Tensor, weights: UnitWeights, extent: Extent, space: Space) -> Tensor:
+    def unit(
+        self, x: Tensor, weights: UnitWeights, context: BatchContext, workspace: Workspace
+    ) -> Tensor:
         """Return a depth-wise residual unit of ``x``."""
         batch, length, channels = x.shape
         whole = x.dtype != torch.float32 and channels <= self._whole
         wide = max(16, triton.next_power_of_2(channels)) if whole else self._wide(channels)
         lanes = _WHOLE_ROWS if whole else self._tile // wide
-        out = space.take(batch * length, channels)
-        mixed = out if whole else space.take(batch * length, channels)
+        out = workspace.empty(batch * length, channels)
+        mixed = out if whole else workspace.empty(batch * length, channels)
         # Lanes of a dilation stand side by side, and a last group of them may be needed in part.
         groups = triton.cdiv(length, weights.dilation * self._steps)
         grid = (
@@ -115,7 +117,7 @@ class GpuKernels:
             _unit_kernel[grid](
                 *(x, _item(x), mixed, out, *weights.first, weights.taps, weights.bias),
                 *(*weights.second, weights.mix, weights.mix_bias),
-                *(_valid(extent), extent.samples // length, length, weights.dilation),
+                *(_lengths(context), context.samples // length, length, weights.dilation),
                 CHANNELS=channels,
                 STEPS=self._steps,
                 LANES=lanes,
@@ -127,15 +129,15 @@ class GpuKernels:
             out.addmm_(mixed, weights.mix)
         return out.view(batch, length, channels)
 
-    def normal(self, x: Tensor, index: int, extent: Extent) -> Tensor | None:
-        """Return `Extent.normal` for ``x``, Tensor[B x T x C]: Tensor[B x T x 1]."""
-        noise, (batch, length, _) = extent.noise, x.shape
+    def normal(self, x: Tensor, index: int, context: BatchContext) -> Tensor | None:
+        """Return `BatchContext.normal` for ``x``, Tensor[B x T x C]: Tensor[B x T x 1]."""
+        noise, (batch, length, _) = context.noise, x.shape
         if type(noise) is not Noise:
-            made = extent.normal(x.transpose(1, 2), index)
+            made = context.normal(x.transpose(1, 2), index)
             return None if made is None else made.transpose(1, 2)
         out = torch.empty(batch, length, 1, dtype=x.dtype, device=x.device)
         grid = (triton.cdiv(length, _POSITIONS), batch)
-        step = extent.samples // length
+        step = context.samples // length
         with torch.cuda.device_of(x):
             _normal_kernel[grid](
                 *(out, noise.seed, noise.start, index + 1, step, length),
@@ -144,10 +146,10 @@ class GpuKernels:
             )
         return out
 
-    def noisy(self, x: Tensor, noise: Tensor, mix: Tensor, space: Space) -> Tensor:
+    def noisy(self, x: Tensor, noise: Tensor, mix: Tensor, workspace: Workspace) -> Tensor:
         """Return ``x`` and ``noise`` times the product of ``x`` and ``mix``."""
         batch, length, channels = x.shape
-        out = space.take(batch * length, channels)
+        out = workspace.empty(batch * length, channels)
         if x.is_contiguous():
             torch.mm(x.flatten(0, 1), mix, out=out)
             out = out.view(x.shape)
@@ -171,10 +173,10 @@ def _item(x: Tensor) -> int:
     return x.stride(0)
 
 
-def _valid(extent: Extent) -> Tensor:
-    if extent.valid is None:
+def _lengths(context: BatchContext) -> Tensor:
+    if context.lengths is None:
         raise ValueError("a batch on a GPU needs the samples of each item")
-    return extent.valid
+    return context.lengths
 
 
 @triton.jit
@@ -211,7 +213,7 @@ def _snake_kernel(
     out,
     alpha,
     inverse,
-    valid,
+    lengths,
     step,
     length,
     before,
@@ -225,7 +227,7 @@ def _snake_kernel(
     column = tl.program_id(2) * WIDE + tl.arange(0, WIDE)
     here = (column < CHANNELS)[None, :]
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    own = tl.minimum(tl.load(valid + item) // step, length)
+    own = tl.minimum(tl.load(lengths + item) // step, length)
     a = tl.load(alpha + column, mask=column < CHANNELS, other=0.0)[None, :]
     b = tl.load(inverse + column, mask=column < CHANNELS, other=0.0)[None, :]
     given = row - before
@@ -249,7 +251,7 @@ def _unit_kernel(
     inverse2,
     mix,
     bias2,
-    valid,
+    lengths,
     step,
     length,
     dilation,
@@ -270,7 +272,7 @@ def _unit_kernel(
     here = real[None, :]
     lane = tl.program_id(0) * LANES + tl.arange(0, LANES)
     row = (lane // dilation) * (dilation * STEPS) + lane % dilation
-    own = tl.minimum(tl.load(valid + item) // step, length)
+    own = tl.minimum(tl.load(lengths + item) // step, length)
     x += item * x_item + column[None, :]
     out += item * length * CHANNELS + column[None, :]
     mixed += item * length * CHANNELS + column[None, :]
@@ -333,7 +335,7 @@ def _unit_kernel(
 
 @triton.jit
 def _mix(word):
-    """Scramble 32 bits, as `snac_core.extent` does."""
+    """Scramble 32 bits, as `snac_core.context` does."""
     word = (word ^ (word >> 16)) * 0x7FEB352D
     word = (word ^ (word >> 15)) * 0x846CA68B
     return word ^ (word >> 16)

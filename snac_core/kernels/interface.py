@@ -11,20 +11,20 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 
 
-class RowKernels(Protocol):
+class KernelBackend(Protocol):
     """The parts of the network that no library call does in one go.
 
     A signal is Tensor[B x T x C]; the rows of an item lie one after the other, and items may be
-    further apart. What lies past an item's end, as `Extent` says, is never read.
+    further apart. What lies past an item's end, as `BatchContext` says, is never read.
     """
 
     batches: bool
-    """Whether they take more than one whole clip at once; they need `Extent.valid` then."""
+    """Whether they take more than one whole clip at once; they need `BatchContext.lengths` then."""
 
-    def space(self, dtype: torch.dtype) -> Space:
+    def workspace(self, dtype: torch.dtype) -> Workspace:
         """Return memory for the signals of a run."""
         ...
 
@@ -32,23 +32,25 @@ class RowKernels(Protocol):
         self,
         x: Tensor,
         snake: Snake,
-        extent: Extent,
-        space: Space,
+        context: BatchContext,
+        workspace: Workspace,
         before: int = 0,
         after: int = 0,
     ) -> Tensor:
         """Return the activation of ``x``, zero past each end, with rows of zeros around it."""
         ...
 
-    def unit(self, x: Tensor, weights: UnitWeights, extent: Extent, space: Space) -> Tensor:
+    def unit(
+        self, x: Tensor, weights: UnitWeights, context: BatchContext, workspace: Workspace
+    ) -> Tensor:
         """Return a depth-wise residual unit of ``x``."""
         ...
 
-    def normal(self, x: Tensor, index: int, extent: Extent) -> Tensor | None:
-        """Return `Extent.normal` of noise block ``index`` for ``x``: Tensor[B x T x 1]."""
+    def normal(self, x: Tensor, index: int, context: BatchContext) -> Tensor | None:
+        """Return `BatchContext.normal` of noise block ``index`` for ``x``: Tensor[B x T x 1]."""
         ...
 
-    def noisy(self, x: Tensor, noise: Tensor, mix: Tensor, space: Space) -> Tensor:
+    def noisy(self, x: Tensor, noise: Tensor, mix: Tensor, workspace: Workspace) -> Tensor:
         """Return ``x`` and ``noise``, Tensor[B x T x 1], times the product of ``x`` and ``mix``."""
         ...
 
@@ -74,7 +76,7 @@ class UnitWeights(NamedTuple):
     mix_bias: Tensor
 
 
-class UnitMemory(NamedTuple):
+class UnitState(NamedTuple):
     """What the streams of a batch remember, and where in it a late residual unit has its part."""
 
     before: Tensor
@@ -87,17 +89,17 @@ class UnitMemory(NamedTuple):
     """Where the newest ``3 dilation`` rows of the input do."""
 
 
-class Space:
+class Workspace:
     """Memory for the signals of one window, used over and over.
 
     A fresh tensor of megabytes costs more in page faults than what is computed into it. Two
-    buffers take turns: what `take` returns stays as it is until the call after the next.
+    buffers take turns: what `empty` returns stays as it is until the call after the next.
     """
 
     def __init__(self) -> None:
         self._signals, self._scratch = [torch.empty(0), torch.empty(0)], torch.empty(0)
 
-    def take(self, length: int, channels: int) -> Tensor:
+    def empty(self, length: int, channels: int) -> Tensor:
         """Return Tensor[length x channels] of anything."""
         buffer = self._signals.pop(0)
         if buffer.numel() < length * channels:

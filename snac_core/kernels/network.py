@@ -21,10 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snac_core.kernels import packing
-from snac_core.kernels.interface import RowKernels, Space
-from snac_core.kernels.packing import RowWeights, changes_rate
+from snac_core.kernels.interface import KernelBackend, Workspace
+from snac_core.kernels.packing import PackedWeights, changes_rate
 from snac_core.model import SNAC
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.layers import (
     Chain,
     DecoderBlock,
@@ -34,10 +34,10 @@ from snac_core.model.layers import (
     Snake1d,
 )
 
-Layer: TypeAlias = Callable[[Tensor, Extent, Space], Tensor]
+Layer: TypeAlias = Callable[[Tensor, BatchContext, Workspace], Tensor]
 
 
-class RowNetwork:
+class ChannelsLastNetwork:
     """A folded `SNAC` in rows. Any threads may use it at once.
 
     Parameters
@@ -46,7 +46,7 @@ class RowNetwork:
         What it computes. It copies the convolutions' weights and shares the rest.
     kernels
         What it computes most of it with.
-    between
+    on_layer
         Called before each layer, so that somebody else can be let by.
     decoding
         The type of the signals, and of what is multiplied, in decoding; encoding is float32.
@@ -62,62 +62,62 @@ class RowNetwork:
     def __init__(
         self,
         model: SNAC,
-        kernels: RowKernels,
-        between: Callable[[], None],
+        kernels: KernelBackend,
+        on_layer: Callable[[], None],
         decoding: torch.dtype = torch.float32,
     ) -> None:
         self.config, self._quantizer = model.config, model.quantizer
-        self.kernels, self.weights, self.between = kernels, RowWeights(), between
+        self.kernels, self.weights, self.on_layer = kernels, PackedWeights(), on_layer
         self._decoding = decoding
         # One for each run that is under way: a run may be started in the middle of another.
-        self._spaces: dict[torch.dtype, list[Space]] = defaultdict(list)
-        own = self.weights if decoding == torch.float32 else RowWeights(decoding)
+        self._workspaces: dict[torch.dtype, list[Workspace]] = defaultdict(list)
+        own = self.weights if decoding == torch.float32 else PackedWeights(decoding)
         self.layers: dict[str, list[Layer]] = {
             "encode": list(self._layers(model.encoder.block, self.weights)),
             "decode": list(self._layers(model.decoder.model, own)),
         }
 
-    def encode(self, audio: Tensor, extent: Extent | None = None) -> list[Tensor]:
+    def encode(self, audio: Tensor, context: BatchContext | None = None) -> list[Tensor]:
         """Return what `SNAC.encode` does, for ``audio``, Tensor[B x 1 x T]."""
-        latent = self._run(self.layers["encode"], audio, extent or Extent(audio.shape[-1]))
+        latent = self._run(self.layers["encode"], audio, context or BatchContext(audio.shape[-1]))
         return [level.codes for level in self._quantizer(latent)[1]]
 
-    def decode(self, codes: list[Tensor], extent: Extent | None = None) -> Tensor:
+    def decode(self, codes: list[Tensor], context: BatchContext | None = None) -> Tensor:
         """Return what `SNAC.decode` does, under autocast where decoding is not float32."""
         latent = self._quantizer.decode(codes)
-        extent = extent or Extent(latent.shape[-1] * self.config.hop)
+        context = context or BatchContext(latent.shape[-1] * self.config.hop)
         half = self._decoding != torch.float32
         with torch.autocast(latent.device.type, self._decoding if half else None, enabled=half):
-            return self._run(self.layers["decode"], latent.to(self._decoding), extent)
+            return self._run(self.layers["decode"], latent.to(self._decoding), context)
 
-    def _run(self, layers: list[Layer], x: Tensor, extent: Extent) -> Tensor:
+    def _run(self, layers: list[Layer], x: Tensor, context: BatchContext) -> Tensor:
         if self.kernels.batches:
-            if extent.valid is None:
-                every = x.new_full((len(x),), extent.samples, dtype=torch.int64)
-                extent = dataclasses.replace(extent, valid=every)
-        elif len(x) != 1 or extent.valid is not None:
+            if context.lengths is None:
+                every = x.new_full((len(x),), context.samples, dtype=torch.int64)
+                context = dataclasses.replace(context, lengths=every)
+        elif len(x) != 1 or context.lengths is not None:
             raise ValueError(f"rows are of one whole clip, not of a padded batch of {len(x)}")
-        with self.space(x.dtype) as space:
+        with self.workspace(x.dtype) as workspace:
             x = _rows(x)
             for layer in layers:
-                self.between()
-                x = layer(x, extent, space)
+                self.on_layer()
+                x = layer(x, context, workspace)
             # The space is somebody else's from here on.
             return _channels(x.clone())
 
     @contextlib.contextmanager
-    def space(self, dtype: torch.dtype = torch.float32) -> Iterator[Space]:
+    def workspace(self, dtype: torch.dtype = torch.float32) -> Iterator[Workspace]:
         """Lend memory for one run."""
         try:
-            space = self._spaces[dtype].pop()
+            workspace = self._workspaces[dtype].pop()
         except IndexError:
-            space = self.kernels.space(dtype)
+            workspace = self.kernels.workspace(dtype)
         try:
-            yield space
+            yield workspace
         finally:
-            self._spaces[dtype].append(space)
+            self._workspaces[dtype].append(workspace)
 
-    def _layers(self, chain: Chain, weights: RowWeights) -> Iterator[Layer]:
+    def _layers(self, chain: Chain, weights: PackedWeights) -> Iterator[Layer]:
         kernels, modules = self.kernels, list(chain)
         for index, module in enumerate(modules):
             before = modules[index - 1] if index else None
@@ -125,7 +125,7 @@ class RowNetwork:
                 yield from self._layers(module.block, weights)
             elif isinstance(module, ResidualUnit):
                 own = packing.depthwise(module)
-                yield Unit(module, kernels, weights) if own else AsWritten(module)
+                yield Unit(module, kernels, weights) if own else ChannelsFirst(module)
             elif isinstance(module, NoiseBlock):
                 yield Noisy(module, kernels, weights)
             elif isinstance(module, Snake1d):
@@ -134,7 +134,7 @@ class RowNetwork:
             elif isinstance(module, nn.ConvTranspose1d) and isinstance(before, Snake1d):
                 yield Upsampling(before, module, kernels, weights)
             elif not isinstance(module, nn.Conv1d):
-                yield AsWritten(module)
+                yield ChannelsFirst(module)
             elif changes_rate(module) and isinstance(before, Snake1d):
                 yield Downsampling(before, module, kernels, weights)
             elif module.in_channels == 1:
@@ -142,7 +142,7 @@ class RowNetwork:
             elif module.out_channels == 1:
                 yield ToOneChannel(module, weights)
             else:
-                yield AsWritten(module)
+                yield ChannelsFirst(module)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -153,38 +153,40 @@ def _channels(x: Tensor) -> Tensor:
     return x.transpose(1, 2)
 
 
-class AsWritten:
+class ChannelsFirst:
     """A module that has no form of its own here."""
 
     def __init__(self, module: nn.Module) -> None:
         # A chain of its own, as that says what must be masked.
         self._alone = Chain(module)
 
-    def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: BatchContext, workspace: Workspace) -> Tensor:
         """Apply the module, channels first."""
-        return _rows(self._alone(_channels(x), extent).to(x.dtype))
+        return _rows(self._alone(_channels(x), context).to(x.dtype))
 
 
 class Activation:
     """`Snake1d` by itself."""
 
-    def __init__(self, module: Snake1d, kernels: RowKernels, weights: RowWeights) -> None:
+    def __init__(self, module: Snake1d, kernels: KernelBackend, weights: PackedWeights) -> None:
         self._snake, self._kernels = weights.of(module, packing.snake), kernels
 
-    def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: BatchContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x C]."""
-        return self._kernels.snake(x, self._snake, extent, space)
+        return self._kernels.snake(x, self._snake, context, workspace)
 
 
 class Unit:
     """A depth-wise `ResidualUnit`."""
 
-    def __init__(self, module: ResidualUnit, kernels: RowKernels, weights: RowWeights) -> None:
+    def __init__(
+        self, module: ResidualUnit, kernels: KernelBackend, weights: PackedWeights
+    ) -> None:
         self._weights, self._kernels = weights.of(module, packing.unit), kernels
 
-    def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: BatchContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x C]."""
-        return self._kernels.unit(x, self._weights, extent, space)
+        return self._kernels.unit(x, self._weights, context, workspace)
 
 
 class Downsampling:
@@ -195,21 +197,21 @@ class Downsampling:
     """
 
     def __init__(
-        self, snake: Snake1d, conv: nn.Conv1d, kernels: RowKernels, weights: RowWeights
+        self, snake: Snake1d, conv: nn.Conv1d, kernels: KernelBackend, weights: PackedWeights
     ) -> None:
         self._kernels, self._snake = kernels, weights.of(snake, packing.snake)
         self._stride, self._padding = conv.stride[0], int(conv.padding[0])
         self._weights = weights.of(conv, packing.downsampling)
 
-    def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: BatchContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T/stride x 2C]."""
         (batch, length, _), stride, padding = x.shape, self._stride, self._padding
         count = (length + 2 * padding) // stride - 1
         after = (count + 1) * stride - padding - length
-        active = self._kernels.snake(x, self._snake, extent, space, padding, after)
+        active = self._kernels.snake(x, self._snake, context, workspace, padding, after)
         early, late, bias = self._weights
         blocks = active.view(batch * (count + 1), -1)
-        out = space.take(len(blocks), len(bias))
+        out = workspace.empty(len(blocks), len(bias))
         # All items at once, and so a row too much between each and the next.
         torch.addmm(bias, blocks[:-1], early, out=out[:-1]).addmm_(blocks[1:], late)
         return out.view(batch, count + 1, -1)[:, :-1]
@@ -223,20 +225,20 @@ class Upsampling:
     """
 
     def __init__(
-        self, snake: Snake1d, up: nn.ConvTranspose1d, kernels: RowKernels, weights: RowWeights
+        self, snake: Snake1d, up: nn.ConvTranspose1d, kernels: KernelBackend, weights: PackedWeights
     ) -> None:
         self._kernels, self._snake = kernels, weights.of(snake, packing.snake)
         self._stride, self._padding = up.stride[0], int(up.padding[0])
         self._width = up.out_channels
         self._weights = weights.of(up, packing.upsampling)
 
-    def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: BatchContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T*stride x C/2]."""
         batch, length, _ = x.shape
         # The row of zeros is where an item's last late block goes, and adds none to the next.
-        active = self._kernels.snake(x, self._snake, extent, space, after=1).flatten(0, 1)
+        active = self._kernels.snake(x, self._snake, context, workspace, after=1).flatten(0, 1)
         early, late, bias = self._weights
-        blocks = space.take(len(active), len(bias))
+        blocks = workspace.empty(len(active), len(bias))
         torch.addmm(bias, active, early, out=blocks)
         blocks[1:].addmm_(active[:-1], late)
         out = blocks.view(batch, -1, self._width)
@@ -246,28 +248,28 @@ class Upsampling:
 class Noisy:
     """`NoiseBlock`."""
 
-    def __init__(self, module: NoiseBlock, kernels: RowKernels, weights: RowWeights) -> None:
+    def __init__(self, module: NoiseBlock, kernels: KernelBackend, weights: PackedWeights) -> None:
         self._index, self._kernels = module.index, kernels
         self._mix, _ = weights.of(module.linear, packing.mix)
 
-    def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: BatchContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x C]."""
-        noise = self._kernels.normal(x, self._index, extent)
-        return x if noise is None else self._kernels.noisy(x, noise, self._mix, space)
+        noise = self._kernels.normal(x, self._index, context)
+        return x if noise is None else self._kernels.noisy(x, noise, self._mix, workspace)
 
 
 class FromOneChannel:
     """A convolution of a single channel."""
 
-    def __init__(self, conv: nn.Conv1d, weights: RowWeights) -> None:
+    def __init__(self, conv: nn.Conv1d, weights: PackedWeights) -> None:
         self._padding, self._reach = int(conv.padding[0]), conv.kernel_size[0]
         self._taps, self._bias = weights.of(conv, packing.from_one_channel)
 
-    def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: BatchContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x C] of Tensor[B x T x 1]."""
-        own = extent.mask(_channels(x))[:, 0]
+        own = context.mask(_channels(x))[:, 0]
         read = F.pad(own, (self._padding, self._padding)).unfold(1, self._reach, 1)
-        out = space.take(own.numel(), len(self._bias))
+        out = workspace.empty(own.numel(), len(self._bias))
         torch.addmm(self._bias, read.flatten(0, 1), self._taps, out=out)
         return out.view(*own.shape, -1)
 
@@ -275,11 +277,11 @@ class FromOneChannel:
 class ToOneChannel:
     """A convolution to a single channel: what each tap gives, then their sum along time."""
 
-    def __init__(self, conv: nn.Conv1d, weights: RowWeights) -> None:
+    def __init__(self, conv: nn.Conv1d, weights: PackedWeights) -> None:
         self._padding = int(conv.padding[0])
         self._taps, self._bias = weights.of(conv, packing.to_one_channel)
 
-    def __call__(self, x: Tensor, extent: Extent, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: BatchContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x 1] of Tensor[B x T x C]."""
         batch, length, _ = x.shape
         given = torch.mm(self._taps.t(), x.flatten(0, 1).t()).view(-1, batch, length)

@@ -19,7 +19,7 @@ Module = TypeVar("Module", bound=nn.Module)
 Ordered = TypeVar("Ordered")
 
 
-class RowWeights:
+class PackedWeights:
     """The weights of a model's layers, each put in order when it is first asked for.
 
     Parameters

@@ -1,7 +1,7 @@
 """Where each item of a batch lies in time: which samples are its own, and its noise.
 
 The network's convolutions are not causal and zero-pad at both ends, so an item that
-shares a batch with a longer one must keep seeing zeros after its own end. `Extent`
+shares a batch with a longer one must keep seeing zeros after its own end. `BatchContext`
 carries what the layers need for that, at whatever resolution they run.
 """
 
@@ -16,14 +16,14 @@ from snac_core.model.noise import Draw, Noise
 
 
 @dataclasses.dataclass(frozen=True)
-class Extent:
+class BatchContext:
     """The time axis of one batch.
 
     Parameters
     ----------
     samples
         Samples of the padded batch, a multiple of every resolution's step.
-    valid
+    lengths
         Tensor[B] of int64: samples of each item that are its own. None when all are,
         which costs nothing.
     noise
@@ -32,15 +32,15 @@ class Extent:
     """
 
     samples: int
-    valid: Tensor | None = None
+    lengths: Tensor | None = None
     noise: Noise | str = "off"
 
     def mask(self, x: Tensor) -> Tensor:
         """Zero what lies past each item's end in ``x``, Tensor[B x C x T] at any resolution."""
-        if self.valid is None:
+        if self.lengths is None:
             return x
         length = x.shape[-1]
-        own = self.valid // (self.samples // length)
+        own = self.lengths // (self.samples // length)
         keep = torch.arange(length, device=x.device) < own[:, None]
         # `where`, not a product: garbage past the end may have overflowed.
         return torch.where(keep[:, None, :], x, torch.zeros((), dtype=x.dtype, device=x.device))

@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from snac_core.config import SnacConfig
 from snac_core.model.attention import LocalMHA
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 
 
 class Conv1d(nn.Conv1d):
@@ -50,19 +50,19 @@ class Snake1d(nn.Module):
 
 
 class Chain(nn.Sequential):
-    """`nn.Sequential` that hands the batch's `Extent` along.
+    """`nn.Sequential` that hands the batch's `BatchContext` along.
 
     This is the one place that keeps items of a batch from reading past their own end:
     whatever mixes time gets an input that is zero there.
     """
 
-    def forward(self, x: Tensor, extent: Extent) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, context: BatchContext) -> Tensor:  # type: ignore[override]
         """Apply each module in turn to ``x``, Tensor[B x C x T]."""
         for module in self:
             if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
-                x = module(extent.mask(x) if module.kernel_size[0] > 1 else x)
+                x = module(context.mask(x) if module.kernel_size[0] > 1 else x)
             elif isinstance(module, (ResidualUnit, EncoderBlock, DecoderBlock, NoiseBlock)):
-                x = module(x, extent)
+                x = module(x, context)
             else:
                 x = module(x)
         return x
@@ -89,9 +89,9 @@ class ResidualUnit(nn.Module):
             weight_norm(Conv1d(dim, dim, kernel_size=1)),
         )
 
-    def forward(self, x: Tensor, extent: Extent) -> Tensor:
+    def forward(self, x: Tensor, context: BatchContext) -> Tensor:
         """Return Tensor[B x C x T] for ``x`` of the same shape."""
-        return torch.add(x, self.block(x, extent))
+        return torch.add(x, self.block(x, context))
 
 
 class EncoderBlock(nn.Module):
@@ -107,9 +107,9 @@ class EncoderBlock(nn.Module):
             ),
         )
 
-    def forward(self, x: Tensor, extent: Extent) -> Tensor:
+    def forward(self, x: Tensor, context: BatchContext) -> Tensor:
         """Return Tensor[B x 2C x T/stride] for ``x``, Tensor[B x C x T]."""
-        return self.block(x, extent)  # type: ignore[no-any-return]
+        return self.block(x, context)  # type: ignore[no-any-return]
 
 
 class NoiseBlock(nn.Module):
@@ -120,9 +120,9 @@ class NoiseBlock(nn.Module):
         self.index = index
         self.linear = weight_norm(Conv1d(dim, dim, kernel_size=1, bias=False))
 
-    def forward(self, x: Tensor, extent: Extent) -> Tensor:
+    def forward(self, x: Tensor, context: BatchContext) -> Tensor:
         """Return ``x``, Tensor[B x C x T], with noise; unchanged when noise is off."""
-        noise = extent.normal(x, self.index)
+        noise = context.normal(x, self.index)
         return x if noise is None else x + noise * self.linear(x)
 
 
@@ -146,9 +146,9 @@ class DecoderBlock(nn.Module):
             *(ResidualUnit(dim // 2, dilation, depthwise) for dilation in (1, 3, 9)),
         )
 
-    def forward(self, x: Tensor, extent: Extent) -> Tensor:
+    def forward(self, x: Tensor, context: BatchContext) -> Tensor:
         """Return Tensor[B x C/2 x T*stride] for ``x``, Tensor[B x C x T]."""
-        return self.block(x, extent)  # type: ignore[no-any-return]
+        return self.block(x, context)  # type: ignore[no-any-return]
 
 
 class Encoder(nn.Module):
@@ -176,9 +176,9 @@ class Encoder(nn.Module):
             ),
         )
 
-    def forward(self, audio: Tensor, extent: Extent) -> Tensor:
+    def forward(self, audio: Tensor, context: BatchContext) -> Tensor:
         """Return the latent, Tensor[B x latent x T/hop], of ``audio``, Tensor[B x 1 x T]."""
-        return self.block(audio, extent)  # type: ignore[no-any-return]
+        return self.block(audio, context)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
@@ -208,6 +208,6 @@ class Decoder(nn.Module):
             nn.Tanh(),
         )
 
-    def forward(self, latent: Tensor, extent: Extent) -> Tensor:
+    def forward(self, latent: Tensor, context: BatchContext) -> Tensor:
         """Return audio, Tensor[B x 1 x T*hop], of ``latent``, Tensor[B x latent x T]."""
-        return self.model(latent, extent)  # type: ignore[no-any-return]
+        return self.model(latent, context)  # type: ignore[no-any-return]

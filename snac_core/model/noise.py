@@ -79,17 +79,17 @@ def _mix(word: Tensor) -> Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Muted(Noise):
+class MaskedNoise(Noise):
     """Noise that some items of a batch go without.
 
     Parameters
     ----------
-    loudness
+    mask
         Tensor[B]: 1 for an item with noise, 0 for one without.
     """
 
-    loudness: Tensor
+    mask: Tensor
 
     def normal(self, block: int, step: int, length: int, draw: Draw | None = None) -> Tensor:
         """Return Tensor[B x 1 x length] as `Noise.normal` does, zero where muted."""
-        return super().normal(block, step, length, draw) * self.loudness[:, None, None]
+        return super().normal(block, step, length, draw) * self.mask[:, None, None]

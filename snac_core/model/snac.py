@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from snac_core.config import SnacConfig
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.layers import Decoder, Encoder
 from snac_core.model.quantizer import Level, ResidualVectorQuantize
 
@@ -37,32 +37,32 @@ class SNAC(nn.Module):
         self.quantizer = ResidualVectorQuantize(config)
         self.decoder = Decoder(config)
 
-    def encode(self, audio: Tensor, extent: Extent | None = None) -> list[Tensor]:
+    def encode(self, audio: Tensor, context: BatchContext | None = None) -> list[Tensor]:
         """Return int64 codes, one Tensor[B x T/(hop*stride)] per level.
 
         Parameters
         ----------
         audio
             Tensor[B x 1 x T] of float32 in [-1, 1].
-        extent
+        context
             Which samples are each item's own; None when all are.
         """
-        latent = self.encoder(audio, extent or Extent(audio.shape[-1]))
+        latent = self.encoder(audio, context or BatchContext(audio.shape[-1]))
         return [level.codes for level in self.quantizer(latent)[1]]
 
-    def decode(self, codes: list[Tensor], extent: Extent | None = None) -> Tensor:
+    def decode(self, codes: list[Tensor], context: BatchContext | None = None) -> Tensor:
         """Return audio, Tensor[B x 1 x T], of one Tensor[B x T/(hop*stride)] per level."""
         latent = self.quantizer.decode(codes)
-        return self.decoder(latent, extent or Extent(latent.shape[-1] * self.config.hop))  # type: ignore[no-any-return]
+        return self.decoder(latent, context or BatchContext(latent.shape[-1] * self.config.hop))  # type: ignore[no-any-return]
 
-    def forward(self, audio: Tensor, extent: Extent | None = None) -> Reconstruction:
+    def forward(self, audio: Tensor, context: BatchContext | None = None) -> Reconstruction:
         """Encode and decode ``audio``, Tensor[B x 1 x T], keeping what the losses need.
 
-        Without an ``extent``, decoder noise is random, as in training.
+        Without an ``context``, decoder noise is random, as in training.
         """
-        extent = extent or Extent(audio.shape[-1], noise="random")
-        latent, levels = self.quantizer(self.encoder(audio, extent))
-        return Reconstruction(self.decoder(latent, extent), levels)
+        context = context or BatchContext(audio.shape[-1], noise="random")
+        latent, levels = self.quantizer(self.encoder(audio, context))
+        return Reconstruction(self.decoder(latent, context), levels)
 
     @torch.no_grad()
     def fold(self) -> SNAC:

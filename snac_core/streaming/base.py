@@ -18,15 +18,15 @@ class Stream(ABC):
     """What both directions share: steps taken one after the other, and their results."""
 
     def __init__(self, codec: Codec, direction: Direction) -> None:
-        self.codec, self.config = codec, codec.config
-        self.network: StreamNetwork = stream_network(codec, direction)
+        self.codec, self.config, self.networks = codec, codec.config, codec.networks
+        self.network: StreamNetwork = stream_network(codec.networks, direction)
         self._step_samples = codec.config.pad_multiple
         self._pushed = 0
         self._end: int | None = None
         self._taken = 0
         self._running = False
         self._made: deque[Any] = deque()
-        self._row: int | None = None
+        self._slot: int | None = None
         self._release: Callable[[], object] = tuple
 
     @property
@@ -55,11 +55,11 @@ class Stream(ABC):
         return OPEN if self._end is None else self._end
 
     @property
-    def row(self) -> int:
+    def slot(self) -> int:
         """This stream's row in the network's memory."""
-        if self._row is None:
+        if self._slot is None:
             raise RuntimeError("the stream has taken no step yet")
-        return self._row
+        return self._slot
 
     @abstractmethod
     def _needed(self) -> int:
@@ -69,9 +69,9 @@ class Stream(ABC):
         start = self._taken * self._step_samples
         self._taken += 1
         self._running = True
-        if self._row is None:
-            self._row = self.network.memory.take()
-            release = weakref.finalize(self, self.network.memory.give_back, self._row)
+        if self._slot is None:
+            self._slot = self.network.pool.acquire()
+            release = weakref.finalize(self, self.network.pool.release, self._slot)
             release.atexit = False
             self._release = release
         return start

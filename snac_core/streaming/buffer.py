@@ -11,7 +11,7 @@ import numpy.typing as npt
 Item = TypeVar("Item", bound=np.generic)
 
 
-class Pending(Generic[Item]):
+class Fifo(Generic[Item]):
     """Numbers that came and wait for a step."""
 
     def __init__(self, dtype: type[Item]) -> None:

@@ -18,46 +18,46 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from snac_core.kernels import network as rows
+from snac_core.kernels import network as whole_clips
 from snac_core.kernels import packing
-from snac_core.kernels.cpu import Kernels, WindowKernels
-from snac_core.kernels.interface import Space, UnitMemory
-from snac_core.kernels.network import RowNetwork
+from snac_core.kernels.cpu import CpuBackend, CpuKernels
+from snac_core.kernels.interface import UnitState, Workspace
+from snac_core.kernels.network import ChannelsLastNetwork
 from snac_core.model.layers import Snake1d
 from snac_core.streaming import layers
-from snac_core.streaming.layers import DelayedNetwork
-from snac_core.streaming.state import Place, Slot, Tick
+from snac_core.streaming.layers import StreamingNetwork
+from snac_core.streaming.state import LayerTiming, StateSlice, StreamContext
 
-Layer: TypeAlias = Callable[[Tensor, Tick, Space], Tensor]
+Layer: TypeAlias = Callable[[Tensor, StreamContext, Workspace], Tensor]
 
 
-class DelayedRows:
-    """A `DelayedNetwork` on the CPU. Any threads may use it at once.
+class ChannelsLastStreaming:
+    """A `StreamingNetwork` on the CPU. Any threads may use it at once.
 
     Parameters
     ----------
-    delayed
+    streaming
         What it computes, with memory of the same size.
     network
         Of the same model: whose weights and kernels it shares.
     """
 
-    def __init__(self, delayed: DelayedNetwork, network: RowNetwork) -> None:
+    def __init__(self, streaming: StreamingNetwork, network: ChannelsLastNetwork) -> None:
         self._network = network
-        self._layers = [_form(layer, network) for layer in delayed.layers]
+        self._layers = [_form(layer, network) for layer in streaming.layers]
 
-    def run(self, x: Tensor, tick: Tick) -> Tensor:
-        """Return what `DelayedNetwork.run` does, for Tensor[B x C x T] of float32."""
-        with self._network.space() as space:
+    def run(self, x: Tensor, context: StreamContext) -> Tensor:
+        """Return what `StreamingNetwork.run` does, for Tensor[B x C x T] of float32."""
+        with self._network.workspace() as workspace:
             x = x.transpose(1, 2).contiguous()
             for layer in self._layers:
-                self._network.between()
-                x = layer(x, tick, space)
+                self._network.on_layer()
+                x = layer(x, context, workspace)
             # The space is somebody else's from here on.
             return x.clone().transpose(1, 2)
 
 
-def _form(layer: layers.Layer, network: RowNetwork) -> Layer:
+def _form(layer: layers.Layer, network: ChannelsLastNetwork) -> Layer:
     if isinstance(layer, layers.Residual) and packing.depthwise(layer.module):
         return Unit(layer, network)
     if isinstance(layer, layers.Noisy):
@@ -75,125 +75,125 @@ def _form(layer: layers.Layer, network: RowNetwork) -> Layer:
             return FromOneChannel(layer, network)
         if layer.module.out_channels == 1:
             return ToOneChannel(layer, network)
-    return AsWritten(layer)
+    return ChannelsFirst(layer)
 
 
-def _compiled(network: RowNetwork) -> Kernels:
-    if not isinstance(network.kernels, WindowKernels):
+def _compiled(network: ChannelsLastNetwork) -> CpuKernels:
+    if not isinstance(network.kernels, CpuBackend):
         raise ValueError("streams in rows are for a CPU")
     return network.kernels.compiled
 
 
-def _mask(x: Tensor, tick: Tick, place: Place) -> Tensor:
+def _mask(x: Tensor, context: StreamContext, timing: LayerTiming) -> Tensor:
     """Zero what lies outside each clip."""
-    if not tick.edges:
+    if not context.edges:
         return x
-    return torch.where(tick.inside(x.shape[1], place)[:, :, None], x, torch.zeros(()))
+    return torch.where(context.inside(x.shape[1], timing)[:, :, None], x, torch.zeros(()))
 
 
-def _past(tick: Tick, slot: Slot) -> Tensor:
+def _past(context: StreamContext, state: StateSlice) -> Tensor:
     """Return what a layer remembers, Tensor[B x positions x channels]."""
-    kept = tick.before[:, slot.start : slot.start + slot.size]
-    return kept.view(-1, slot.positions, slot.channels)
+    kept = context.before[:, state.start : state.start + state.size]
+    return kept.view(-1, state.positions, state.channels)
 
 
-def _keep(tick: Tick, slot: Slot, x: Tensor) -> None:
+def _keep(context: StreamContext, state: StateSlice, x: Tensor) -> None:
     """Remember ``x``, Tensor[B x positions x channels]."""
-    tick.after[:, slot.start : slot.start + slot.size] = x.flatten(1)
+    context.after[:, state.start : state.start + state.size] = x.flatten(1)
 
 
-def _exchange(tick: Tick, slot: Slot, x: Tensor) -> Tensor:
+def _exchange(context: StreamContext, state: StateSlice, x: Tensor) -> Tensor:
     """Return what came before ``x``, and remember as much of the newest."""
-    past, count = _past(tick, slot), slot.positions
-    _keep(tick, slot, torch.cat((past, x[:, -count:]), dim=1)[:, -count:])
+    past, count = _past(context, state), state.positions
+    _keep(context, state, torch.cat((past, x[:, -count:]), dim=1)[:, -count:])
     return past
 
 
-class AsWritten:
+class ChannelsFirst:
     """A layer that has no form of its own here."""
 
     def __init__(self, layer: layers.Layer) -> None:
         self._layer = layer
 
-    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: StreamContext, workspace: Workspace) -> Tensor:
         """Run the layer, channels first."""
-        return self._layer.run(x.transpose(1, 2), tick).transpose(1, 2).contiguous()
+        return self._layer.run(x.transpose(1, 2), context).transpose(1, 2).contiguous()
 
 
 class Activation:
     """`Snake1d`."""
 
-    def __init__(self, module: Snake1d, network: RowNetwork) -> None:
+    def __init__(self, module: Snake1d, network: ChannelsLastNetwork) -> None:
         self._kernels = _compiled(network)
         self._snake = network.weights.of(module, packing.snake)
 
-    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: StreamContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x C]."""
-        return self._kernels.snake(x.flatten(0, 1), self._snake, space).view(x.shape)
+        return self._kernels.snake(x.flatten(0, 1), self._snake, workspace).view(x.shape)
 
 
 class Mix:
     """A convolution that does not mix time."""
 
-    def __init__(self, module: nn.Conv1d, network: RowNetwork) -> None:
+    def __init__(self, module: nn.Conv1d, network: ChannelsLastNetwork) -> None:
         self._weights = network.weights.of(module, packing.mix)
 
-    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: StreamContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x C out]."""
         taps, bias = self._weights
-        out = space.take(x.shape[0] * x.shape[1], len(bias))
+        out = workspace.empty(x.shape[0] * x.shape[1], len(bias))
         return torch.addmm(bias, x.flatten(0, 1), taps, out=out).view(*x.shape[:2], -1)
 
 
 class Noisy:
     """`NoiseBlock`."""
 
-    def __init__(self, layer: layers.Noisy, network: RowNetwork) -> None:
-        self._place = layer.place
-        self._noisy = rows.Noisy(layer.module, network.kernels, network.weights)
+    def __init__(self, layer: layers.Noisy, network: ChannelsLastNetwork) -> None:
+        self._timing = layer.timing
+        self._noisy = whole_clips.Noisy(layer.module, network.kernels, network.weights)
 
-    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: StreamContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x C]."""
-        return self._noisy(x, tick.extent(x.transpose(1, 2), self._place), space)
+        return self._noisy(x, context.batch_context(x.transpose(1, 2), self._timing), workspace)
 
 
 class Unit:
     """A depth-wise `ResidualUnit`."""
 
-    def __init__(self, layer: layers.Residual, network: RowNetwork) -> None:
+    def __init__(self, layer: layers.Residual, network: ChannelsLastNetwork) -> None:
         self._kernels = _compiled(network)
         self._weights = network.weights.of(layer.module, packing.unit)
         (wide,) = (part for part in layer.layers if isinstance(part, layers.Convolution))
-        self._place, self._active, self._skip = wide.place, wide.slot, layer.skip.slot
+        self._timing, self._active, self._skip = wide.timing, wide.state, layer.skip.state
 
-    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: StreamContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x C]."""
-        memory = UnitMemory(tick.before, tick.after, self._active.start, self._skip.start)
+        state = UnitState(context.before, context.after, self._active.start, self._skip.start)
         # The activation of zero is zero.
-        x = _mask(x, tick, self._place)
-        return self._kernels.late_unit(x, self._weights, memory, space)
+        x = _mask(x, context, self._timing)
+        return self._kernels.streaming_unit(x, self._weights, state, workspace)
 
 
 class Downsampling:
     """A convolution whose kernel is twice its stride."""
 
-    def __init__(self, layer: layers.Convolution, network: RowNetwork) -> None:
-        self._place, self._slot = layer.place, layer.slot
+    def __init__(self, layer: layers.Convolution, network: ChannelsLastNetwork) -> None:
+        self._timing, self._state = layer.timing, layer.state
         self._stride = layer.module.stride[0]
         self._weights = network.weights.of(layer.module, packing.downsampling)
 
-    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: StreamContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T/stride x 2C]."""
         batch, length, channels = x.shape
-        kept = self._slot.positions
-        whole = space.take(batch * (length + self._stride), channels).view(batch, -1, channels)
-        x = _mask(x, tick, self._place)
-        whole[:, :kept] = _exchange(tick, self._slot, x)
+        kept = self._state.positions
+        whole = workspace.empty(batch * (length + self._stride), channels).view(batch, -1, channels)
+        x = _mask(x, context, self._timing)
+        whole[:, :kept] = _exchange(context, self._state, x)
         # What is left out, less than a block, is for the next call alone.
         whole[:, kept:] = x[:, : length + self._stride - kept]
         blocks = whole.view(-1, self._stride * channels)
         early, late, bias = self._weights
-        out = space.take(len(blocks), len(bias))
+        out = workspace.empty(len(blocks), len(bias))
         # All streams at once, and so a row too much between each and the next.
         torch.addmm(bias, blocks[:-1], early, out=out[:-1]).addmm_(blocks[1:], late)
         return out.view(batch, -1, len(bias))[:, :-1].contiguous()
@@ -202,53 +202,53 @@ class Downsampling:
 class Upsampling:
     """A transposed convolution whose kernel is twice its stride."""
 
-    def __init__(self, layer: layers.Upsampling, network: RowNetwork) -> None:
-        self._place, self._slot = layer.place, layer.slot
+    def __init__(self, layer: layers.Upsampling, network: ChannelsLastNetwork) -> None:
+        self._timing, self._state = layer.timing, layer.state
         self._weights = network.weights.of(layer.module, packing.upsampling)
 
-    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: StreamContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T*stride x C/2]."""
         batch, length, _ = x.shape
         early, late, bias = self._weights
-        active = _mask(x, tick, self._place).flatten(0, 1)
-        blocks = space.take(batch * length + 1, len(bias))
+        active = _mask(x, context, self._timing).flatten(0, 1)
+        blocks = workspace.empty(batch * length + 1, len(bias))
         torch.addmm(bias, active, late, out=blocks[1:])
         # What a stream's last input adds to its next output came to lie in the next stream's
         # first, where what that stream remembers belongs.
-        own_bias = bias.view(self._slot.positions, -1)
-        _keep(tick, self._slot, blocks[length::length].view(batch, *own_bias.shape) - own_bias)
-        blocks[:-1:length] = (_past(tick, self._slot) + own_bias).flatten(1)
+        own_bias = bias.view(self._state.positions, -1)
+        _keep(context, self._state, blocks[length::length].view(batch, *own_bias.shape) - own_bias)
+        blocks[:-1:length] = (_past(context, self._state) + own_bias).flatten(1)
         out = blocks[:-1].addmm_(active, early)
-        return out.view(batch, -1, self._slot.channels)
+        return out.view(batch, -1, self._state.channels)
 
 
 class FromOneChannel:
     """A convolution of a single channel."""
 
-    def __init__(self, layer: layers.Convolution, network: RowNetwork) -> None:
-        self._place, self._slot = layer.place, layer.slot
+    def __init__(self, layer: layers.Convolution, network: ChannelsLastNetwork) -> None:
+        self._timing, self._state = layer.timing, layer.state
         self._taps, self._bias = network.weights.of(layer.module, packing.from_one_channel)
 
-    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: StreamContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x C] of Tensor[B x T x 1]."""
-        x = _mask(x, tick, self._place)
-        whole = torch.cat((_exchange(tick, self._slot, x), x), dim=1)[:, :, 0]
+        x = _mask(x, context, self._timing)
+        whole = torch.cat((_exchange(context, self._state, x), x), dim=1)[:, :, 0]
         read = whole.unfold(1, len(self._taps), 1).flatten(0, 1)
-        out = space.take(len(read), len(self._bias))
+        out = workspace.empty(len(read), len(self._bias))
         return torch.addmm(self._bias, read, self._taps, out=out).view(*x.shape[:2], -1)
 
 
 class ToOneChannel:
     """A convolution to a single channel: what each tap gives, then their sum along time."""
 
-    def __init__(self, layer: layers.Convolution, network: RowNetwork) -> None:
-        self._place, self._slot = layer.place, layer.slot
+    def __init__(self, layer: layers.Convolution, network: ChannelsLastNetwork) -> None:
+        self._timing, self._state = layer.timing, layer.state
         self._taps, self._bias = network.weights.of(layer.module, packing.to_one_channel)
 
-    def __call__(self, x: Tensor, tick: Tick, space: Space) -> Tensor:
+    def __call__(self, x: Tensor, context: StreamContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x 1] of Tensor[B x T x C]."""
-        length, x = x.shape[1], _mask(x, tick, self._place)
-        past = _exchange(tick, self._slot, x)
+        length, x = x.shape[1], _mask(x, context, self._timing)
+        past = _exchange(context, self._state, x)
         whole = torch.cat((past @ self._taps, x @ self._taps), dim=1)
         given = whole.permute(2, 0, 1).contiguous()
         out = given[0, :, :length] + self._bias

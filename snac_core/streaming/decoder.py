@@ -24,7 +24,7 @@ from snac_core.errors import CodesError
 from snac_core.inference.jobs import Job
 from snac_core.inference.windows import Window
 from snac_core.streaming.base import Stream
-from snac_core.streaming.buffer import Pending
+from snac_core.streaming.buffer import Fifo
 from snac_core.streaming.steps import DecodeStep
 from snac_core.types import NoiseMode, Samples
 
@@ -70,8 +70,8 @@ class StreamingDecoder(Stream):
         if lookahead_frames is not None:
             self._behind = min(exact, lookahead_frames * self.config.frame_samples)
         # Samples after each step's own that are computed from no codes, in whole steps.
-        self.guessed = self.config.padded_samples(exact - self._behind)
-        self._codes = [Pending(np.int32) for _ in self.config.vq_strides]
+        self.speculative = self.config.padded_samples(exact - self._behind)
+        self._codes = [Fifo(np.int32) for _ in self.config.vq_strides]
         self._num_samples: int | None = None
         self._known = self._given = 0
 
@@ -88,8 +88,8 @@ class StreamingDecoder(Stream):
         """
         self._need_open()
         checked = check_levels(levels, self.config)
-        for pending, level in zip(self._codes, checked, strict=True):
-            pending.append(level)
+        for fifo, level in zip(self._codes, checked, strict=True):
+            fifo.append(level)
         frames = len(checked[0]) // self.config.codes_per_frame[0]
         self._pushed += frames * self.config.frame_samples
 
@@ -136,8 +136,8 @@ class StreamingDecoder(Stream):
             return None
         frames = self.config.pad_multiple // self.config.frame_samples
         fed = tuple(
-            pending.take(frames * count)
-            for pending, count in zip(self._codes, self.config.codes_per_frame, strict=True)
+            fifo.take(frames * count)
+            for fifo, count in zip(self._codes, self.config.codes_per_frame, strict=True)
         )
         return DecodeStep(self, self._next_start(), fed)
 

@@ -11,7 +11,7 @@ from snac_core.codec import Codec
 from snac_core.inference.jobs import Job
 from snac_core.inference.windows import Window
 from snac_core.streaming.base import Stream
-from snac_core.streaming.buffer import Pending
+from snac_core.streaming.buffer import Fifo
 from snac_core.streaming.steps import EncodeStep
 from snac_core.types import Levels, Samples
 
@@ -46,7 +46,7 @@ class StreamingEncoder(Stream):
             if self.sample_rate == own
             else soxr.ResampleStream(self.sample_rate, own, 1, dtype="float32", quality="HQ")
         )
-        self._audio = Pending(np.float32)
+        self._audio = Fifo(np.float32)
         self._received = 0
 
     @property

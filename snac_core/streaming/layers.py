@@ -8,7 +8,7 @@ can share a batch, and nothing is computed twice.
 
 The layers are those of `snac_core.layers`, walked one by one; their weights stay where they
 are. What lies before a clip's start or past its end is zero before every layer that mixes
-time, as `Extent.mask` has it for whole clips.
+time, as `BatchContext.mask` has it for whole clips.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from snac_core.model.layers import (
     ResidualUnit,
     Snake1d,
 )
-from snac_core.streaming.state import Place, Slot, Tick
+from snac_core.streaming.state import LayerTiming, StateSlice, StreamContext
 
 
 class Layer(ABC):
     """One step of a delayed network."""
 
     @abstractmethod
-    def run(self, x: Tensor, tick: Tick) -> Tensor:
+    def run(self, x: Tensor, context: StreamContext) -> Tensor:
         """Return the layer's late output for its next input, Tensor[B x C x T]."""
 
 
@@ -48,7 +48,7 @@ class Pointwise(Layer):
 
     module: nn.Module
 
-    def run(self, x: Tensor, tick: Tick) -> Tensor:
+    def run(self, x: Tensor, context: StreamContext) -> Tensor:
         """Apply the module."""
         return self.module(x)  # type: ignore[no-any-return]
 
@@ -58,22 +58,22 @@ class Noisy(Layer):
     """A noise block, which must know where in the clip it is."""
 
     module: NoiseBlock
-    place: Place
+    timing: LayerTiming
 
-    def run(self, x: Tensor, tick: Tick) -> Tensor:
+    def run(self, x: Tensor, context: StreamContext) -> Tensor:
         """Add the noise of these positions."""
-        return self.module(x, tick.extent(x, self.place))  # type: ignore[no-any-return]
+        return self.module(x, context.batch_context(x, self.timing))  # type: ignore[no-any-return]
 
 
 @dataclasses.dataclass(frozen=True)
-class Wait(Layer):
+class Delay(Layer):
     """Hands its input on, some positions later."""
 
-    slot: Slot
+    state: StateSlice
 
-    def run(self, x: Tensor, tick: Tick) -> Tensor:
+    def run(self, x: Tensor, context: StreamContext) -> Tensor:
         """Return as many positions as came in."""
-        return tick.joined(self.slot, x)[..., : x.shape[-1]]
+        return context.joined(self.state, x)[..., : x.shape[-1]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +81,12 @@ class Convolution(Layer):
     """A convolution of stride 1 or more, over its input and what it kept of the last."""
 
     module: nn.Conv1d
-    place: Place
-    slot: Slot
+    timing: LayerTiming
+    state: StateSlice
 
-    def run(self, x: Tensor, tick: Tick) -> Tensor:
+    def run(self, x: Tensor, context: StreamContext) -> Tensor:
         """Convolve without padding: the kernel fits as often as positions are due."""
-        conv, whole = self.module, tick.joined(self.slot, tick.mask(x, self.place))
+        conv, whole = self.module, context.joined(self.state, context.mask(x, self.timing))
         return F.conv1d(whole, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
 
 
@@ -99,19 +99,19 @@ class Upsampling(Layer):
     """
 
     module: nn.ConvTranspose1d
-    place: Place
-    slot: Slot
+    timing: LayerTiming
+    state: StateSlice
 
-    def run(self, x: Tensor, tick: Tick) -> Tensor:
+    def run(self, x: Tensor, context: StreamContext) -> Tensor:
         """Return Tensor[B x C/2 x T*stride]."""
-        up, x = self.module, tick.mask(x, self.place)
+        up, x = self.module, context.mask(x, self.timing)
         batch, inputs, length = x.shape
         # All streams in one product, so that the weights are read once.
         spans = x.transpose(1, 2).reshape(-1, inputs) @ up.weight.reshape(inputs, -1)
         spans = spans.reshape(batch, length, up.out_channels, 2, up.stride[0])
         early, late = spans.permute(3, 0, 2, 1, 4)
-        late = torch.cat((tick.past(self.slot)[:, :, None], late), dim=2)
-        tick.keep(self.slot, late[:, :, -1])
+        late = torch.cat((context.past(self.state)[:, :, None], late), dim=2)
+        context.keep(self.state, late[:, :, -1])
         out = (early + late[:, :, :-1]).reshape(batch, up.out_channels, -1)
         return out if up.bias is None else torch.add(out, up.bias[:, None])
 
@@ -122,21 +122,21 @@ class Residual(Layer):
 
     module: ResidualUnit
     layers: tuple[Layer, ...]
-    skip: Wait
+    skip: Delay
 
-    def run(self, x: Tensor, tick: Tick) -> Tensor:
+    def run(self, x: Tensor, context: StreamContext) -> Tensor:
         """Return Tensor[B x C x T]."""
-        return torch.add(self.skip.run(x, tick), run_all(self.layers, x, tick))
+        return torch.add(self.skip.run(x, context), run_all(self.layers, x, context))
 
 
-def run_all(layers: Iterable[Layer], x: Tensor, tick: Tick) -> Tensor:
+def run_all(layers: Iterable[Layer], x: Tensor, context: StreamContext) -> Tensor:
     """Apply ``layers`` in turn."""
     for layer in layers:
-        x = layer.run(x, tick)
+        x = layer.run(x, context)
     return x
 
 
-class DelayedNetwork:
+class StreamingNetwork:
     """A `Chain` in the form that answers late.
 
     Parameters
@@ -160,18 +160,18 @@ class DelayedNetwork:
 
     def __init__(self, chain: Chain, channels: int, unit: int, align: int = 1) -> None:
         self.state_size = 0
-        self._channels, self._place = channels, Place(unit, 0)
+        self._channels, self._timing = channels, LayerTiming(unit, 0)
         layers = self._chain(chain)
         self.layers = (*layers, *self._aligned(align))
-        self.delay = self._place.delay * self._place.unit
+        self.delay = self._timing.delay * self._timing.unit
 
-    def run(self, x: Tensor, tick: Tick) -> Tensor:
+    def run(self, x: Tensor, context: StreamContext) -> Tensor:
         """Return the output, late by `delay`, for the next input, Tensor[B x C x T].
 
         ``T`` is the same number of samples for every stream: whole positions at every
         resolution, and whole attention windows.
         """
-        return run_all(self.layers, x, tick)
+        return run_all(self.layers, x, context)
 
     def _chain(self, chain: Chain) -> tuple[Layer, ...]:
         return tuple(layer for module in chain for layer in self._module(module))
@@ -186,7 +186,7 @@ class DelayedNetwork:
         if isinstance(module, ResidualUnit):
             return (self._residual(module),)
         if isinstance(module, NoiseBlock):
-            return (Noisy(module, self._place),)
+            return (Noisy(module, self._timing),)
         if isinstance(module, LocalMHA):
             return (*self._aligned(module.window_size), Pointwise(module))
         if isinstance(module, (Snake1d, nn.Tanh)):
@@ -194,45 +194,47 @@ class DelayedNetwork:
         raise TypeError(f"{type(module).__name__} has no form that answers late")
 
     def _convolution(self, conv: nn.Conv1d) -> Layer:
-        place, (stride,) = self._place, conv.stride
+        timing, (stride,) = self._timing, conv.stride
         padding, reach = int(conv.padding[0]), conv.dilation[0] * (conv.kernel_size[0] - 1)
         # Output q reads the inputs from q*stride - padding, `reach` further. The last output
         # of a call must not read past the call's last input, which sets the delay; the first
         # one's oldest input sets how many to keep.
-        delay = math.ceil((place.delay + reach - padding - stride + 1) / stride)
-        kept = delay * stride + padding - place.delay
-        slot = self._slot(conv.in_channels, kept)
-        self._place = Place(place.unit * stride, delay)
+        delay = math.ceil((timing.delay + reach - padding - stride + 1) / stride)
+        kept = delay * stride + padding - timing.delay
+        state = self._state(conv.in_channels, kept)
+        self._timing = LayerTiming(timing.unit * stride, delay)
         self._channels = conv.out_channels
         if not kept:
             return Pointwise(conv)
-        return Convolution(conv, place, slot)
+        return Convolution(conv, timing, state)
 
     def _upsampling(self, up: nn.ConvTranspose1d) -> Layer:
-        place, (stride,) = self._place, up.stride
+        timing, (stride,) = self._timing, up.stride
         if up.kernel_size[0] != 2 * stride or up.groups != 1 or up.dilation[0] != 1:
             raise TypeError(
                 f"{up} has no form that answers late: its kernel is not twice its stride"
             )
-        slot = self._slot(up.out_channels, stride)
+        state = self._state(up.out_channels, stride)
         # Input i reaches the outputs from i*stride - padding on.
-        self._place = Place(place.unit // stride, place.delay * stride + int(up.padding[0]))
+        self._timing = LayerTiming(
+            timing.unit // stride, timing.delay * stride + int(up.padding[0])
+        )
         self._channels = up.out_channels
-        return Upsampling(up, place, slot)
+        return Upsampling(up, timing, state)
 
     def _residual(self, unit: ResidualUnit) -> Layer:
-        channels, before = self._channels, self._place.delay
+        channels, before = self._channels, self._timing.delay
         layers = self._chain(unit.block)
-        return Residual(unit, layers, Wait(self._slot(channels, self._place.delay - before)))
+        return Residual(unit, layers, Delay(self._state(channels, self._timing.delay - before)))
 
     def _aligned(self, multiple: int) -> tuple[Layer, ...]:
-        missing = -self._place.delay % multiple
+        missing = -self._timing.delay % multiple
         if not missing:
             return ()
-        self._place = Place(self._place.unit, self._place.delay + missing)
-        return (Wait(self._slot(self._channels, missing)),)
+        self._timing = LayerTiming(self._timing.unit, self._timing.delay + missing)
+        return (Delay(self._state(self._channels, missing)),)
 
-    def _slot(self, channels: int, positions: int) -> Slot:
-        slot = Slot(self.state_size, channels, positions)
-        self.state_size += slot.size
-        return slot
+    def _state(self, channels: int, positions: int) -> StateSlice:
+        state = StateSlice(self.state_size, channels, positions)
+        self.state_size += state.size
+        return state

@@ -12,15 +12,15 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from snac_core.codec import Codec
 from snac_core.config import SnacConfig
-from snac_core.kernels.network import RowNetwork
+from snac_core.inference.networks import Networks
+from snac_core.kernels.network import ChannelsLastNetwork
 from snac_core.model import SNAC
 from snac_core.model.attention import HEAD_DIM
 from snac_core.model.noise import Noise
-from snac_core.streaming.channels_last import DelayedRows
-from snac_core.streaming.layers import DelayedNetwork
-from snac_core.streaming.state import Memory, Tick
+from snac_core.streaming.channels_last import ChannelsLastStreaming
+from snac_core.streaming.layers import StreamingNetwork
+from snac_core.streaming.state import StatePool, StreamContext
 
 Direction: TypeAlias = Literal["encode", "decode"]
 
@@ -40,18 +40,18 @@ def lookahead(config: SnacConfig, direction: Direction = "decode") -> int:
     )
     with torch.random.fork_rng(devices=[]):
         model = SNAC(narrow)
-    return _delayed(model, direction).delay
+    return _streaming(model, direction).delay
 
 
-def _delayed(model: SNAC, direction: Direction) -> DelayedNetwork:
+def _streaming(model: SNAC, direction: Direction) -> StreamingNetwork:
     config = model.config
     if direction == "decode":
-        return DelayedNetwork(model.decoder.model, config.latent_channels, config.hop)
-    return DelayedNetwork(model.encoder.block, 1, 1, align=config.frame_latents)
+        return StreamingNetwork(model.decoder.model, config.latent_channels, config.hop)
+    return StreamingNetwork(model.encoder.block, 1, 1, align=config.frame_latents)
 
 
 class StreamNetwork:
-    """A codec's encoder or decoder as its streams run it: in rows where whole clips are.
+    """An encoder or decoder as its streams run it: channels-last where that of whole clips is.
 
     Attributes
     ----------
@@ -59,28 +59,30 @@ class StreamNetwork:
         Samples by which the output comes late.
     layers
         What computes it.
-    memory
+    pool
         What the streams remember between their steps.
     """
 
-    def __init__(self, codec: Codec, direction: Direction) -> None:
-        self.device = codec.device
-        delayed = _delayed(codec.model, direction)
-        self.delay = delayed.delay
-        self.memory = Memory(delayed.state_size, codec.device)
-        whole = codec.decoder if direction == "decode" else codec.encoder
-        self.layers: DelayedNetwork | DelayedRows = (
-            DelayedRows(delayed, whole) if isinstance(whole, RowNetwork) else delayed
+    def __init__(self, networks: Networks, direction: Direction) -> None:
+        self.device = networks.device
+        streaming = _streaming(networks.model, direction)
+        self.delay = streaming.delay
+        self.pool = StatePool(streaming.state_size, networks.device)
+        whole = networks.decoder if direction == "decode" else networks.encoder
+        self.layers: StreamingNetwork | ChannelsLastStreaming = (
+            ChannelsLastStreaming(streaming, whole)
+            if isinstance(whole, ChannelsLastNetwork)
+            else streaming
         )
 
-    def tick(
+    def context(
         self,
         starts: Sequence[int],
         ends: Sequence[int],
         samples: int,
         noise: Noise | str,
         before: Tensor,
-    ) -> Tick:
+    ) -> StreamContext:
         """Return where streams stand, and the place for what they will remember.
 
         Parameters
@@ -102,22 +104,22 @@ class StreamNetwork:
         if first == 0:
             before = before.masked_fill((now == 0)[:, None], 0.0)
         edges = first < self.delay or last > 0
-        return Tick(now, self.tensor(ends), edges, noise, before, torch.empty_like(before))
+        return StreamContext(now, self.tensor(ends), edges, noise, before, torch.empty_like(before))
 
     def tensor(self, values: Sequence[int]) -> Tensor:
         """Return whole numbers as Tensor[B] of int64 on the device."""
         return torch.tensor(values, dtype=torch.int64, device=self.device)
 
 
-_networks: weakref.WeakKeyDictionary[Codec, dict[Direction, StreamNetwork]]
-_networks = weakref.WeakKeyDictionary()
-_networks_lock = threading.Lock()
+_made: weakref.WeakKeyDictionary[Networks, dict[Direction, StreamNetwork]]
+_made = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
 
 
-def stream_network(codec: Codec, direction: Direction) -> StreamNetwork:
-    """Return what all streams of ``codec`` share; it lives as long as the codec does."""
-    with _networks_lock:
-        made = _networks.setdefault(codec, {})
+def stream_network(networks: Networks, direction: Direction) -> StreamNetwork:
+    """Return what all streams of ``networks`` share; it lives as long as they do."""
+    with _lock:
+        made = _made.setdefault(networks, {})
         if direction not in made:
-            made[direction] = StreamNetwork(codec, direction)
+            made[direction] = StreamNetwork(networks, direction)
         return made[direction]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 
 OPEN = 2**62
@@ -17,7 +17,7 @@ OPEN = 2**62
 
 
 @dataclasses.dataclass(frozen=True)
-class Tick:
+class StreamContext:
     """One call of a delayed network: where its streams stand, and their memory.
 
     Parameters
@@ -42,46 +42,46 @@ class Tick:
     before: Tensor
     after: Tensor
 
-    def mask(self, x: Tensor, place: Place) -> Tensor:
+    def mask(self, x: Tensor, timing: LayerTiming) -> Tensor:
         """Zero what lies outside each clip in ``x``, Tensor[B x C x T]."""
         if not self.edges:
             return x
-        inside = self.inside(x.shape[-1], place)[:, None, :]
+        inside = self.inside(x.shape[-1], timing)[:, None, :]
         # `where`, not a product: garbage outside may have overflowed.
         return torch.where(inside, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
-    def inside(self, length: int, place: Place) -> Tensor:
+    def inside(self, length: int, timing: LayerTiming) -> Tensor:
         """Return Tensor[B x length] of which positions lie in each clip."""
-        first = self.now // place.unit - place.delay
+        first = self.now // timing.unit - timing.delay
         positions = first[:, None] + torch.arange(length, device=self.now.device)
-        return (positions >= 0) & (positions < (self.end // place.unit)[:, None])
+        return (positions >= 0) & (positions < (self.end // timing.unit)[:, None])
 
-    def extent(self, x: Tensor, place: Place) -> Extent:
+    def batch_context(self, x: Tensor, timing: LayerTiming) -> BatchContext:
         """Return where the noise for ``x``, Tensor[B x C x T], comes from."""
         noise = self.noise
         if isinstance(noise, Noise):
-            noise = dataclasses.replace(noise, start=self.now - place.delay * place.unit)
-        return Extent(x.shape[-1] * place.unit, noise=noise)
+            noise = dataclasses.replace(noise, start=self.now - timing.delay * timing.unit)
+        return BatchContext(x.shape[-1] * timing.unit, noise=noise)
 
-    def past(self, slot: Slot) -> Tensor:
+    def past(self, state: StateSlice) -> Tensor:
         """Return what a layer remembers, Tensor[B x channels x positions]."""
-        rows = self.before[:, slot.start : slot.start + slot.size]
-        return rows.reshape(-1, slot.channels, slot.positions)
+        held = self.before[:, state.start : state.start + state.size]
+        return held.reshape(-1, state.channels, state.positions)
 
-    def keep(self, slot: Slot, x: Tensor) -> None:
+    def keep(self, state: StateSlice, x: Tensor) -> None:
         """Remember ``x``, Tensor[B x channels x positions]."""
-        self.after[:, slot.start : slot.start + slot.size] = x.flatten(1)
+        self.after[:, state.start : state.start + state.size] = x.flatten(1)
 
-    def joined(self, slot: Slot, x: Tensor) -> Tensor:
+    def joined(self, state: StateSlice, x: Tensor) -> Tensor:
         """Return ``x`` with what came before it, and remember as much of the newest."""
-        if not slot.positions:
+        if not state.positions:
             return x
-        whole = torch.cat((self.past(slot), x), dim=-1)
-        self.keep(slot, whole[..., -slot.positions :])
+        whole = torch.cat((self.past(state), x), dim=-1)
+        self.keep(state, whole[..., -state.positions :])
         return whole
 
 
-class Place(NamedTuple):
+class LayerTiming(NamedTuple):
     """Where in the network a layer's input is."""
 
     unit: int
@@ -90,7 +90,7 @@ class Place(NamedTuple):
     """Positions by which it comes late."""
 
 
-class Slot(NamedTuple):
+class StateSlice(NamedTuple):
     """A layer's part of the memory."""
 
     start: int
@@ -103,7 +103,7 @@ class Slot(NamedTuple):
         return self.channels * self.positions
 
 
-class Memory:
+class StatePool:
     """What each stream of a network remembers: a row of one tensor, which grows.
 
     Rows are taken by whoever starts a stream and read and written by whoever runs steps,
@@ -111,40 +111,40 @@ class Memory:
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
-        self._rows = torch.empty(0, size, device=device)
+        self._states = torch.empty(0, size, device=device)
         self._free: list[int] = []
         self._lock = threading.Lock()
 
     @property
     def capacity(self) -> int:
         """Rows, in use or not."""
-        return len(self._rows)
+        return len(self._states)
 
-    def take(self) -> int:
+    def acquire(self) -> int:
         """Return a row that nobody uses. What it holds means nothing."""
         with self._lock:
             if not self._free:
                 self._grow()
             return self._free.pop()
 
-    def give_back(self, row: int) -> None:
-        """Let another stream have ``row``."""
+    def release(self, slot: int) -> None:
+        """Let another stream have ``slot``."""
         # Without the lock: the garbage collector may call this in a thread that holds it.
-        self._free.append(row)
+        self._free.append(slot)
 
-    def read(self, rows: Tensor) -> Tensor:
+    def read(self, slots: Tensor) -> Tensor:
         """Return Tensor[B x S] of the rows that Tensor[B] of int64 names."""
         with self._lock:
-            return self._rows.index_select(0, rows)
+            return self._states.index_select(0, slots)
 
-    def write(self, rows: Tensor, values: Tensor) -> None:
+    def write(self, slots: Tensor, values: Tensor) -> None:
         """Put Tensor[B x S] into the rows that Tensor[B] of int64 names."""
         with self._lock:
-            self._rows.index_copy_(0, rows, values)
+            self._states.index_copy_(0, slots, values)
 
     def _grow(self) -> None:
-        old = len(self._rows)
-        rows = self._rows.new_zeros(max(4, 2 * old), self._rows.shape[1])
-        rows[:old] = self._rows
-        self._rows = rows
-        self._free.extend(range(len(rows) - 1, old - 1, -1))
+        old = len(self._states)
+        grown = self._states.new_zeros(max(4, 2 * old), self._states.shape[1])
+        grown[:old] = self._states
+        self._states = grown
+        self._free.extend(range(len(grown) - 1, old - 1, -1))

@@ -11,10 +11,10 @@ from typing import TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-Piecemeal: TypeAlias = Generator[None, None, T]
+Incremental: TypeAlias = Generator[None, None, T]
 
 
-def finish(work: Piecemeal[T]) -> T:
+def run_to_end(work: Incremental[T]) -> T:
     """Do all of ``work`` and return its result."""
     while True:
         try:

@@ -38,7 +38,7 @@ PUBLISHER = """
     import safetensors.torch
     from snac_core.config import SnacConfig
     from snac_core.errors import StoreError
-    from snac_core.model_store import ModelStore
+    from snac_core.store import ModelStore
 
     root, weights, most, limit = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     config = SnacConfig(encoder_dim=8, decoder_dim=32)

@@ -15,7 +15,7 @@ from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import SnacConfig
 from snac_core.errors import AudioError, CodesError
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 from tests.conftest import TINY, TINY_ATTENTION, noise, random_codec, random_model
 
@@ -51,18 +51,18 @@ def test_one_masked_batch_equals_each_alone(config: SnacConfig) -> None:
     batch = torch.zeros(len(waves), 1, max(lengths))
     for row, wave in zip(batch, waves, strict=True):
         row[0, : len(wave)] = wave
-    valid, seeds = torch.tensor(lengths), torch.arange(len(waves))
+    own, seeds = torch.tensor(lengths), torch.arange(len(waves))
     starts = 1000 * unit * seeds
-    codes = model.encode(batch, Extent(max(lengths), valid))
-    audio = model.decode(codes, Extent(max(lengths), valid, Noise(seeds, starts)))
+    codes = model.encode(batch, BatchContext(max(lengths), own))
+    audio = model.decode(codes, BatchContext(max(lengths), own, Noise(seeds, starts)))
     changed = 0
     for row, wave in enumerate(waves):
         alone = model.encode(wave[None, None])
         for level, alone_level in zip(codes, alone, strict=True):
             own = level[row, : alone_level.shape[1]]
             changed += int((own != alone_level[0]).sum())
-        extent = Extent(len(wave), noise=Noise(seeds[row : row + 1], starts[row : row + 1]))
-        difference = audio[row, 0, : len(wave)] - model.decode(alone, extent)[0, 0]
+        context = BatchContext(len(wave), noise=Noise(seeds[row : row + 1], starts[row : row + 1]))
+        difference = audio[row, 0, : len(wave)] - model.decode(alone, context)[0, 0]
         assert difference.abs().max() <= 1e-5
     assert changed == 0
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from snac_core.model import SNAC
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 from trainer import config as configuration
 from trainer.config import TrainConfig, curriculum
@@ -82,5 +82,5 @@ def _terms(
     pad = (0, -audio.shape[-1] % multiple)
     audio, own = F.pad(audio, pad), F.pad(own, pad)
     frames = (own.sum(dim=(1, 2)).long() + multiple - 1) // multiple * multiple
-    out = model(audio, Extent(audio.shape[-1], frames, noise))
+    out = model(audio, BatchContext(audio.shape[-1], frames, noise))
     return {name: float(value) for name, value in losses(out, audio, own).items()}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from snac_core.model import SNAC
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.layers import NoiseBlock, ResidualUnit
 from trainer.model.mel_target import MelTarget
 
@@ -68,9 +68,9 @@ def scale_to(model: SNAC, audio: Tensor, mel_target: MelTarget) -> None:
 
     hooks = [layer.register_forward_hook(normalise) for layer in _convolutions(model)]
     try:
-        extent = Extent(audio.shape[-1], noise="random")
-        model.encoder(audio, extent)
-        model.decoder(model.quantizer(mel_target(audio))[0], extent)
+        context = BatchContext(audio.shape[-1], noise="random")
+        model.encoder(audio, context)
+        model.decoder(model.quantizer(mel_target(audio))[0], context)
     finally:
         for hook in hooks:
             hook.remove()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snac_core.config import SnacConfig
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 from trainer.data.segments import Segment
 from trainer.runtime.distributed import World
@@ -39,12 +39,12 @@ class Batch(NamedTuple):
         seeds = int(word >> np.uint64(2)) + self.places
         return Noise(seeds, torch.zeros_like(seeds))
 
-    def extent(self, config: SnacConfig, noise: Noise) -> Extent:
+    def context(self, config: SnacConfig, noise: Noise) -> BatchContext:
         """Return what keeps each segment apart from its padding, in whole frames."""
         multiple = config.pad_multiple
         samples = (self.own.sum(dim=(1, 2)).long() + multiple - 1) // multiple * multiple
         whole = bool(samples.min() == self.own.shape[-1])
-        return Extent(self.audio.shape[-1], None if whole else samples, noise)
+        return BatchContext(self.audio.shape[-1], None if whole else samples, noise)
 
 
 class DeviceTransfer:

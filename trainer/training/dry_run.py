@@ -139,7 +139,7 @@ def _kept(
     audio = 0.1 * torch.randn(1, 1, samples, generator=torch.Generator().manual_seed(0))
     batch = Batch(audio, torch.ones_like(audio), torch.zeros(1, dtype=torch.int64))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = reconstruct(model, batch.audio, config, batch.extent(model.config, batch.noise(0)))
+        out = reconstruct(model, batch.audio, config, batch.context(model.config, batch.noise(0)))
         terms = Losses(config, model.config.sampling_rate)(out, batch.audio, batch.own)
         if discriminators is not None:
             terms |= discriminators.generator_terms(out.audio, batch.audio, batch.own)

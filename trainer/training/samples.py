@@ -49,7 +49,7 @@ class Samples:
         with uncompiled(self.validation_set.config.compile):
             for place, segment in self._segments():
                 noise = Noise(segment.places, torch.zeros_like(segment.places))
-                out = model(segment.audio, segment.extent(model.config, noise))
+                out = model(segment.audio, segment.context(model.config, noise))
                 self._show(f"{place}/reconstructed", out.audio[0, 0] * segment.own[0, 0], step)
 
     def _segments(self) -> list[tuple[int, Batch]]:

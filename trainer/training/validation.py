@@ -156,7 +156,7 @@ class ValidationSet:
                 continue
             # By its number alone: a segment's noise is the same in any batch.
             noise = Noise(batch.places, torch.zeros_like(batch.places))
-            out = model(batch.audio, batch.extent(model.config, noise))
+            out = model(batch.audio, batch.context(model.config, noise))
             terms = self._sums(out, batch)
             where = batch.places.cpu() - first
             codes = [_own_codes(level, batch.own, where, len(loaded.audio)) for level in out.levels]

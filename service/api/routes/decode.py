@@ -33,7 +33,7 @@ from snac_core.audio import MEDIA_TYPES, AudioFormat
 from snac_core.codec import Codec
 from snac_core.inference.jobs import DecodeJob
 from snac_core.types import Samples
-from snac_core.utils.incremental import Piecemeal
+from snac_core.utils.incremental import Incremental
 
 router = APIRouter(tags=["decode"])
 
@@ -54,12 +54,12 @@ async def decode(
     noise: Annotated[Noise | None, Query()] = None,
     token_space: Annotated[str | None, Query(max_length=64)] = None,
     stream: Annotated[
-        bool, Query(description="Send the audio as it is decoded; WAV and PCM only.")
+        bool, Query(description="Send the audio while it is decoded; WAV and PCM only.")
     ] = False,
 ) -> Response:
-    """Decode one set of codes; an answer of `/v1/encode` may be posted back as it is.
+    """Decode one set of codes; a response of `/v1/encode` can be posted back unchanged.
 
-    Query parameters stand in for fields that the body does not have, for an npz file.
+    Query parameters set fields that the body lacks, for example of an npz file.
     """
     offers = STREAMED if stream else tuple(AUDIO_FORMATS)
     media = negotiate(call.accept, offers)
@@ -103,7 +103,7 @@ async def decode(
             "model": DecodeBatchAnswer,
             "content": binary(ZIP),
             "description": "An audio file or a problem for each item. As ZIP, files `0000.wav`, "
-            "`0001.wav`, ..., with `0001.problem.json` in place of one that failed.",
+            "`0001.wav`, ..., with `0001.problem.json` in place of a failed one.",
         },
         **problems(*COMPUTING),
     },
@@ -113,7 +113,7 @@ async def decode_batch(
     call: CallDep,
     format: Annotated[AudioFormat, Query(description="Of each audio file.")] = "wav",
 ) -> Response:
-    """Decode `items`, each as `/v1/decode` takes it; one that fails does not fail the rest."""
+    """Decode `items`, each as for `/v1/decode`; a failed item does not affect the others."""
     media = negotiate(call.accept, (JSON, ZIP))
     codec, service = call.admit(), call.service
     data, sent = await read_codes_body(call)
@@ -135,7 +135,7 @@ async def decode_batch(
         )
         with call.stage("write"):
             write = _zip if media == ZIP else _json
-            return await service.io.run_piecemeal(lambda: write(results, format))
+            return await service.io.run_incremental(lambda: write(results, format))
 
     return Response(await call.run_until_disconnect(answer(), deadline=False), media_type=media)
 
@@ -160,7 +160,7 @@ async def _item(
     return {"index": index, **await call.item(answer())}
 
 
-def _json(results: list[Fields], audio_format: AudioFormat) -> Piecemeal[bytes]:
+def _json(results: list[Fields], audio_format: AudioFormat) -> Incremental[bytes]:
     items = []
     for result in results:
         text = {"audio": result["audio"].decode()} if "audio" in result else {}
@@ -169,7 +169,7 @@ def _json(results: list[Fields], audio_format: AudioFormat) -> Piecemeal[bytes]:
     return f'{{"results":[{",".join(items)}]}}'.encode()
 
 
-def _zip(results: list[Fields], audio_format: AudioFormat) -> Piecemeal[bytes]:
+def _zip(results: list[Fields], audio_format: AudioFormat) -> Incremental[bytes]:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for result in results:
@@ -183,5 +183,5 @@ def _zip(results: list[Fields], audio_format: AudioFormat) -> Piecemeal[bytes]:
 
 
 def audio_headers(codec: Codec, samples: Samples) -> dict[str, str]:
-    """Return the headers that tell the length and the sample rate of an answer's audio."""
+    """Return the headers with the length and sample rate of the audio."""
     return {"X-Num-Samples": str(len(samples)), "X-Sample-Rate": str(codec.sample_rate)}

@@ -64,8 +64,8 @@ async def encode(call: CallDep, layout: LayoutName = "hierarchical", base: Base 
         200: {
             "model": EncodeBatchAnswer,
             "content": binary(NDJSON),
-            "description": "A result or a problem for each file. As NDJSON, one line each, as "
-            "they are finished.",
+            "description": "A result or a problem for each file. As NDJSON, one line each, sent as "
+            "they finish.",
         },
         **problems(*COMPUTING),
     },
@@ -74,7 +74,7 @@ async def encode(call: CallDep, layout: LayoutName = "hierarchical", base: Base 
 async def encode_batch(
     call: CallDep, layout: LayoutName = "hierarchical", base: Base = None
 ) -> Response:
-    """Encode the files in the multipart parts `files`; one that fails does not fail the rest."""
+    """Encode the files in the multipart parts `files`; a failed one does not affect the others."""
     media = negotiate(call.accept, (JSON, NDJSON))
     wanted = _usable_layout(call.admit(), layout, base)
     most = call.service.settings.max_files
@@ -94,7 +94,7 @@ async def encode_batch(
 
 
 def _usable_layout(codec: Codec, name: str, base: int | None) -> Layout:
-    """Find a layout, and try it on one frame rather than fail after the work."""
+    """Return a layout after trying it on one frame, so that a bad base fails before the work."""
     layout = find_layout(name)
     frame = [[0] * count for count in codec.config.codes_per_frame]
     to_layout(frame, layout.name, config=codec.config, base=base)

@@ -1,4 +1,4 @@
-"""`/v1/models`: which versions there are, which one answers, and exchanging it."""
+"""`/v1/models`: list versions, describe the current one, reload and roll back."""
 
 from __future__ import annotations
 
@@ -26,18 +26,16 @@ _reload_problems = problems(
     422,
     500,
     503,
-    status_409="The version was not taken; the old model still serves.",
+    status_409="The version was not loaded; the old model still serves.",
 )
-AllowChange = Annotated[
-    bool, Query(description="Serve a version whose codes mean something else, this once.")
-]
+AllowChange = Annotated[bool, Query(description="Accept another token space, this once.")]
 
 
 @router.get(
     "", summary="Known versions", dependencies=_reading, responses=problems(401, 429, 500, 503)
 )
 async def models(service: ServiceDep) -> ModelList:
-    """List the model store's versions, with the reason for each that could not be served."""
+    """List the model store's versions, with the reason for each that cannot be served."""
     states = await asyncio.to_thread(service.models.describe)
     return ModelList(
         models=[ModelVersion.model_validate(dataclasses.asdict(state)) for state in states]
@@ -46,24 +44,24 @@ async def models(service: ServiceDep) -> ModelList:
 
 @router.get(
     "/current",
-    summary="The model that answers",
+    summary="The model being served",
     dependencies=_reading,
     responses=problems(401, 429, 500, 503),
 )
 async def current(call: CallDep) -> CurrentModel:
-    """Say which model answers now, and the shape of its codes."""
+    """Describe the model being served and the shape of its codes."""
     manager = call.service.models
     return _current(manager, call.use(manager.codec))
 
 
 @router.post(
     "/reload",
-    summary="Look at the store now",
+    summary="Check the store now",
     dependencies=_operating,
     responses=_reload_problems,
 )
 async def reload(call: CallDep, allow_token_space_change: AllowChange = False) -> CurrentModel:
-    """Serve the store's current version, trying again even one that failed before."""
+    """Serve the store's current version; retries one that failed before."""
     manager = call.service.models
     codec = await manager.run_in_loader(
         manager.check, retry=True, allow_token_space_change=allow_token_space_change
@@ -78,7 +76,7 @@ async def reload(call: CallDep, allow_token_space_change: AllowChange = False) -
     responses=_reload_problems,
 )
 async def rollback(call: CallDep, allow_token_space_change: AllowChange = False) -> CurrentModel:
-    """Serve the store's previous version and make it current there, for every service."""
+    """Serve the store's previous version and make it current in the store."""
     manager = call.service.models
     codec = await manager.run_in_loader(
         manager.roll_back, allow_token_space_change=allow_token_space_change
@@ -87,7 +85,7 @@ async def rollback(call: CallDep, allow_token_space_change: AllowChange = False)
 
 
 async def _everywhere(call: Call, codec: Codec) -> CurrentModel:
-    """Have the other workers reload as well, and describe the model that all serve now."""
+    """Make the other workers reload too, and describe the model that all serve now."""
     call.use(codec)
     worker, request = call.service.worker, call.request
     if worker is not None and call.from_outside:

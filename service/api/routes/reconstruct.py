@@ -21,7 +21,7 @@ from service.api.uploads import read_audio
 from service.fields import Noise, Seed
 from snac_core.codec import Codec
 from snac_core.types import Samples
-from snac_core.utils.incremental import Piecemeal
+from snac_core.utils.incremental import Incremental
 
 router = APIRouter(tags=["decode"])
 
@@ -38,7 +38,7 @@ async def reconstruct(
     seed: Annotated[Seed, Query()] = 0,
     noise: Annotated[Noise, Query()] = "seeded",
 ) -> Response:
-    """Hear what the codes keep of one audio file; headers say how close it is."""
+    """Encode and decode one audio file; response headers give quality measures."""
     media = negotiate(call.accept, tuple(AUDIO_FORMATS))
     codec = call.admit()
     upload = await call.before_deadline(read_audio(call.request))
@@ -49,7 +49,7 @@ async def reconstruct(
             call, lambda: codec.decode_job(codes, noise, seed), AUDIO_FORMATS[media]
         )
         with call.stage("quality"):
-            figures = await call.service.io.run_piecemeal(
+            figures = await call.service.io.run_incremental(
                 lambda: _quality(codec, original, samples)
             )
         return body, {**audio_headers(codec, samples), **figures}
@@ -58,13 +58,13 @@ async def reconstruct(
     return Response(body, headers=headers, media_type=media)
 
 
-def _quality(codec: Codec, original: Samples, samples: Samples) -> Piecemeal[dict[str, str]]:
-    # SciPy comes with it, which is a third of the service's start-up; only this call needs it.
-    from snac_core.quality import log_mel_piecemeal, si_sdr_piecemeal, stoi_piecemeal
+def _quality(codec: Codec, original: Samples, samples: Samples) -> Incremental[dict[str, str]]:
+    # It imports SciPy, a third of the service's start-up time, which only this call needs.
+    from snac_core.quality import log_mel_incremental, si_sdr_incremental, stoi_incremental
 
-    distance = yield from log_mel_piecemeal(original, samples, codec.sample_rate)
-    intelligibility = yield from stoi_piecemeal(original, samples, codec.sample_rate)
-    distortion = yield from si_sdr_piecemeal(original, samples)
+    distance = yield from log_mel_incremental(original, samples, codec.sample_rate)
+    intelligibility = yield from stoi_incremental(original, samples, codec.sample_rate)
+    distortion = yield from si_sdr_incremental(original, samples)
     return {
         "X-Bitrate": f"{codec.config.bits_per_second:.0f}",
         "X-SI-SDR": f"{distortion:.2f}",

@@ -141,7 +141,7 @@ def test_a_short_clip_overtakes_a_long_file(watched: Watched, samples_of: Sample
     assert order.index({False}) == 1
 
 
-def test_a_clip_is_let_by_in_the_middle_of_a_window(codec: Codec, samples_of: SamplesOf) -> None:
+def test_a_clip_preempts_a_window(codec: Codec, samples_of: SamplesOf) -> None:
     """Each window of a long file finds a clip waiting, which is answered before the window is."""
     engine = Engine(30.0, max_queue_seconds=100.0, metrics=Metrics(), turn_seconds=0.0)
     engine.start()
@@ -248,7 +248,7 @@ def test_a_full_queue_says_when_to_come_back(
     engine: Engine, watched: Watched, samples_of: SamplesOf
 ) -> None:
     submit(engine, watched, watched.encode_job(samples_of(1.0))).result(300)
-    engine.max_queue_seconds = 5.0
+    engine.scheduler.max_queue_seconds = 5.0
     watched.gate.clear()
     big = submit(engine, watched, watched.encode_job(samples_of(8.0)))
     with pytest.raises(OverloadedError, match="of at most 5") as caught:
@@ -441,7 +441,7 @@ def test_a_client_that_leaves_is_dropped_from_the_queue(
         with socket.create_connection((host, int(port))) as leaving:
             head = f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             leaving.sendall(head.encode() + body)
-            wait_for(lambda: len(running.service.engine._queue) == 1)
+            wait_for(lambda: len(running.service.engine.scheduler.waiting) == 1)
         line = 'snac_requests_total{outcome="disconnected",route="/v1/encode"}'
         wait_for(lambda: line in running.http.get("/metrics").text)
         watched.gate.set()

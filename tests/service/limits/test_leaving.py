@@ -28,7 +28,7 @@ from service.observability.metrics import Metrics
 from snac_core import audio, quality
 from snac_core.audio.source import BLOCK_SAMPLES, SoundSource
 from snac_core.streaming import StreamingEncoder
-from snac_core.utils.incremental import Piecemeal
+from snac_core.utils.incremental import Incremental
 from tests.service.waiting import wait_for
 
 ENDLESS_RATE = 768_000
@@ -190,7 +190,7 @@ def test_reading_ends_with_the_time_that_a_request_has(
 SERVE = f"""
     import sys, numpy
     from service.cli import main
-    from snac_core.sound_source import BLOCK_SAMPLES, SoundSource
+    from snac_core.audio.source import BLOCK_SAMPLES, SoundSource
 
     mono_blocks = SoundSource.mono_blocks
 
@@ -280,7 +280,7 @@ def silent(codec: Any) -> Callable[[Any], None]:
 
 @pytest.mark.parametrize(
     ("module", "name", "seconds"),
-    [(audio, "encode_piecemeal", 300), (quality, "log_mel_piecemeal", 1200)],
+    [(audio, "encode_incremental", 300), (quality, "log_mel_incremental", 1200)],
 )
 def test_who_hangs_up_ends_the_writing_and_the_measuring_of_its_answer(
     narrow: Any,
@@ -292,7 +292,7 @@ def test_who_hangs_up_ends_the_writing_and_the_measuring_of_its_answer(
 ) -> None:
     work, pieces, ended = getattr(module, name), [], threading.Event()
 
-    def watched(*arguments: Any) -> Piecemeal[Any]:
+    def watched(*arguments: Any) -> Incremental[Any]:
         inner = work(*arguments)
         try:
             while True:
@@ -375,7 +375,7 @@ def test_who_hangs_up_takes_its_work_out_of_the_queue(
         ):
             items = (3 if "batch" in call else 1) + busy
             wait_for(lambda: len(gate.runs) == 1)
-            wait_for(lambda: len(engine._queue) + gate.sizes[0] == items)
+            wait_for(lambda: len(engine.scheduler.waiting) + gate.sizes[0] == items)
         wait_for(lambda: count(running, "disconnected", route) == left + 1)
         assert running.metric('snac_streams_open{kind="decode-http"}') == 0
         gate.free.set()

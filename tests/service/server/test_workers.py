@@ -39,7 +39,7 @@ import sys
 
 from service import cli, workers
 from snac_core.codec import Codec
-from snac_core.jobs import EncodeJob
+from snac_core.inference.jobs import EncodeJob
 import torch
 
 run = Codec.run

@@ -30,11 +30,11 @@ def test_both_come_out_as_if_alone(precision: Precision) -> None:
     (long_audio,), (short_audio,) = one.decode([long_codes]), one.decode([short_codes])
     between: list[bool] = []
 
-    def let_by() -> None:
+    def preempt() -> None:
         same_codes = one.encode([short])[0] == short_codes
         between.append(same_codes and np.array_equal(one.decode([short_codes])[0], short_audio))
 
-    with one.interrupting(let_by):
+    with one.preemptible(preempt):
         assert one.encode([long]) == [long_codes]
         encoding = len(between)
         assert np.array_equal(one.decode([long_codes])[0], long_audio)
@@ -48,7 +48,7 @@ def test_both_come_out_as_if_alone(precision: Precision) -> None:
 def test_another_thread_is_not_held_up() -> None:
     one = codec()
     callers: set[int] = set()
-    with one.interrupting(lambda: callers.add(threading.get_ident())):
+    with one.preemptible(lambda: callers.add(threading.get_ident())):
         with ThreadPoolExecutor(1) as pool:
             pool.submit(one.encode, [noise(24000)]).result(60)
         assert not callers
@@ -62,14 +62,14 @@ def test_it_ends_with_the_block_even_when_it_fails() -> None:
     def fail() -> None:
         raise LookupError("somebody else's trouble")
 
-    with pytest.raises(LookupError), one.interrupting(fail):
+    with pytest.raises(LookupError), one.preemptible(fail):
         one.encode([noise(24000)])
     one.encode([noise(24000)])
 
 
 def test_a_model_is_freed_without_the_collector() -> None:
     one = codec()
-    with one.interrupting(lambda: None):
+    with one.preemptible(lambda: None):
         one.encode([noise(24000)])
     gc.disable()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import subprocess
 import sys
@@ -15,11 +16,11 @@ from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.errors import KernelsError
 from snac_core.kernels import build, cpu
-from snac_core.kernels.cpu import Kernels, WindowKernels
-from snac_core.kernels.interface import Snake, Space
-from snac_core.kernels.network import AsWritten, RowNetwork
+from snac_core.kernels.cpu import CpuBackend, CpuKernels
+from snac_core.kernels.interface import Snake, Workspace
+from snac_core.kernels.network import ChannelsFirst, ChannelsLastNetwork
 from snac_core.model import SNAC
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise, draw_normal
 from snac_core.types import Precision
 from tests.conftest import TINY, TINY_ATTENTION, noise, random_codec, random_model
@@ -36,13 +37,13 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module")
-def compiled() -> Kernels:
+def compiled() -> CpuKernels:
     found = cpu.kernels("on")
     assert found is not None
     return found
 
 
-def test_noise_is_that_of_the_layers(compiled: Kernels) -> None:
+def test_noise_is_that_of_the_layers(compiled: CpuKernels) -> None:
     key, start = torch.tensor([5, 2**32 - 1, 77]), torch.tensor([0, -40, 2**33 + 5])
     for length in (1, 1023, 1024, 5000):
         ours, theirs = compiled.normal(key, start, length), draw_normal(key, start, length)
@@ -52,9 +53,9 @@ def test_noise_is_that_of_the_layers(compiled: Kernels) -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize("threads", [1, 3])
 @torch.inference_mode()
-def test_rows_equal_the_layers(config: SnacConfig, threads: int, compiled: Kernels) -> None:
+def test_rows_equal_the_layers(config: SnacConfig, threads: int, compiled: CpuKernels) -> None:
     model = random_model(config).eval().requires_grad_(False).fold()
-    rows = RowNetwork(model, WindowKernels(compiled), lambda: None)
+    rows = ChannelsLastNetwork(model, CpuBackend(compiled), lambda: None)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -66,9 +67,9 @@ def test_rows_equal_the_layers(config: SnacConfig, threads: int, compiled: Kerne
             for ours, theirs in zip(rows.encode(audio), codes, strict=True):
                 assert torch.equal(ours, theirs)
             drawn = Noise(torch.tensor([-3]), torch.tensor([512]))
-            for extent in (Extent(length), Extent(length, noise=drawn)):
+            for context in (BatchContext(length), BatchContext(length, noise=drawn)):
                 torch.testing.assert_close(
-                    rows.decode(codes, extent), model.decode(codes, extent), rtol=0, atol=1e-5
+                    rows.decode(codes, context), model.decode(codes, context), rtol=0, atol=1e-5
                 )
     finally:
         torch.set_num_threads(before)
@@ -83,7 +84,7 @@ def test_seeded_noise_is_that_of_the_layers() -> None:
 
 @pytest.mark.parametrize("scale", [1.0, 100.0, 9_000.0, 1e6])
 def test_the_activation_is_as_exact_as_its_formula_in_floats(
-    scale: float, compiled: Kernels
+    scale: float, compiled: CpuKernels
 ) -> None:
     """Above, all channels meet ordinary arguments; the sine must hold for any."""
     generator = torch.Generator().manual_seed(0)
@@ -94,29 +95,29 @@ def test_the_activation_is_as_exact_as_its_formula_in_floats(
     exact = x.double() + snake.inverse.double() * torch.sin(angles).square()
     # A unit in the last place of the result, and a few in that of the sine.
     bound = 2.0**-24 * exact.abs() + 2.0**-20
-    got = compiled.snake(x, snake, Space(), before=2, after=1)
+    got = compiled.snake(x, snake, Workspace(), before=2, after=1)
     assert got.shape == (503, 53)
     assert not got[:2].any()
     assert not got[-1:].any()
     assert ((got[2:-1].double() - exact).abs() <= bound).all()
 
 
-def test_what_is_not_a_number_stays_so(compiled: Kernels) -> None:
+def test_what_is_not_a_number_stays_so(compiled: CpuKernels) -> None:
     x = torch.zeros(3, 20)
     x[1, 7], x[2, 3] = torch.nan, torch.inf
     ones = torch.ones(20)
-    assert compiled.snake(x, Snake(ones, ones), Space()).isnan().nonzero().tolist() == [
+    assert compiled.snake(x, Snake(ones, ones), Workspace()).isnan().nonzero().tolist() == [
         [1, 7],
         [2, 3],
     ]
 
 
-def test_what_the_kernels_cannot_read_is_refused(compiled: Kernels) -> None:
+def test_what_the_kernels_cannot_read_is_refused(compiled: CpuKernels) -> None:
     ones = torch.ones(4)
     for x in (torch.zeros(5, 4).double(), torch.zeros(4, 5).t()):
         with pytest.raises(ValueError, match=r"contiguous torch\.float32"):
-            compiled.snake(x, Snake(ones, ones), Space())
-    rows = RowNetwork(random_model(TINY).fold(), WindowKernels(compiled), lambda: None)
+            compiled.snake(x, Snake(ones, ones), Workspace())
+    rows = ChannelsLastNetwork(random_model(TINY).fold(), CpuBackend(compiled), lambda: None)
     with pytest.raises(ValueError, match="batch of 2"):
         rows.encode(torch.zeros(2, 1, 2048))
 
@@ -127,27 +128,27 @@ def test_a_codec_uses_them_where_it_may(precision: Precision, decodes_in_rows: b
         model = random_model(TINY)
         return Codec(model, version="v", token_space="t", precision=precision, **options)  # type: ignore[arg-type]
 
-    assert isinstance(codec().encoder, RowNetwork)
-    assert isinstance(codec().decoder, RowNetwork) is decodes_in_rows
+    assert isinstance(codec().encoder, ChannelsLastNetwork)
+    assert isinstance(codec().decoder, ChannelsLastNetwork) is decodes_in_rows
     assert isinstance(codec(compile="off").encoder, SNAC)
     assert isinstance(codec(device="meta").encoder, SNAC)
     with pytest.raises(ValueError, match="'auto', 'on' or 'off'"):
         codec(compile="yes")
 
 
-def test_one_build_serves_every_model_and_nearly_every_layer(compiled: Kernels) -> None:
+def test_one_build_serves_every_model_and_nearly_every_layer(compiled: CpuKernels) -> None:
     """What is counted in place of time: a second model builds nothing, and no layer is left."""
     library = build.library()
     built = library.stat().st_mtime_ns
     for seed, config in enumerate((SnacConfig(), TINY, TINY)):
         with torch.device("cpu"):
-            network = RowNetwork(
-                random_model(config, seed).fold(), WindowKernels(compiled), lambda: None
+            network = ChannelsLastNetwork(
+                random_model(config, seed).fold(), CpuBackend(compiled), lambda: None
             )
         left = [
             type(layer._alone[0]).__name__
             for layer in (*network.layers["encode"], *network.layers["decode"])
-            if isinstance(layer, AsWritten)
+            if isinstance(layer, ChannelsFirst)
         ]
         # The latent's convolutions, at a 512th of the sample rate, and the last step.
         assert sorted(left) == ["Conv1d"] * 3 + ["Tanh"]
@@ -155,8 +156,10 @@ def test_one_build_serves_every_model_and_nearly_every_layer(compiled: Kernels) 
     assert library.stat().st_mtime_ns == built
 
 
-def test_windows_after_the_first_two_ask_for_no_memory_of_their_size(compiled: Kernels) -> None:
-    network = RowNetwork(random_model(TINY).eval().fold(), WindowKernels(compiled), lambda: None)
+def test_windows_after_the_first_two_ask_for_no_memory_of_their_size(compiled: CpuKernels) -> None:
+    network = ChannelsLastNetwork(
+        random_model(TINY).eval().fold(), CpuBackend(compiled), lambda: None
+    )
     audio = torch.from_numpy(noise(20 * 2048))[None, None]
     largest = 8 * audio.numel() * 4
 
@@ -177,22 +180,11 @@ def test_windows_after_the_first_two_ask_for_no_memory_of_their_size(compiled: K
     assert max(requested()) < largest
 
 
-PROBE = """
-import sys, torch
-from snac_core.errors import KernelsError
-from snac_core.kernels import cpu
-try:
-    print(cpu.kernels(sys.argv[1]))
-except KernelsError as error:
-    print("refused:", error)
-"""
-
-
 @pytest.mark.parametrize(("wanted", "said"), [("auto", "None"), ("on", "refused: no compiled")])
 def test_without_a_compiler_it_says_so(wanted: str, said: str, tmp_path: Path) -> None:
     environment = {"PATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": "."}
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, wanted],
+        [sys.executable, "-m", "tests.snac_core.kernels.find_kernels", wanted],
         env=environment,
         cwd=Path(cpu.__file__).parents[2],
         capture_output=True,
@@ -219,20 +211,20 @@ def test_the_reason_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    cpu._found.cache_clear()
+    build._found.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             assert cpu.kernels("auto") is None
             assert cpu.kernels("auto") is None
         assert [record.getMessage().count("AVX2") for record in caplog.records] == [1]
     finally:
-        cpu._found.cache_clear()
+        build._found.cache_clear()
 
 
 @torch.inference_mode()
 def test_what_is_built_ahead_for_an_older_cpu_gives_the_same_codes(tmp_path: Path) -> None:
-    older = Kernels(build.build("AVX2", tmp_path))
+    older = CpuKernels(ctypes.CDLL(str(build.build("AVX2", tmp_path))))
     model = random_model(TINY).eval().requires_grad_(False).fold()
     audio = torch.from_numpy(noise(4 * TINY.pad_multiple))[None, None]
-    codes = RowNetwork(model, WindowKernels(older), lambda: None).encode(audio)
+    codes = ChannelsLastNetwork(model, CpuBackend(older), lambda: None).encode(audio)
     assert all(torch.equal(a, b) for a, b in zip(codes, model.encode(audio), strict=True))

@@ -24,7 +24,7 @@ from snac_core.errors import KernelsError
 from snac_core.kernels import cuda_graphs
 from snac_core.kernels.cuda_graphs import GraphedNetwork, rounded
 from snac_core.model import SNAC
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 from tests.conftest import TINY, noise, random_codec, random_model
 
@@ -49,25 +49,25 @@ def model() -> SNAC:
     return random_model(TINY).eval().requires_grad_(False).fold()
 
 
-def batch(*units: int, seed: int = 0) -> tuple[Tensor, Extent]:
+def batch(*units: int, seed: int = 0) -> tuple[Tensor, BatchContext]:
     """Return clips of these lengths, and past the end of each what nobody may read."""
     samples, own = max(units) * UNIT, torch.tensor(units) * UNIT
     audio = torch.from_numpy(noise(len(units) * samples, seed)).view(len(units), 1, samples)
     audio[torch.arange(samples) >= own[:, None, None]] = torch.nan
     seeds = torch.arange(len(units)) - 1
-    return audio, Extent(samples, own, Noise(seeds, seeds.abs() * UNIT))
+    return audio, BatchContext(samples, own, Noise(seeds, seeds.abs() * UNIT))
 
 
-def check(network: GraphedNetwork, model: SNAC, audio: Tensor, extent: Extent) -> None:
+def check(network: GraphedNetwork, model: SNAC, audio: Tensor, context: BatchContext) -> None:
     """Check that a batch comes out as it does from the layers."""
-    codes, expected = network.encode(audio, extent), model.encode(audio, extent)
-    sound, written = network.decode(expected, extent), model.decode(expected, extent)
+    codes, expected = network.encode(audio, context), model.encode(audio, context)
+    sound, written = network.decode(expected, context), model.decode(expected, context)
     assert [level.shape for level in codes] == [level.shape for level in expected]
     assert sound.shape == written.shape
-    assert extent.valid is not None
-    for item, own in enumerate(extent.valid.tolist()):
+    assert context.lengths is not None
+    for item, own in enumerate(context.lengths.tolist()):
         for ours, theirs in zip(codes, expected, strict=True):
-            count = theirs.shape[1] * own // extent.samples
+            count = theirs.shape[1] * own // context.samples
             assert torch.equal(ours[item, :count], theirs[item, :count])
         torch.testing.assert_close(sound[item, :, :own], written[item, :, :own], rtol=0, atol=1e-5)
 
@@ -77,8 +77,8 @@ def test_padded_batches_equal_the_layers_before_in_and_after_a_capture(model: SN
     network = GraphedNetwork(model, again)
     # All of one shape, as nine frames become ten.
     for seed, units in enumerate([(9, 1, 5), (10, 2, 1), (9, 9, 9), (3, 9, 1)]):
-        audio, extent = batch(*units, seed=seed)
-        check(network, model, audio, extent)
+        audio, context = batch(*units, seed=seed)
+        check(network, model, audio, context)
         assert network.captures == (2 if seed else 0)
     audio, _ = batch(2)
     for ours, theirs in zip(network.encode(audio), model.encode(audio), strict=True):
@@ -87,8 +87,8 @@ def test_padded_batches_equal_the_layers_before_in_and_after_a_capture(model: SN
     torch.testing.assert_close(network.decode(codes), model.decode(codes), rtol=0, atol=1e-5)
     assert network.captures == 2
     # Without noise it is another computation of the same shape.
-    audio, extent = batch(9, 1, 5)
-    codes, silent = model.encode(audio, extent), dataclasses.replace(extent, noise="off")
+    audio, context = batch(9, 1, 5)
+    codes, silent = model.encode(audio, context), dataclasses.replace(context, noise="off")
     for captures in (2, 3):
         sound, written = network.decode(codes, silent), model.decode(codes, silent)
         torch.testing.assert_close(sound[0], written[0], rtol=0, atol=1e-5)
@@ -98,12 +98,12 @@ def test_padded_batches_equal_the_layers_before_in_and_after_a_capture(model: SN
 @torch.inference_mode()
 def test_what_a_batch_gave_stays_when_the_next_one_runs(model: SNAC) -> None:
     network = GraphedNetwork(model, again)
-    first, extent = batch(2, 1)
+    first, context = batch(2, 1)
     second, _ = batch(2, 1, seed=1)
-    network.encode(first, extent)
-    before = network.encode(first, extent)
+    network.encode(first, context)
+    before = network.encode(first, context)
     kept = [level.clone() for level in before]
-    after = network.encode(second, extent)
+    after = network.encode(second, context)
     assert all(torch.equal(a, b) for a, b in zip(before, kept, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -119,9 +119,9 @@ def test_few_graphs_are_kept_and_what_is_dropped_is_freed(model: SNAC) -> None:
 
     network = GraphedNetwork(model, noted, most=2)
     for units in (1, 2, 1, 3):  # The third keeps the first in use, so the second makes room.
-        audio, extent = batch(units)
+        audio, context = batch(units)
         for _ in range(2):
-            network.encode(audio, extent)
+            network.encode(audio, context)
     gc.collect()
     assert network.captures == 3
     assert [place() is None for place in places] == [False, True, False]
@@ -157,11 +157,11 @@ def test_threads_get_their_own_results(model: SNAC) -> None:
     wrong: list[int] = []
 
     def use(seed: int) -> None:
-        audio, extent = batch(1, seed=seed)
+        audio, context = batch(1, seed=seed)
         with torch.inference_mode():
-            expected = model.encode(audio, extent)
+            expected = model.encode(audio, context)
             for _ in range(5):
-                got = network.encode(audio, extent)
+                got = network.encode(audio, context)
                 if not all(torch.equal(a, b) for a, b in zip(got, expected, strict=True)):
                     wrong.append(seed)
 
@@ -178,7 +178,7 @@ def test_noise_that_no_graph_can_draw_is_refused(model: SNAC) -> None:
     with pytest.raises(ValueError, match="not 'random'"):
         GraphedNetwork(model, again).decode(
             [torch.zeros(1, count, dtype=torch.int64) for count in TINY.codes_per_frame],
-            Extent(TINY.frame_samples, noise="random"),
+            BatchContext(TINY.frame_samples, noise="random"),
         )
 
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from snac_core.config import SnacConfig
 from snac_core.kernels import packing
 from snac_core.kernels.interface import Snake
-from snac_core.kernels.network import RowNetwork
+from snac_core.kernels.network import ChannelsLastNetwork
 from snac_core.model import SNAC
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.layers import ResidualUnit
 from snac_core.model.noise import Noise
 from tests.conftest import random_model
@@ -30,7 +30,7 @@ from tests.conftest import random_model
 pytest.importorskip("triton", reason="Triton is not there: it is for Linux")
 
 from snac_core.kernels import gpu
-from snac_core.kernels.gpu import GpuKernels
+from snac_core.kernels.gpu import TritonBackend
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SMALL = SnacConfig(
@@ -48,9 +48,13 @@ SMALL = SnacConfig(
 NUMPY_WARNS = pytest.mark.filterwarnings("ignore:(overflow|invalid value):RuntimeWarning")
 
 
-def few_programs(whole: int = 0) -> GpuKernels:
+def few_programs(whole: int = 0) -> TritonBackend:
     """The interpreter pays for each operation, whatever its size: large blocks, few steps."""
-    return GpuKernels(DEVICE, whole) if DEVICE.type == "cuda" else GpuKernels(DEVICE, whole, 512, 4)
+    return (
+        TritonBackend(DEVICE, whole)
+        if DEVICE.type == "cuda"
+        else TritonBackend(DEVICE, whole, 512, 4)
+    )
 
 
 def signal(*shape: int, seed: int = 0) -> Tensor:
@@ -74,23 +78,23 @@ def test_a_unit_equals_its_layers(channels: int, dilation: int, tile: int, steps
     for snake in (unit.block[0], unit.block[2]):
         torch.nn.init.uniform_(cast(Tensor, snake.alpha), 0.5, 2.0)
     # Three positions for each sample of the least resolution; the second item has none at all.
-    extent = Extent(84, lengths(84, 0, 21))
+    context = BatchContext(84, lengths(84, 0, 21))
     x = signal(3, channels, 28)
     # What is past an end may be anything.
     x[1:, :, 7:] = torch.nan
     x[1] = torch.inf
     apart = torch.full((3, 31, channels), torch.nan, device=DEVICE)[:, 2:30]
     apart.copy_(x.transpose(1, 2))
-    kernels = GpuKernels(DEVICE, tile=tile, steps=steps)
+    kernels = TritonBackend(DEVICE, tile=tile, steps=steps)
     weights = packing.unit(unit)
-    got = kernels.unit(apart, weights, extent, kernels.space(x.dtype)).transpose(1, 2)
-    expected = unit(x, extent)
+    got = kernels.unit(apart, weights, context, kernels.workspace(x.dtype)).transpose(1, 2)
+    expected = unit(x, context)
     for item, own in ((0, 28), (2, 7)):
         torch.testing.assert_close(got[item, :, :own], expected[item, :, :own], rtol=0, atol=1e-5)
     # Nothing of what is no number is carried on.
     assert got.isfinite().all()
     alone = kernels.unit(
-        apart[2:, :7], weights, Extent(21, lengths(21)), kernels.space(x.dtype)
+        apart[2:, :7], weights, BatchContext(21, lengths(21)), kernels.workspace(x.dtype)
     ).transpose(1, 2)
     torch.testing.assert_close(alone[0], got[2, :, :7], rtol=0, atol=1e-6)
 
@@ -103,15 +107,15 @@ def test_a_unit_that_multiplies_equals_one_that_leaves_it_to_the_library(
     torch.manual_seed(0)
     unit = ResidualUnit(channels, 3, depthwise=True).to(DEVICE)
     # The interpreter cannot multiply what is in bfloat16.
-    weights = packing.RowWeights(torch.float16).of(unit, packing.unit)
-    x, extent = signal(2, 40, channels).half(), Extent(40, lengths(40, 25))
+    weights = packing.PackedWeights(torch.float16).of(unit, packing.unit)
+    x, context = signal(2, 40, channels).half(), BatchContext(40, lengths(40, 25))
     made = []
     for whole in (0, 32):
         kernels = few_programs(whole)
-        made.append(kernels.unit(x, weights, extent, kernels.space(x.dtype)).float())
+        made.append(kernels.unit(x, weights, context, kernels.workspace(x.dtype)).float())
     # The library rounds the sum of the input and the bias on the way.
     torch.testing.assert_close(made[0], made[1], rtol=2**-9, atol=2**-9)
-    exact = unit(x.float().transpose(1, 2), extent).transpose(1, 2)
+    exact = unit(x.float().transpose(1, 2), context).transpose(1, 2)
     torch.testing.assert_close(made[1][0], exact[0], rtol=2**-8, atol=2**-8)
 
 
@@ -124,7 +128,7 @@ def test_the_activation_is_as_exact_as_its_formula_in_floats(
     alpha = (0.5 + torch.rand(48, generator=torch.Generator().manual_seed(1))).to(DEVICE)
     snake = Snake(alpha, (alpha + 1e-9).reciprocal())
     kernels = few_programs()
-    got = kernels.snake(x, snake, Extent(58, lengths(50)), kernels.space(x.dtype), 2, 1)
+    got = kernels.snake(x, snake, BatchContext(58, lengths(50)), kernels.workspace(x.dtype), 2, 1)
     assert got.shape == (1, 32, 48)
     assert not got[0, :2].any()
     # Past the item's end, then past all of them.
@@ -141,31 +145,33 @@ def test_what_is_not_a_number_stays_so() -> None:
     x = torch.zeros(1, 3, 20, device=DEVICE)
     x[0, 1, 7], x[0, 2, 3] = torch.nan, torch.inf
     ones, kernels = torch.ones(20, device=DEVICE), few_programs()
-    got = kernels.snake(x, Snake(ones, ones), Extent(3, lengths(3)), kernels.space(x.dtype))
+    got = kernels.snake(
+        x, Snake(ones, ones), BatchContext(3, lengths(3)), kernels.workspace(x.dtype)
+    )
     assert got.isnan().nonzero().tolist() == [[0, 1, 7], [0, 2, 3]]
 
 
 def test_noise_is_that_of_the_layers() -> None:
     noise = Noise(lengths(0, -5, 2**62 + 3), lengths(0, 24, 2**36))
-    extent = Extent(12_000, lengths(12_000, 12_000, 12_000), noise)
+    context = BatchContext(12_000, lengths(12_000, 12_000, 12_000), noise)
     # The interpreter cuts off where a GPU rounds.
     for index, dtype, error in ((0, torch.float32, 1e-6), (3, torch.bfloat16, 2**-7)):
         x = torch.zeros(3, 1500, 2, dtype=dtype, device=DEVICE)
-        got = GpuKernels(DEVICE).normal(x, index, extent)
-        expected = extent.normal(x.transpose(1, 2), index)
+        got = TritonBackend(DEVICE).normal(x, index, context)
+        expected = context.normal(x.transpose(1, 2), index)
         assert got is not None
         assert expected is not None
         torch.testing.assert_close(got, expected.transpose(1, 2), rtol=error, atol=0)
-    assert GpuKernels(DEVICE).normal(x, 0, Extent(12_000, extent.valid)) is None
+    assert TritonBackend(DEVICE).normal(x, 0, BatchContext(12_000, context.lengths)) is None
 
 
 def test_what_the_kernels_cannot_read_is_refused() -> None:
-    kernels, ones = GpuKernels(DEVICE), torch.ones(4, device=DEVICE)
-    extent, space = Extent(5, lengths(5)), kernels.space(torch.float32)
+    kernels, ones = TritonBackend(DEVICE), torch.ones(4, device=DEVICE)
+    context, workspace = BatchContext(5, lengths(5)), kernels.workspace(torch.float32)
     with pytest.raises(ValueError, match=r"rows of \(1, 5, 4\) have strides"):
-        kernels.snake(torch.zeros(1, 4, 5).transpose(1, 2), Snake(ones, ones), extent, space)
+        kernels.snake(torch.zeros(1, 4, 5).transpose(1, 2), Snake(ones, ones), context, workspace)
     with pytest.raises(ValueError, match="samples of each item"):
-        kernels.snake(torch.zeros(1, 5, 4), Snake(ones, ones), Extent(5), space)
+        kernels.snake(torch.zeros(1, 5, 4), Snake(ones, ones), BatchContext(5), workspace)
 
 
 @pytest.fixture(scope="module")
@@ -177,14 +183,14 @@ def model() -> SNAC:
 def test_a_padded_batch_equals_the_layers_and_each_clip_alone(
     model: SNAC,
 ) -> None:
-    rows, unit = RowNetwork(model, few_programs(), lambda: None), SMALL.pad_multiple
+    rows, unit = ChannelsLastNetwork(model, few_programs(), lambda: None), SMALL.pad_multiple
     length, own = 3 * unit, [3 * unit, unit]
     audio = 0.1 * signal(2, 1, length)
     audio[1, :, unit:] = torch.nan
     noise = Noise(lengths(7, -8), lengths(0, 2 * unit))
-    extent = Extent(length, lengths(*own), noise)
-    codes, theirs = rows.encode(audio, extent), model.encode(audio, extent)
-    sound, written = rows.decode(theirs, extent), model.decode(theirs, extent)
+    context = BatchContext(length, lengths(*own), noise)
+    codes, theirs = rows.encode(audio, context), model.encode(audio, context)
+    sound, written = rows.decode(theirs, context), model.decode(theirs, context)
     for item, samples in enumerate(own):
         for ours, level in zip(codes, theirs, strict=True):
             count = level.shape[1] * samples // length
@@ -192,7 +198,7 @@ def test_a_padded_batch_equals_the_layers_and_each_clip_alone(
         torch.testing.assert_close(
             sound[item, :, :samples], written[item, :, :samples], rtol=0, atol=1e-5
         )
-    short = Extent(unit, noise=Noise(lengths(-8), lengths(2 * unit)))
+    short = BatchContext(unit, noise=Noise(lengths(-8), lengths(2 * unit)))
     alone = rows.encode(audio[1:, :, :unit], short)
     for ours, level in zip(codes, alone, strict=True):
         assert torch.equal(ours[1:, : level.shape[1]], level)
@@ -203,7 +209,7 @@ def test_a_padded_batch_equals_the_layers_and_each_clip_alone(
 def test_decoding_in_half_precision_is_as_near_as_the_layers_are(
     model: SNAC,
 ) -> None:
-    rows = RowNetwork(model, few_programs(), lambda: None, torch.bfloat16)
+    rows = ChannelsLastNetwork(model, few_programs(), lambda: None, torch.bfloat16)
     audio = 0.1 * signal(1, 1, 2 * SMALL.pad_multiple)
     codes = model.encode(audio)
     exact = model.decode(codes)
@@ -215,49 +221,6 @@ def test_decoding_in_half_precision_is_as_near_as_the_layers_are(
     assert 0 < (got.float() - exact).abs().max() < 2 * worst
 
 
-COMPILE = """
-import json, pathlib, subprocess, sys
-import torch, triton
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
-from snac_core.config import SnacConfig
-from snac_core.extent import Extent, Noise
-from snac_core.gpu_kernels import GpuKernels
-from snac_core.model import SNAC
-from snac_core.rows import RowNetwork
-
-class Hopper:
-    get_current_target = staticmethod(lambda: GPUTarget("cuda", 90, 32))
-    get_current_device = staticmethod(lambda: 0)
-    get_current_stream = staticmethod(lambda device: 0)
-
-driver.set_active(Hopper())
-launches, launch = [], JITFunction.run
-
-def compiled(self, *arguments, grid, warmup, **options):
-    made = launch(self, *arguments, grid=grid, warmup=True, **options)
-    binary = pathlib.Path(sys.argv[1], made.hash)
-    if not binary.exists():
-        binary.write_bytes(made.asm["cubin"])
-    launches.append([self.__name__, binary.name, "mma.sync" in made.asm["ptx"]])
-
-JITFunction.run = compiled
-model = SNAC(SnacConfig(encoder_dim=48, encoder_rates=(2,), decoder_dim=128, decoder_rates=(2,)))
-model, cpu = model.eval().fold(), torch.device("cpu")
-extent = Extent(32, torch.tensor([32, 16]), Noise(torch.tensor([1, 2]), torch.tensor([0, 16])))
-codes = [torch.zeros(2, 16 // stride, dtype=torch.int64) for stride in model.config.vq_strides]
-with torch.inference_mode():
-    RowNetwork(model, GpuKernels(cpu), lambda: None).encode(torch.zeros(2, 1, 32), extent)
-    RowNetwork(model, GpuKernels(cpu, 64), lambda: None, torch.bfloat16).decode(codes, extent)
-tool = pathlib.Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-for name, binary, on_matrix_units in launches:
-    command = [tool, "--dump-resource-usage", pathlib.Path(sys.argv[1], binary)]
-    used = subprocess.run(command, capture_output=True, check=True).stdout.decode()
-    print(json.dumps([name, "STACK:0 " in used, on_matrix_units]))
-"""
-
-
 def test_a_gpu_has_few_kernels_to_run_which_compile_without_one(tmp_path: Path) -> None:
     """A whole encode and decode, each kernel compiled for Hopper in the place of being run.
 
@@ -266,7 +229,14 @@ def test_a_gpu_has_few_kernels_to_run_which_compile_without_one(tmp_path: Path) 
     """
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", COMPILE, str(tmp_path)],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-m",
+            "tests.snac_core.kernels.compile_for_hopper",
+            str(tmp_path),
+        ],
         env=environment,
         cwd=Path(gpu.__file__).parents[2],
         capture_output=True,

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from snac_core.config import SnacConfig
 from snac_core.kernels import cpu
-from snac_core.kernels.cpu import Kernels
-from snac_core.kernels.interface import Snake, Space, UnitMemory, UnitWeights
-from snac_core.kernels.network import RowNetwork
-from snac_core.model.noise import Muted, Noise
-from snac_core.streaming.channels_last import AsWritten, DelayedRows
-from snac_core.streaming.layers import DelayedNetwork
+from snac_core.kernels.cpu import CpuKernels
+from snac_core.kernels.interface import Snake, UnitState, UnitWeights, Workspace
+from snac_core.kernels.network import ChannelsLastNetwork
+from snac_core.model.noise import MaskedNoise, Noise
+from snac_core.streaming.channels_last import ChannelsFirst, ChannelsLastStreaming
+from snac_core.streaming.layers import StreamingNetwork
 from snac_core.streaming.network import Direction, StreamNetwork
 from snac_core.streaming.state import OPEN
 from snac_core.types import Precision
@@ -39,7 +39,7 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module")
-def compiled() -> Kernels:
+def compiled() -> CpuKernels:
     found = cpu.kernels("on")
     assert found is not None
     return found
@@ -64,9 +64,9 @@ def networks(
 ) -> tuple[StreamNetwork, StreamNetwork, SnacConfig]:
     """The same network in rows and as its layers are written."""
     codecs = random_codec(request.param), random_codec(request.param, compile="off")
-    ours, theirs = (StreamNetwork(codec, direction) for codec in codecs)
-    assert isinstance(ours.layers, DelayedRows)
-    assert isinstance(theirs.layers, DelayedNetwork)
+    ours, theirs = (StreamNetwork(codec.networks, direction) for codec in codecs)
+    assert isinstance(ours.layers, ChannelsLastStreaming)
+    assert isinstance(theirs.layers, StreamingNetwork)
     return ours, theirs, request.param
 
 
@@ -90,11 +90,11 @@ def test_rows_equal_the_layers(
     made = 1 if decoding else config.hop
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99), label="seed"))
     ends = data.draw(st.lists(st.integers(1, 3), min_size=1, max_size=4), label="steps of clips")
-    memory = [[network.memory.take() for _ in ends] for network in both]
-    for network, rows in zip(both, memory, strict=True):
+    pool = [[network.pool.acquire() for _ in ends] for network in both]
+    for network, slots in zip(both, pool, strict=True):
         # The remains of other clips.
-        old = torch.full_like(network.memory.read(torch.tensor(rows)), 3.0)
-        network.memory.write(torch.tensor(rows), old)
+        old = torch.full_like(network.pool.read(torch.tensor(slots)), 3.0)
+        network.pool.write(torch.tensor(slots), old)
     taken = [0] * len(ends)
     for _ in range(data.draw(st.integers(4, 9), label="turns")):
         chosen = sorted(data.draw(st.sets(st.sampled_from(range(len(ends))), min_size=1)))
@@ -103,11 +103,11 @@ def test_rows_equal_the_layers(
         now = [taken[index] * step for index in chosen]
         known = [ends[index] * step if taken[index] >= ends[index] else OPEN for index in chosen]
         outs = []
-        for network, rows in zip(both, memory, strict=True):
-            mine = torch.tensor([rows[index] for index in chosen])
-            tick = network.tick(now, known, step, noise, network.memory.read(mine))
-            outs.append(network.layers.run(x, tick))
-            network.memory.write(mine, tick.after)
+        for network, slots in zip(both, pool, strict=True):
+            mine = torch.tensor([slots[index] for index in chosen])
+            context = network.context(now, known, step, noise, network.pool.read(mine))
+            outs.append(network.layers.run(x, context))
+            network.pool.write(mine, context.after)
         ours, theirs = outs
         assert ours.shape == theirs.shape == (len(chosen), theirs.shape[1], step // made)
         for item, index in enumerate(chosen):
@@ -118,16 +118,16 @@ def test_rows_equal_the_layers(
                 ours[item, :, inside], theirs[item, :, inside], rtol=1e-4, atol=1e-5
             )
             taken[index] += 1
-    for network, rows in zip(both, memory, strict=True):
-        for row in rows:
-            network.memory.give_back(row)
+    for network, slots in zip(both, pool, strict=True):
+        for slot in slots:
+            network.pool.release(slot)
 
 
 def _noise(mode: str, chosen: list[int]) -> Noise | str:
     if mode == "off":
         return "off"
     seeds, nowhere = torch.tensor(chosen), torch.zeros(len(chosen), dtype=torch.int64)
-    return Muted(seeds, nowhere, seeds % 2) if mode == "muted" else Noise(seeds, nowhere)
+    return MaskedNoise(seeds, nowhere, seeds % 2) if mode == "muted" else Noise(seeds, nowhere)
 
 
 @settings(
@@ -143,7 +143,7 @@ def _noise(mode: str, chosen: list[int]) -> Noise | str:
     dilation=st.sampled_from([1, 3, 9]),
 )
 def test_a_late_unit_is_that_of_the_whole(
-    compiled: Kernels,
+    compiled: CpuKernels,
     threads: int,
     streams: int,
     length: int,
@@ -160,16 +160,16 @@ def test_a_late_unit_is_that_of_the_whole(
     before = torch.full((streams, skip + late * channels + 2), torch.nan)
     before[:, active : skip - 3] = 0.0
     before[:, skip:-2] = 0.0
-    parts, space = [], Space()
+    parts, workspace = [], Workspace()
     for x in whole.chunk(calls, dim=1):
         after = torch.full_like(before, torch.nan)
-        memory = UnitMemory(before, after, active, skip)
-        parts.append(compiled.late_unit(x.contiguous(), weights, memory, space).clone())
+        state = UnitState(before, after, active, skip)
+        parts.append(compiled.streaming_unit(x.contiguous(), weights, state, workspace).clone())
         assert torch.equal(after.isnan(), before.isnan())
         before = after
     got = torch.cat(parts, dim=1)[:, late:]
     for stream, x in zip(got, whole, strict=True):
-        expected = compiled.unit(x, weights, Space())[: len(stream)]
+        expected = compiled.unit(x, weights, Workspace())[: len(stream)]
         torch.testing.assert_close(stream, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -189,27 +189,29 @@ def _unit_weights(channels: int, dilation: int) -> UnitWeights:
 def test_streams_are_in_rows_where_whole_clips_are(
     precision: Precision, decodes_in_rows: bool
 ) -> None:
-    def layers(direction: Direction, **options: Any) -> DelayedNetwork | DelayedRows:
+    def layers(direction: Direction, **options: Any) -> StreamingNetwork | ChannelsLastStreaming:
         codec = random_codec(TINY, precision=precision, **options)
-        return StreamNetwork(codec, direction).layers
+        return StreamNetwork(codec.networks, direction).layers
 
-    assert isinstance(layers("encode"), DelayedRows)
-    assert isinstance(layers("decode"), DelayedRows) is decodes_in_rows
-    assert isinstance(layers("decode", compile="off"), DelayedNetwork)
-    assert isinstance(layers("encode", device="meta"), DelayedNetwork)
+    assert isinstance(layers("encode"), ChannelsLastStreaming)
+    assert isinstance(layers("decode"), ChannelsLastStreaming) is decodes_in_rows
+    assert isinstance(layers("decode", compile="off"), StreamingNetwork)
+    assert isinstance(layers("encode", device="meta"), StreamingNetwork)
 
 
 def test_nearly_every_layer_is_in_rows_and_reads_the_weights_of_whole_clips() -> None:
     """What is counted in place of time: no large layer is left, and no weight is copied again."""
     codec = random_codec(TINY)
-    assert isinstance(codec.encoder, RowNetwork)
+    assert isinstance(codec.encoder, ChannelsLastNetwork)
     copies = dict(codec.encoder.weights._made)
     left: list[str] = []
     directions: tuple[Direction, ...] = ("encode", "decode")
     for direction in directions:
-        network = StreamNetwork(codec, direction)
-        assert isinstance(network.layers, DelayedRows)
-        written = [form._layer for form in network.layers._layers if isinstance(form, AsWritten)]
+        network = StreamNetwork(codec.networks, direction)
+        assert isinstance(network.layers, ChannelsLastStreaming)
+        written = [
+            form._layer for form in network.layers._layers if isinstance(form, ChannelsFirst)
+        ]
         left += [type(getattr(layer, "module", layer)).__name__ for layer in written]
     # The latent's depth-wise convolutions, what makes up whole frames, and the last step.
     assert sorted(left) == ["Conv1d", "Conv1d", "Tanh", "Wait"]

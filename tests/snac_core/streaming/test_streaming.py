@@ -334,8 +334,8 @@ def test_rows_of_memory_are_used_again_and_never_mixed_up() -> None:
     for _ in range(6):
         decoders.append(StreamingDecoder(codec))
         decoders[-1].feed(_frames(TINY, levels, 0, 1))
-    memory = decoders[0].network.memory
-    capacity = memory.capacity
+    pool = decoders[0].network.pool
+    capacity = pool.capacity
     assert 6 <= capacity <= 12
     for decoder in decoders:
         parts = [decoder.feed(_frames(TINY, levels, 1, 2)), decoder.flush()]
@@ -349,7 +349,7 @@ def test_rows_of_memory_are_used_again_and_never_mixed_up() -> None:
     fresh = StreamingDecoder(codec)
     fresh.push(levels)
     assert np.abs(fresh.flush() - expected).max() <= 1e-5
-    assert memory.capacity == capacity
+    assert pool.capacity == capacity
 
 
 def test_one_thread_feeds_while_another_runs() -> None:

@@ -75,30 +75,30 @@ def test_a_mistyped_key_is_an_error_that_names_the_nearest(settings: dict[str, A
 
 def test_a_missing_key_is_named(settings: dict[str, Any]) -> None:
     del settings["batch_size"], settings["val_data"]
-    with pytest.raises(TrainerError, match="lacks val_data, batch_size"):
+    with pytest.raises(TrainerError, match="lacks batch_size, val_data"):
         configuration.parse(settings)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("batch_size", 0, "batch_size must be above 0, not 0"),
-        ("batch_size", 4.5, "batch_size must be of type int, not 4.5"),
-        ("batch_size", True, "batch_size must be of type int, not True"),
-        ("freeze_vq", 1, "freeze_vq must be of type bool, not 1"),
+        ("batch_size", 0, "batch_size must be greater than 0, not 0"),
+        ("batch_size", 4.5, "batch_size must be a valid integer, not 4.5"),
+        ("batch_size", True, "batch_size must be a valid integer, not True"),
+        ("freeze_vq", 1, "freeze_vq must be a valid boolean, not 1"),
         ("learning_rate", float("nan"), "learning_rate must be a finite number, not nan"),
-        ("learning_rate", "1e-4x", "learning_rate must be of type float"),
-        ("save_every_batches", 0, "save_every_batches must be above 0"),
-        ("num_workers", -1, "num_workers must be 0 or more"),
-        ("random_seed", -1, "random_seed must be 0 or more"),
-        ("lr_min_ratio", 1.5, "lr_min_ratio must be from 0 to 1"),
-        ("n_ffts", [], "n_ffts must not be empty"),
-        ("n_ffts", [1024, -1], "n_ffts must be above 0, not -1"),
-        ("n_ffts", 1024, "n_ffts must be a list"),
-        ("betas", [0.9], "betas must be a list of 2"),
-        ("betas", [0.9, 1.0], "betas must be at least 0 and below 1"),
+        ("learning_rate", "1e-4x", "learning_rate must be a valid number, not '1e-4x'"),
+        ("save_every_batches", 0, "save_every_batches must be greater than 0"),
+        ("num_workers", -1, "num_workers must be greater than or equal to 0"),
+        ("random_seed", -1, "random_seed must be greater than or equal to 0"),
+        ("lr_min_ratio", 1.5, "lr_min_ratio must be less than or equal to 1, not 1.5"),
+        ("n_ffts", [], "n_ffts must have at least 1 item, not"),
+        ("n_ffts", [1024, -1], r"n_ffts\[1\] must be greater than 0, not -1"),
+        ("n_ffts", 1024, "n_ffts must be a valid list, not 1024"),
+        ("betas", [0.9], r"lacks betas\[1\]"),
+        ("betas", [0.9, 1.0], r"betas\[1\] must be less than 1, not 1.0"),
         ("gain_db", [6, -6], "gain_db must be"),
-        ("codebook_decay", 1, "codebook_decay must be at least 0 and below 1"),
+        ("codebook_decay", 1, "codebook_decay must be less than 1, not 1"),
         (
             "guided_step",
             5,
@@ -106,18 +106,30 @@ def test_a_missing_key_is_named(settings: dict[str, Any]) -> None:
         ),
         ("lr", 1e-4, "unknown key 'lr' in the configuration; did you mean '"),
         ("quantizer_warmup_steps", 2, "unknown key 'quantizer_warmup_steps'"),
+        (
+            "discriminator_n_ffts",
+            [512, 255],
+            r"discriminator_n_ffts\[1\] must be greater than or equal",
+        ),
+        ("discriminator_period_channels", [0], "must be greater than 0, not 0"),
+        ("feature_weight", -0.5, "feature_weight must be greater than or equal to 0, not -0.5"),
+        ("speed_range", [0, 1], r"speed_range\[0\] must be greater than 0, not 0"),
         ("mel_bins", [80], "needs one number for each"),
         ("precision", "fp16", "precision must be 'fp32' or 'bf16', not 'fp16'"),
         ("stft_window", "hamming", "stft_window must be 'rectangular' or 'hann'"),
         ("model", {}, "one of the two"),
         ("model", 24, "model must be a JSON object"),
         ("freeze_encoder", False, "freeze_vq without freeze_encoder"),
-        ("curriculum", {"epochs": 1}, "curriculum must be a list"),
-        ("curriculum", [{"epochs": 1}], "needs epochs and length"),
-        ("curriculum", [{"epochs": [1, 2, 3], "length": 1}], "epochs must be a list of 2"),
-        ("curriculum", [{"epochs": [2, 1], "length": 1}], r"\[first, last\] counted from 1"),
-        ("curriculum", [{"epochs": 0, "length": 1}], r"\[first, last\] counted from 1"),
-        ("curriculum", [{"epochs": 1, "length": 0}], "must be above 0"),
+        ("curriculum", {"epochs": 1}, "curriculum must be a valid list"),
+        ("curriculum", [{"epochs": 1}], r"lacks curriculum\[0\].length"),
+        ("curriculum", [{"epochs": [1, 2, 3], "length": 1}], "epochs must have at most 2 items"),
+        (
+            "curriculum",
+            [{"epochs": [2, 1], "length": 1}],
+            r"must be \[lowest, highest\], not \[2, 1\]",
+        ),
+        ("curriculum", [{"epochs": 0, "length": 1}], r"epochs\[0\] must be greater than 0, not 0"),
+        ("curriculum", [{"epochs": 1, "length": 0}], "length must be greater than 0"),
         (
             "curriculum",
             [{"epochs": [1, 3], "length": 1}, {"epochs": 3, "length": 2}],
@@ -135,6 +147,29 @@ def test_what_cannot_be_used_is_refused(
 def test_there_must_be_something_to_learn_from(settings: dict[str, Any]) -> None:
     with pytest.raises(TrainerError, match="one of l1_weight, stft_weight and mel_weight"):
         configuration.parse({**settings, "l1_weight": 0, "stft_weight": 0})
+
+
+def test_keys_may_stand_in_groups(tmp_path: Path, settings: dict[str, Any]) -> None:
+    grouped = {"losses": {"mel_weight": 15, "n_ffts": settings.pop("n_ffts")}, "data": {}}
+    flat = {**settings, **grouped["losses"]}
+    config = configuration.parse({**settings, **grouped})
+    assert config == configuration.parse(flat)
+    assert configuration.parse(config.to_dict()) == config
+    with pytest.raises(TrainerError, match="mel_weight is given twice"):
+        configuration.parse({**settings, **grouped, "mel_weight": 1})
+    with pytest.raises(TrainerError, match="'mel_wight' in losses; did you mean 'mel_weight'"):
+        configuration.parse({**settings, "losses": {"mel_wight": 1}})
+    with pytest.raises(TrainerError, match="'batch_size' in losses"):
+        configuration.parse({**settings, "losses": {"batch_size": 1}})
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**settings, **grouped}))
+    assert configuration.load(path, ["mel_weight=3"]).mel_weight == 3
+
+
+def test_a_configuration_does_not_change(settings: dict[str, Any]) -> None:
+    config = configuration.parse(settings)
+    with pytest.raises(ValueError, match="frozen"):
+        config.batch_size = 3
 
 
 def test_overrides_are_json_or_text(tmp_path: Path, settings: dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import pytest
 
 from trainer import config as configuration
-from trainer.config import Stage
 from trainer.config.curriculum import learning_rate, longest, plan
 
 CONFIGS = Path(configuration.__file__).parents[1] / "configs"
@@ -40,9 +38,11 @@ def test_without_a_curriculum_all_epochs_are_alike(settings: dict[str, Any]) -> 
 def test_a_single_number_is_one_epoch_and_gaps_belong_to_what_came_before(
     settings: dict[str, Any],
 ) -> None:
-    config = dataclasses.replace(
-        configuration.parse(settings), curriculum=(Stage((2, 2), 1.0), Stage((4, 4), 3.0, 0.01))
-    )
+    stages = [
+        {"epochs": 2, "length": 1.0},
+        {"epochs": 4, "length": 3.0, "batch_multiplier": 0.01},
+    ]
+    config = configuration.parse({**settings, "curriculum": stages})
     assert [plan(config, epoch).length for epoch in range(1, 6)] == [1.0, 1.0, 1.0, 3.0, 3.0]
     assert plan(config, 4).batch == 1, "a batch is never empty"
 

@@ -49,9 +49,9 @@ def test_sources_count_as_often_as_their_weights_say(
 def test_sources_are_checked(places: Path, settings: dict[str, Any]) -> None:
     one, shards = str(places / "one"), str(places / "shards" / "train")
     for given, said in (
-        ([], "train_data must not be empty"),
+        ([], "train_data must have at least 1 item"),
         ([{"path": one, "weigth": 1}], "did you mean 'weight'"),
-        ([{"path": one, "weight": 0}], "weight must be above 0"),
+        ([{"path": one, "weight": 0}], "weight must be greater than 0"),
         ([{"weight": 1}], "is a path or needs one"),
         (7, "train_data must be a list"),
         ([one, shards], "not some of each"),

@@ -16,7 +16,7 @@ import torch
 
 from snac_core import audio, quality
 from snac_core.codec import Codec
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 from snac_core.store import ModelStore
 from snac_core.store.identity import token_space
@@ -152,7 +152,7 @@ def test_one_crop_has_the_loss_that_training_would_log(
     segment = crop(clip_of(path), 0.0, length / RATE, RATE)
     zero = torch.zeros(1, dtype=torch.int64)
     with torch.inference_mode():
-        out = network(segment.audio[None], Extent(length, None, Noise(zero, zero)))
+        out = network(segment.audio[None], BatchContext(length, None, Noise(zero, zero)))
         terms = Losses(config, RATE)(out, segment.audio[None], segment.own[None])
     assert found[path]["base"] == {name: float(value) for name, value in terms.items()}
 

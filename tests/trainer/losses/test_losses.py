@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from snac_core.model import Reconstruction
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import RATE, levels_of, voice
 from tests.trainer.halves import shared_counts
@@ -132,7 +131,7 @@ def test_quantizer_terms_leave_out_latents_of_padding(settings: dict[str, Any]) 
     model = random_model(TINY)
     audio = torch.rand(1, 1, samples) - 0.5
     with torch.no_grad():
-        latent = model.encoder(audio, Extent(samples))
+        latent = model.encoder(audio, BatchContext(samples))
         levels = model.quantizer(latent)[1]
     own = torch.ones_like(audio)
     own[..., samples // 2 :] = 0
@@ -156,9 +155,7 @@ def test_silence_has_a_finite_slope(settings: dict[str, Any]) -> None:
 
 
 def test_the_table_names_every_weight_of_the_configuration() -> None:
-    keys = {
-        field.name for field in dataclasses.fields(TrainConfig) if field.name.endswith("_weight")
-    }
+    keys = {name for name in TrainConfig.model_fields if name.endswith("_weight")}
     assert {term.weight for term in TERMS.values()} == {*keys, None}
     assert all(term.weight in (f"{name}_weight", None) for name, term in TERMS.items())
     assert all(term.what and term.source for term in TERMS.values())

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.model.quantizer import Level
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import RATE, levels_of, voice
@@ -22,7 +22,7 @@ def test_unused_entries_become_recent_latents_and_used_ones_stay() -> None:
     before = [book.detach().clone() for book in books]
     use = CodebookUsage(quantizer, seed=1)
     with torch.no_grad():
-        levels = quantizer(model.encoder(batch(1), Extent(12288)))[1]
+        levels = quantizer(model.encoder(batch(1), BatchContext(12288)))[1]
     use.observe(levels)
     replaced = use.revive()
     for book, old, level, count in zip(books, before, levels, replaced, strict=True):
@@ -60,7 +60,7 @@ def test_the_same_seed_revives_the_same() -> None:
         model = random_model(TINY)
         use = CodebookUsage(model.quantizer, seed=3)
         with torch.no_grad():
-            use.observe(model.quantizer(model.encoder(batch(1), Extent(12288)))[1])
+            use.observe(model.quantizer(model.encoder(batch(1), BatchContext(12288)))[1])
         use.revive()
         books.append(levels_of(model)[0].codebook.weight.detach())
     assert torch.equal(*books)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from snac_core.config import SnacConfig
 from snac_core.model import SNAC
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.store import ModelStore
 from tests.trainer.commands import rows
 from tests.trainer.conftest import few_steps, voice, weights
@@ -88,7 +88,7 @@ def test_layers_start_at_a_known_scale(fitted: tuple[SNAC, MelTarget, Tensor]) -
         if isinstance(layer, nn.Conv1d) and name.startswith("encoder")
     ]
     with torch.no_grad():
-        latent = model.encoder(audio, Extent(audio.shape[-1]))
+        latent = model.encoder(audio, BatchContext(audio.shape[-1]))
     for hook in hooks:
         hook.remove()
     inner = [std for name, std in seen.items() if ".block.3" not in name]

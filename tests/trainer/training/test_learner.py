@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from snac_core.config import SnacConfig
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import everything_at_once, voice
 from trainer import config as configuration
@@ -125,8 +125,8 @@ def test_only_the_units_are_compiled_and_evaluation_runs_as_written() -> None:
     )
     model = random_model(small)
     audio = torch.from_numpy(voice(small.pad_multiple * 4 / 24000, 1))[None, None]
-    extent = Extent(audio.shape[-1])
-    plain = model(audio, extent)
+    context = BatchContext(audio.shape[-1])
+    plain = model(audio, context)
     names = set(model.state_dict())
     compiled: list[object] = []
 
@@ -137,9 +137,9 @@ def test_only_the_units_are_compiled_and_evaluation_runs_as_written() -> None:
     assert compile_units(model, backend) == 3 * 2
     assert set(model.state_dict()) == names
     with uncompiled(True):
-        assert torch.equal(model(audio, extent).audio, plain.audio)
+        assert torch.equal(model(audio, context).audio, plain.audio)
     assert not compiled
-    out = model(audio, extent)
+    out = model(audio, context)
     assert len(compiled) == 3 * 2
     torch.testing.assert_close(out.audio, plain.audio, rtol=1e-4, atol=1e-5)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import snac_core
-from snac_core.model.batch_context import Extent
+from snac_core.model.batch_context import BatchContext
 from snac_core.store import ModelStore, checkpoint
 from snac_core.store.identity import token_space
 from tests.conftest import TINY
@@ -113,7 +113,7 @@ def test_what_is_frozen_takes_part_in_no_gradient_and_keeps_its_codes(
     config = configuration.parse({**settings, "precision": precision})
     model, _ = starting_model(config)
     audio = torch.from_numpy(voice(12288 / RATE, 1))[None, None]
-    out = reconstruct(model, audio, config, Extent(audio.shape[-1], noise="random"))
+    out = reconstruct(model, audio, config, BatchContext(audio.shape[-1], noise="random"))
     for level in out.levels:
         assert not level.projected.requires_grad
         assert not level.entries.requires_grad
@@ -130,7 +130,7 @@ def test_a_short_segment_has_the_codes_that_it_has_alone(settings: dict[str, Any
     own = torch.ones(2, 1, 12288)
     own[0, :, 6144:] = 0
     batch = Batch(torch.cat([padded, long]), own, torch.arange(2))
-    out = reconstruct(model, batch.audio, config, batch.extent(model.config, batch.noise(0)))
+    out = reconstruct(model, batch.audio, config, batch.context(model.config, batch.noise(0)))
     for level, codes in zip(out.levels, model.encode(short), strict=True):
         assert torch.equal(level.codes[:1, : codes.shape[1]], codes)
 
@@ -139,7 +139,7 @@ def test_the_quantizer_is_exact_in_bf16_too(settings: dict[str, Any]) -> None:
     config = configuration.parse({**settings, **LEARNING, "precision": "bf16"})
     model, _ = starting_model(config)
     audio = torch.from_numpy(voice(12288 / RATE, 1))[None, None]
-    out = reconstruct(model, audio, config, Extent(12288, noise="random"))
+    out = reconstruct(model, audio, config, BatchContext(12288, noise="random"))
     (gradient,) = torch.autograd.grad(
         out.audio.float().abs().mean(),
         [model.encoder.get_parameter("block.0.parametrizations.weight.original1")],
