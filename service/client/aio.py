@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from service.client.calls import Encoded, Noise, ProblemError, RequestBuilder
+from service.client.calls import Encoded, ProblemError, RequestBuilder
 from service.client.streams import (
     AsyncStream,
     Tokens,
@@ -18,11 +18,11 @@ from service.client.streams import (
     run_async,
 )
 from snac_core.codes import Codes
-from snac_core.types import Samples
+from snac_core.types import NoiseMode, Samples
 
 
 class AsyncSnacClient(RequestBuilder):
-    """A client for asyncio; parameters and errors as for `SnacClient`."""
+    """The asyncio client; parameters and errors as for `SnacClient`."""
 
     def __init__(
         self, base_url: str, api_key: str | None = None, timeout: float = 900.0, retries: int = 3
@@ -46,7 +46,7 @@ class AsyncSnacClient(RequestBuilder):
         codes: Codes,
         token_space: str | None = None,
         seed: int = 0,
-        noise: Noise = "seeded",
+        noise: NoiseMode = "seeded",
     ) -> Samples:
         """See `SnacClient.decode`."""
         request = self._decode_request(codes, token_space, seed, noise)
@@ -57,7 +57,7 @@ class AsyncSnacClient(RequestBuilder):
         items: Sequence[Codes],
         token_space: str | None = None,
         seed: int = 0,
-        noise: Noise = "seeded",
+        noise: NoiseMode = "seeded",
     ) -> list[Samples | ProblemError]:
         """See `SnacClient.decode_batch`."""
         request = self._decode_batch_request(items, token_space, seed, noise)
@@ -69,7 +69,7 @@ class AsyncSnacClient(RequestBuilder):
         layout: str = "hierarchical",
         **options: Any,
     ) -> AsyncStream[Samples]:
-        """See `SnacClient.stream_decode`; tokens are drawn in a task of their own."""
+        """See `SnacClient.stream_decode`; a separate task iterates over the tokens."""
         exchange = decoding(self._base_url, {"layout": layout, **options})
         results = run_async(exchange, tokens, self._headers, self._timeout, self._pause)
         return AsyncStream(exchange, results)
@@ -81,7 +81,7 @@ class AsyncSnacClient(RequestBuilder):
         layout: str = "hierarchical",
         **options: Any,
     ) -> AsyncStream[Any]:
-        """See `SnacClient.stream_encode`; samples are drawn in a task of their own."""
+        """See `SnacClient.stream_encode`; a separate task iterates over the samples."""
         start = {"sample_rate": sample_rate, "layout": layout, **options}
         exchange = encoding(self._base_url, start)
         results = run_async(exchange, samples, self._headers, self._timeout, self._pause)

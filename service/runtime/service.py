@@ -16,7 +16,7 @@ from service.runtime.lifecycle import Lifecycle
 from service.runtime.peers import Worker
 from service.runtime.streams import Streams
 from service.settings import Settings
-from snac_core.codec import CUDA_BATCH_SECONDS
+from snac_core.inference.networks import CUDA_BATCH_SECONDS
 
 CPU_BATCH_SECONDS = 8.0
 """One window of a long file or a few short clips, so that no batch takes long on a CPU."""

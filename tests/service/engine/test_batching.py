@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
@@ -25,9 +24,9 @@ from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.errors import ModelError
 from snac_core.inference.jobs import Step
+from snac_core.types import Samples
 from tests.service.waiting import wait_for
 
-Samples = npt.NDArray[np.float32]
 SamplesOf = Callable[..., Samples]
 
 
@@ -141,7 +140,7 @@ def test_a_short_clip_overtakes_a_long_file(watched: Watched, samples_of: Sample
     assert order.index({False}) == 1
 
 
-def test_a_clip_is_let_by_in_the_middle_of_a_window(codec: Codec, samples_of: SamplesOf) -> None:
+def test_a_clip_preempts_a_window(codec: Codec, samples_of: SamplesOf) -> None:
     """Each window of a long file finds a clip waiting, which is answered before the window is."""
     engine = Engine(30.0, max_queue_seconds=100.0, metrics=Metrics(), turn_seconds=0.0)
     engine.start()

@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from service.engine.engine import Engine
@@ -18,8 +17,8 @@ from service.settings import Settings
 from snac_core.codec import Codec
 from snac_core.inference.jobs import Step
 from snac_core.streaming import StreamingDecoder
+from snac_core.types import Samples
 
-Samples = npt.NDArray[np.float32]
 STEPS, CLIPS = 40, 6
 
 
@@ -90,7 +89,7 @@ def test_a_stream_has_every_other_batch_and_no_more(
     np.testing.assert_allclose(decoder.pull(), whole, rtol=0, atol=1e-5)
 
 
-def test_a_step_of_a_stream_is_let_by_in_the_middle_of_a_clip(
+def test_a_step_of_a_stream_preempts_a_clip(
     engine: Engine, codec: Codec, samples_of: Callable[..., Samples]
 ) -> None:
     decoder, job = stream_of(codec, samples_of(1.0)), codec.encode_job(samples_of(0.5))
