@@ -80,8 +80,7 @@ async def decode(
     with call.stage("read"):
         job = await call.service.io.run(plan)
     reserved = PCM_BYTES * job.codes.num_samples * (4 if as_text else 3) // 3
-    computed = SAMPLE_BYTES * job.codes.num_samples
-    with call.reservation.reserve(reserved + computed):
+    with call.reservation.reserve(reserved):
         await compute(call, job)
         samples = job.result()
 
@@ -92,7 +91,7 @@ async def decode(
 
         with call.stage("write"):
             body = await call.service.io.run_incremental(write)
-    call.reservation.grow(min(0, len(body) - reserved) - computed)
+    call.reservation.grow(min(0, len(body) - reserved))
     return samples, body
 
 

@@ -218,7 +218,9 @@ def test_bodies_that_are_held_together_are_bounded(
     serve: Any, model_ref: str, samples_of: Any, wav_of: Any
 ) -> None:
     wav = wav_of(samples_of(0.2))
-    with serve(model=model_ref, device="cpu", max_held_bytes=len(wav) + 1000) as running:
+    with serve(
+        model=model_ref, device="cpu", caller_share=1, max_held_bytes=len(wav) + 1000
+    ) as running:
         url = httpx.URL(running.url)
         for _ in range(2):
             with socket.create_connection((url.host, url.port or 80)) as uploading:
