@@ -25,22 +25,22 @@ from service.websocket import routes as websocket
 _DESCRIPTION = """\
 Speech to hierarchical SNAC tokens and back.
 
-Every error is an `application/problem+json` object (RFC 9457). Every answer carries
-`X-Request-Id`, and one that a model had part in `X-Model-Version` and `X-Token-Space`.
+Every error is an `application/problem+json` object (RFC 9457). Every response carries
+`X-Request-Id`; if a model was used, it also carries `X-Model-Version` and `X-Token-Space`.
 """
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Return an app of its own: models, engine, threads and metrics.
+    """Return a new app with its own models, engine, threads and metrics.
 
     Parameters
     ----------
     settings
-        None reads the environment.
+        None reads them from the environment.
 
     Returns
     -------
-    The app; its ``state.service`` is the `Service`, which loads a model once the app is started.
+    The app; its ``state.service`` is the `Service`, which loads a model when the app starts.
     """
     service = Service(settings or Settings())
     app = FastAPI(
@@ -60,7 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(websocket.router)
     app.include_router(models.router)
     app.include_router(health.router)
-    # The last one added is the outermost.
+    # The middleware added last is the outermost.
     limits = service.settings
     app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
     app.add_middleware(MemoryLimit, budget=service.memory)

@@ -24,14 +24,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="snac-service",
         description="Serve a SNAC model over HTTP. Every setting is also an environment "
-        "variable SNAC_*; options go before them.",
+        "variable SNAC_*; options take precedence.",
     )
     parser.add_argument("--host", help="address to listen on (SNAC_HOST, 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (SNAC_PORT, 8000)")
     parser.add_argument("--model", help="model to serve (SNAC_MODEL, starter)")
-    parser.add_argument("--devices", help="a process for each of these (SNAC_DEVICES)")
+    parser.add_argument("--devices", help="run one process on each of these devices (SNAC_DEVICES)")
     parser.add_argument(
-        "--reference", choices=reference.PAGES, help="print that page of docs/ and end"
+        "--reference", choices=reference.PAGES, help="print this page of docs/ and exit"
     )
     given: dict[str, Any] = {
         name: value

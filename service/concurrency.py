@@ -1,4 +1,4 @@
-"""Run coroutines until the first of them is done, or the client has gone."""
+"""Running coroutines until the first completes or the client disconnects."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from service.errors import (
 
 
 async def wait_for_disconnect(receive: Receive) -> NoReturn:
-    """Wait until the client leaves, then raise DisconnectedError."""
+    """Wait until the client disconnects, then raise DisconnectedError."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    raise DisconnectedError("the client went away before the end of its answer")
+    raise DisconnectedError("the client disconnected before the response was complete")
 
 
 async def run_until_first_complete(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run ``parts`` until one ends, which decides how this ends; the others are cancelled."""
+    """Run ``parts`` until one completes; cancel the others and return or raise as it did."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,22 +1,22 @@
-"""Every error of the service, and the one table that turns errors into HTTP problems.
+"""Every error of the service; `service.problems` maps them to HTTP.
 
     SnacError                       snac_core.errors: audio, codes, token spaces, models
     └── ServiceError
-        ├── MalformedBodyError      a body that is not what its content type says
-        ├── InvalidRequestError     a field, header or parameter with an impossible value
-        ├── UnauthorizedError       no key, or a wrong one
-        ├── ForbiddenError          a call that is closed to everybody here
+        ├── MalformedBodyError      a body that does not match its content type
+        ├── InvalidRequestError     a field, header or parameter with an invalid value
+        ├── UnauthorizedError       no API key, or a wrong one
+        ├── ForbiddenError          a call that is disabled on this server
         ├── NotAcceptableError      no representation that the client accepts
         ├── TooLargeError           more bytes, files or items than one request may carry
-        ├── UnsupportedMediaError   a content type that the call does not read
-        ├── SlowClientError         a body that came too slowly
-        │   └── StreamIdleError     a stream on which nothing moved for too long
+        ├── UnsupportedMediaError   a content type that the call does not support
+        ├── SlowClientError         a body that arrived too slowly
+        │   └── StreamIdleError     a stream without traffic for too long
         ├── OverloadedError         the queue is full
-        │   └── RateLimitError      one key or address has had its share of this minute
-        ├── DeadlineError           the answer took longer than a request may
-        ├── DisconnectedError       the client went away before its answer
-        ├── ReloadError             another version was asked for and is not being served
-        └── NotReadyError           no model to answer with, or a service that is stopping
+        │   └── RateLimitError      the caller exceeded its rate limit
+        ├── DeadlineError           the request exceeded its deadline
+        ├── DisconnectedError       the client disconnected before the response
+        ├── ReloadError             the requested version could not be loaded
+        └── NotReadyError           no model is loaded, or the service is stopping
             └── EngineDeadError     the engine thread ended; only a restart helps
 
 Problems have the form of RFC 9457, https://www.rfc-editor.org/rfc/rfc9457.
@@ -38,12 +38,12 @@ from snac_core.errors import (
 _MAX_LISTED = 5
 
 LONGEST_RETRY_SECONDS = 60
-"""The most that `Retry-After` asks for: how fast a queue empties is a guess, and a bad one may
-not send clients away for an hour."""
+"""Upper bound of `Retry-After`: the drain rate is an estimate, and a bad one must not send clients
+away for an hour."""
 
 
 class ServiceError(SnacError):
-    """Base of the errors that belong to HTTP; ``headers`` go out with the answer."""
+    """Base of the HTTP errors; ``headers`` are added to the response."""
 
     def __init__(self, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -51,11 +51,11 @@ class ServiceError(SnacError):
 
 
 class MalformedBodyError(ServiceError):
-    """A body that is not what its content type says."""
+    """A body that does not match its content type."""
 
 
 class InvalidRequestError(ServiceError):
-    """A field, header or parameter with an impossible value."""
+    """A field, header or parameter with an invalid value."""
 
     def __init__(self, detail: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
         super().__init__(detail)
@@ -65,7 +65,7 @@ class InvalidRequestError(ServiceError):
     def from_validation(
         cls, error: ValidationError | RequestValidationError
     ) -> InvalidRequestError:
-        """Say the first few things wrong, each with the place where it was found."""
+        """List the first few validation errors, each with its location."""
         found = error.errors()
         listed = [
             {"place": ".".join(map(str, item["loc"])), "reason": str(item["msg"])}
@@ -80,11 +80,11 @@ class InvalidRequestError(ServiceError):
 
 
 class UnauthorizedError(ServiceError):
-    """No key, or a wrong one."""
+    """No API key, or a wrong one."""
 
 
 class ForbiddenError(ServiceError):
-    """A call that is closed to everybody here."""
+    """A call that is disabled on this server."""
 
 
 class NotAcceptableError(ServiceError):
@@ -96,11 +96,11 @@ class TooLargeError(ServiceError):
 
 
 class UnsupportedMediaError(ServiceError):
-    """A content type that the call does not read."""
+    """A content type that the call does not support."""
 
 
 class OverloadedError(ServiceError):
-    """The queue is full; ``retry_after`` seconds from now, a minute at most, it should not be."""
+    """The queue is full; it should have room in ``retry_after`` seconds, at most 60."""
 
     def __init__(self, detail: str, retry_after: float) -> None:
         self.retry_after = max(1, math.ceil(min(retry_after, LONGEST_RETRY_SECONDS)))
@@ -108,34 +108,34 @@ class OverloadedError(ServiceError):
 
 
 class SlowClientError(ServiceError):
-    """A body that came too slowly, or stopped coming; the connection ends with the answer."""
+    """A body that arrived too slowly, or stopped arriving; the response closes the connection."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, {"Connection": "close"})
 
 
 class StreamIdleError(SlowClientError):
-    """A stream on which nothing came, or nothing was taken, for too long."""
+    """A stream on which nothing was received, or nothing sent was read, for too long."""
 
 
 class RateLimitError(OverloadedError):
-    """One key or address has had its share; ``retry_after`` seconds from now it has more."""
+    """The caller exceeded its rate limit; it may continue in ``retry_after`` seconds."""
 
 
 class DeadlineError(ServiceError):
-    """The answer took longer than a request may."""
+    """The request exceeded its deadline."""
 
 
 class DisconnectedError(ServiceError):
-    """The client went away before its answer."""
+    """The client disconnected before the response."""
 
 
 class ReloadError(ServiceError):
-    """Another version was asked for and is not being served."""
+    """The requested version could not be loaded."""
 
 
 class NotReadyError(ServiceError):
-    """No model to answer with, or a service that is stopping."""
+    """No model is loaded, or the service is stopping."""
 
 
 class EngineDeadError(NotReadyError):

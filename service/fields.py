@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import Query
 from pydantic import Field
 
-_LAYOUT = "hierarchical, flat, orpheus or mini-omni, with or without its version."
+_LAYOUT = "hierarchical, flat, orpheus or mini-omni, with or without a version."
 
 LayoutName = Annotated[str, Query(max_length=64, description=_LAYOUT)]
 """A query parameter."""
@@ -16,7 +16,7 @@ LayoutField = Annotated[str, Field(max_length=64, description=_LAYOUT)]
 """A field of a message."""
 
 Base = Annotated[
-    int | None, Query(ge=0, lt=2**31, description="Token id of code 0, for layouts that have one.")
+    int | None, Query(ge=0, lt=2**31, description="Token ID of code 0, for layouts that have one.")
 ]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -1,4 +1,4 @@
-"""Keys: secrets with names, from variables and files, compared without telling by time."""
+"""API keys: named secrets from variables and files, compared in constant time."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ MIN_LENGTH = 8
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A secret, and the name under which logs and limits know whoever holds it."""
+    """A secret, and the name of its holder in logs and rate limits."""
 
     name: str
     secret: str = dataclasses.field(repr=False)
 
 
 def split(text: str) -> list[str]:
-    """Return the secrets of a list with commas between them."""
+    """Return the secrets in a comma-separated list."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def read_file(path: Path) -> list[tuple[str, str]]:
-    """Return (secret, name) of each line ``SECRET [NAME]``; ``#`` begins a comment line.
+    """Return (secret, name) of each line ``SECRET [NAME]``; ``#`` starts a comment line.
 
     Raises
     ------
     ValueError
-        For a file that cannot be read or has no key in it.
+        For a file that cannot be read or contains no key.
     """
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -47,12 +47,12 @@ def read_file(path: Path) -> list[tuple[str, str]]:
 
 
 def keyring(named: Iterable[tuple[str, str]]) -> tuple[Key, ...]:
-    """Return keys of (secret, name) pairs; one without a name is called by its place.
+    """Return keys from (secret, name) pairs; a key without a name is named by its position.
 
     Raises
     ------
     ValueError
-        For a secret that is too short or two keys of one name.
+        For a secret that is too short, or for duplicate names.
     """
     keys = tuple(
         Key(name or f"key-{place}", secret) for place, (secret, name) in enumerate(named, start=1)
@@ -66,7 +66,7 @@ def keyring(named: Iterable[tuple[str, str]]) -> tuple[Key, ...]:
 
 
 def find(keys: Sequence[Key], given: str) -> Key | None:
-    """Return the key whose secret was given, looking at all of them whichever it is."""
+    """Return the key with this secret, or None; always compares with all keys."""
     digest = hashlib.sha256(given.encode()).digest()
     found = None
     for key in keys:

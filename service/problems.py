@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems: the one table from exception to HTTP status."""
+"""Errors as RFC 9457 problems: the table from exception to HTTP status."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from service.errors import (
     UnauthorizedError,
     UnsupportedMediaError,
 )
+from service.request_state import RequestState
 from snac_core.errors import (
     AudioError,
     AudioTooLongError,
@@ -46,7 +47,7 @@ MEDIA_TYPE = "application/problem+json"
 
 @dataclasses.dataclass(frozen=True)
 class ProblemType:
-    """How one kind of error is told to a client."""
+    """HTTP status, URN name and title of one kind of error."""
 
     status: int
     name: str
@@ -85,7 +86,7 @@ PROBLEMS: dict[type[BaseException], ProblemType] = {
 
 
 def problem_type(error: BaseException) -> ProblemType:
-    """Find an error's row in the table by its nearest class."""
+    """Return the table's entry for an error's nearest listed class."""
     if isinstance(error, HTTPException):
         phrase = HTTPStatus(error.status_code).phrase
         return ProblemType(error.status_code, phrase.lower().replace(" ", "-"), phrase)
@@ -93,7 +94,7 @@ def problem_type(error: BaseException) -> ProblemType:
 
 
 def problem(error: BaseException, request_id: str, instance: str) -> dict[str, Any]:
-    """Describe an error as an RFC 9457 object; what nobody foresaw keeps its words to the log."""
+    """Return an error as an RFC 9457 object; only the log has the details of unexpected errors."""
     if isinstance(error, RequestValidationError):
         error = InvalidRequestError.from_validation(error)
     kind = problem_type(error)
@@ -118,10 +119,11 @@ def problem(error: BaseException, request_id: str, instance: str) -> dict[str, A
 
 
 def problem_response(request: Request, error: Exception) -> Response:
-    """Answer with an error, and leave its name for the metrics."""
+    """Return an error as a response, and record the outcome for logs and metrics."""
     kind = problem_type(error)
-    request.state.outcome = kind.name
-    body = problem(error, getattr(request.state, "request_id", ""), request.url.path)
+    state = RequestState.of(request.scope)
+    state.outcome = kind.name
+    body = problem(error, state.request_id, request.url.path)
     headers = dict(getattr(error, "headers", None) or {})
     return Response(json.dumps(body), kind.status, headers, MEDIA_TYPE)
 
@@ -131,13 +133,13 @@ async def _handle(request: Request, error: Exception) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Have every foreseen error of ``app`` answered as a problem."""
-    foreseen: tuple[type[Exception], ...] = (
+    """Make ``app`` answer every expected error with a problem."""
+    expected: tuple[type[Exception], ...] = (
         SnacError,
         HTTPException,
         RequestValidationError,
         ClientDisconnect,
         torch.OutOfMemoryError,
     )
-    for cls in foreseen:
+    for cls in expected:
         app.add_exception_handler(cls, _handle)

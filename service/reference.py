@@ -1,4 +1,4 @@
-"""The pages of docs/ that are written by the code: settings and metrics."""
+"""The generated pages of docs/: settings and metrics."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "The service reads its settings from environment variables; `snac-service --help` names",
-        "those that are options too. A variable that is empty counts as unset. This page is what",
-        "`snac-service --reference settings` prints.",
+        "The service reads its settings from environment variables; `snac-service --help` lists",
+        "those that are also command-line options. An empty variable counts as unset. This page is",
+        "the output of `snac-service --reference settings`.",
     ]
     for section in SECTIONS:
         lines += ["", f"## {_title(section)}", "", "| variable | default | |", "|---|---|---|"]
@@ -38,10 +38,10 @@ def metrics_page() -> str:
     lines = [
         "# Metrics",
         "",
-        "`GET /metrics` answers in Prometheus text format: what is in the table, and the usual",
-        "`process_` and `python_` metrics. With several workers every sample has a label `worker`",
-        "too. An outcome is `ok` or the last part of a problem's `type`. This page is what",
-        "`snac-service --reference metrics` prints.",
+        "`GET /metrics` returns Prometheus text format: the metrics in this table and the standard",
+        "`process_` and `python_` metrics. With several workers every sample also has the label",
+        "`worker`. An outcome is `ok` or the last part of a problem's `type`. This page is the",
+        "output of `snac-service --reference metrics`.",
         "",
         "| metric | type | labels | |",
         "|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Who may call: keys for everybody, keys for operators, and headers that keep browsers careful."""
+"""Access control: API keys, admin keys, and security headers for browsers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from starlette.middleware.cors import CORSMiddleware
 from service import keys
 from service.errors import ForbiddenError, UnauthorizedError
 from service.keys import Key
+from service.request_state import RequestState
 from service.settings import Settings
 
 ANONYMOUS = "anonymous"
-"""The name of a caller where no keys are set."""
+"""The name of a caller when no keys are set."""
 
-_header = APIKeyHeader(name="X-Api-Key", auto_error=False, description="If the service has keys.")
+_header = APIKeyHeader(
+    name="X-Api-Key", auto_error=False, description="Required if the service has API keys."
+)
 _admin_header = APIKeyHeader(
-    name="X-Admin-Key", auto_error=False, description="If the service has keys for operators."
+    name="X-Admin-Key", auto_error=False, description="Required if the service has admin keys."
 )
 
 HEADERS = {
@@ -28,18 +31,18 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-"""Sent with every answer that does not say otherwise."""
+"""Default headers of every response."""
 
 
 def check_api_key(settings: Settings, given: str | None) -> str:
-    """Return the name of the key that was given, `ANONYMOUS` where none are set.
+    """Return the name of the given key, `ANONYMOUS` if no keys are set.
 
-    For routes that are no HTTP routes; the others depend on `require_key`.
+    For WebSocket routes; HTTP routes depend on `require_key`.
 
     Raises
     ------
     UnauthorizedError
-        If there are keys and ``given`` is none of them.
+        If keys are set and ``given`` is none of them.
     """
     if not settings.api_keyring:
         return ANONYMOUS
@@ -47,20 +50,21 @@ def check_api_key(settings: Settings, given: str | None) -> str:
 
 
 def require_key(request: Request, given: Annotated[str | None, Depends(_header)]) -> None:
-    """Let a call through if no keys are set, or one of them was sent."""
+    """Admit a request if no keys are set or one of them was sent, and count it."""
     service = request.app.state.service
     name = check_api_key(service.settings, given)
-    request.state.caller = caller(request.client.host if request.client else "", name)
-    service.rates.count_request(request.state.caller)
+    who = caller(request.client.host if request.client else "", name)
+    RequestState.of(request.scope).caller = who
+    service.rates.count_request(who)
 
 
 def require_admin_key(
     request: Request, given: Annotated[str | None, Depends(_admin_header)]
 ) -> None:
-    """Let an operator's call through: with an admin key, or without one on loopback.
+    """Admit an operator's request: with an admin key, or on loopback if none is set.
 
-    A browser sends ``Origin``; without a key, a page of another site must not be able to
-    make the operator's own browser call this.
+    Without a key, requests with an ``Origin`` header are refused: otherwise any web page could
+    make the operator's browser send them.
     """
     settings: Settings = request.app.state.service.settings
     if settings.admin_keyring:
@@ -74,12 +78,12 @@ def require_admin_key(
 
 
 def caller(address: str, name: str) -> str:
-    """Return who is counted against a rate limit: the key's holder, or an address without keys."""
+    """Return who is rate-limited: the key's name, or the address if no keys are set."""
     return address if name == ANONYMOUS else name
 
 
 def allow_origins(app: FastAPI, settings: Settings) -> None:
-    """Let pages of ``SNAC_CORS_ORIGINS`` call from a browser; without any, none may."""
+    """Allow cross-origin requests from ``SNAC_CORS_ORIGINS`` only."""
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

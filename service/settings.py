@@ -28,43 +28,44 @@ _Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
 
 
 class Listening(BaseSettings):
-    """Where it listens."""
+    """Address and port."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks one.")
     published_host: str | None = Field(
         default=None,
-        description="Address under which a container's port is published; it counts in place of "
-        "`SNAC_HOST` when it is decided whether keys are required.",
+        description="Address under which a container's port is published; it replaces `SNAC_HOST` "
+        "in deciding whether keys are required.",
     )
 
 
 class Models(BaseSettings):
-    """What it serves, and on what."""
+    """Model and devices."""
 
     model: Annotated[str, StringConstraints(min_length=1)] = Field(
         default="starter",
-        description="Model served at start: `starter`, a folder, a checkpoint, a Hugging Face id, "
-        "or a model store, which is then watched.",
+        description="Model to load at start: `starter`, a folder, a checkpoint, a Hugging Face "
+        "ID, or a model store, which is then watched.",
     )
     model_store: Path | None = Field(
         default=None,
-        description="Model store to watch. Its current version is served as soon as it has one; "
-        "until then `SNAC_MODEL` is.",
+        description="Model store to watch. `SNAC_MODEL` is served until the store has a current "
+        "version.",
     )
     reload_interval: float = Field(
-        default=2.0, gt=0, description="Seconds between two looks at the model store."
+        default=2.0, gt=0, description="Seconds between polls of the model store."
     )
     allow_token_space_change: bool = Field(
-        default=False, description="Let a reload change the token space, and so the codes."
+        default=False,
+        description="Let a reload change the token space, and so the meaning of codes.",
     )
     device: str | None = Field(
-        default=None, description="Torch device, such as `cpu` or `cuda:0`; unset picks the best."
+        default=None, description="Torch device, such as `cpu` or `cuda:0`; unset selects the best."
     )
     devices: str | None = Field(
         default=None,
-        description="One process for each of several devices, behind the same port: a list such "
-        "as `cuda:0,cuda:1`, a number of them, or `all` for every visible GPU.",
+        description="Run one process per device behind the same port: a list such as "
+        "`cuda:0,cuda:1`, a number of devices, or `all` for every visible GPU.",
     )
 
 
@@ -79,36 +80,37 @@ class Computing(BaseSettings):
     )
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="Compiled kernels on a CPU: `auto` uses them where they can be built or have "
-        "been, and else warns and is slower; `on` does not start without; `off` never does. On a "
-        "GPU `on` is kernels in Triton and CUDA graphs, the others the layers as written.",
+        description="Compiled kernels. On a CPU, `auto` uses them if they are built or can be "
+        "built, and otherwise warns and runs slower; `on` refuses to start without them; `off` "
+        "never uses them. On a GPU, `on` uses Triton kernels and CUDA graphs; the others use "
+        "plain PyTorch.",
     )
     turn_seconds: float = Field(
         default=0.03,
         gt=0,
-        description="Engine time that the windows of one long file may take before others are "
-        "looked at again; it takes one window at least.",
+        description="Seconds of engine time for the windows of one long file before other requests "
+        "get a turn; at least one window runs.",
     )
     max_queue_seconds: float = Field(
         default=14400.0,
         gt=0,
-        description="Audio-seconds that may wait for the engine; past it requests get 429.",
+        description="Audio-seconds that may be queued; beyond it requests get 429.",
     )
     request_timeout: float = Field(
         default=900.0,
         gt=0,
-        description="Seconds, from its headers on, after which a request is answered 504. The "
-        "header `X-Request-Timeout` may ask for fewer.",
+        description="Seconds from a request's headers until it is answered with 504. The header "
+        "`X-Request-Timeout` may request fewer.",
     )
     io_threads: int = Field(
         default=4,
         ge=1,
-        description="Threads that read, resample and serialise; long work may have all but one.",
+        description="Threads that read, resample and serialise; long work may use all but one.",
     )
 
 
 class Limits(BaseSettings):
-    """How much one request may carry."""
+    """Request size."""
 
     max_body_bytes: int = Field(
         default=256 * 2**20, ge=1, description="Largest request body, counted as it streams."
@@ -116,15 +118,15 @@ class Limits(BaseSettings):
     max_held_bytes: int = Field(
         default=2 * 2**30,
         ge=1,
-        description="Bytes that bodies, until they are answered, and answers, from before they are "
-        "decoded until they are taken, may have together; a request that would need more is "
-        "answered 429, and one that would alone need more 413.",
+        description="Memory in bytes that all requests may hold together: bodies until the "
+        "response, responses from before decoding until the client has received them. A request "
+        "gets 429 if it does not fit now, and 413 if it can never fit.",
     )
     max_codes_bytes: int = Field(
         default=32 * 2**20, ge=1, description="Largest body of a decode request."
     )
     max_header_bytes: int = Field(
-        default=64 * 2**10, ge=1024, description="Largest head of a request."
+        default=64 * 2**10, ge=1024, description="Largest request head (request line and headers)."
     )
     max_seconds: float = Field(
         default=7200.0, gt=0, description="Longest audio, decoded, in one file or one set of codes."
@@ -137,10 +139,10 @@ class Limits(BaseSettings):
 
 
 class StreamLimits(BaseSettings):
-    """Streams: WebSockets, and answers that are sent as they are made."""
+    """Streams: WebSockets and streamed responses."""
 
     max_streams: int = Field(
-        default=256, ge=1, description="Most streams open at once; one more is answered 429."
+        default=256, ge=1, description="Most streams open at once; beyond it 429."
     )
     stream_message_bytes: int = Field(
         default=2**20, ge=1024, description="Largest message on a WebSocket."
@@ -148,91 +150,91 @@ class StreamLimits(BaseSettings):
     stream_buffer_seconds: float = Field(
         default=10.0,
         gt=0,
-        description="Audio-seconds that one stream may hold unsent, as tokens or as samples, "
-        "before no more of it is read.",
+        description="Audio-seconds that one stream may buffer, as tokens or samples, before "
+        "reading from it pauses.",
     )
     stream_idle_timeout: float = Field(
-        default=60.0, gt=0, description="Seconds in which nothing moves, after which a stream ends."
+        default=60.0, gt=0, description="Seconds without traffic after which a stream ends."
     )
     stream_max_seconds: float = Field(
-        default=3600.0, gt=0, description="Seconds that a stream may be open."
+        default=3600.0, gt=0, description="Longest duration of a stream, in seconds."
     )
 
 
 class SlowClients(BaseSettings):
-    """How long a client may take."""
+    """Slow clients."""
 
     header_timeout: float = Field(
-        default=15.0, gt=0, description="Seconds in which the head of a request must have come."
+        default=15.0, gt=0, description="Seconds in which the head of a request must arrive."
     )
     body_timeout: float = Field(
-        default=30.0, gt=0, description="Seconds between two pieces of a body; past it, 408."
+        default=30.0,
+        gt=0,
+        description="Longest pause in seconds between two chunks of a body; beyond it 408.",
     )
     min_rate: float = Field(
         default=1000.0,
         ge=0,
-        description="Bytes per second that a body must keep up on average, once "
-        "`SNAC_BODY_TIMEOUT` has passed, and that of an answer must be taken.",
+        description="Minimum average rate, in bytes per second: of a body, after "
+        "`SNAC_BODY_TIMEOUT` has passed, and of a client that receives a response.",
     )
     write_timeout: float = Field(
         default=60.0,
         gt=0,
-        description="Seconds in which an answer that waits to be taken must get on at "
-        "`SNAC_MIN_RATE`; past them the connection is cut.",
+        description="Seconds over which a client must receive a waiting response at "
+        "`SNAC_MIN_RATE`; otherwise the connection is closed.",
     )
     keep_alive: int = Field(
         default=30,
         ge=0,
-        description="Seconds that an idle connection is kept for the next request.",
+        description="Seconds that an idle connection stays open for the next request.",
     )
 
 
 class Access(BaseSettings):
-    """Who may call. Away from loopback, start is refused without keys."""
+    """Access control. Without keys the service starts on loopback addresses only."""
 
     api_key: _Secret | None = Field(
-        default=None, description="Key that `/v1` calls must send in `X-Api-Key`."
+        default=None, description="Key that `/v1` requests must send in `X-Api-Key`."
     )
-    api_keys: _Secrets = Field(default=(), description="More such keys, with commas between them.")
+    api_keys: _Secrets = Field(default=(), description="More such keys, comma-separated.")
     api_keys_file: Path | None = Field(
         default=None,
-        description="File with more such keys, one on each line; a name for logs may follow it.",
+        description="File with more such keys, one per line; a name for logs may follow each.",
     )
     allow_anonymous: bool = Field(
-        default=False, description="Start without keys even where other machines can connect."
+        default=False, description="Start without keys even if other machines can connect."
     )
     admin_key: _Secret | None = Field(
         default=None,
-        description="Key for reload and rollback, in `X-Admin-Key`; without one they are open on "
-        "loopback and closed elsewhere.",
+        description="Key for reload and rollback, in `X-Admin-Key`; without one they are allowed "
+        "on loopback only.",
     )
-    admin_keys: _Secrets = Field(
-        default=(), description="More such keys, with commas between them."
-    )
+    admin_keys: _Secrets = Field(default=(), description="More such keys, comma-separated.")
     admin_keys_file: Path | None = Field(
         default=None, description="File with more such keys, as `SNAC_API_KEYS_FILE`."
     )
     cors_origins: _Words = Field(
         default=(),
-        description="Origins, with commas between them, whose pages may call from a browser; "
-        "`*` is any.",
+        description="Origins, comma-separated, whose pages may call from a browser; `*` allows "
+        "any.",
     )
     rate_limit_requests: int | None = Field(
         default=None,
         ge=1,
-        description="Requests a minute for each key, or each address where there are no keys; "
-        "past it, 429.",
+        description="Requests per minute for each key, or each address if no keys are set; beyond "
+        "it 429.",
     )
     rate_limit_audio: float | None = Field(
         default=None,
         ge=1,
-        description="Audio-seconds a minute for each key or address; past it, 429, and 413 for a "
-        "file that is longer by itself.",
+        description="Audio-seconds per minute for each key or address; beyond it 429, or 413 for a "
+        "single file that is longer.",
     )
 
 
 class Operation(BaseSettings):
-    """Logs, traces, and the end."""
+    """Logs, traces and shutdown."""
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe message that is logged."
@@ -243,21 +245,21 @@ class Operation(BaseSettings):
     otlp_endpoint: str | None = Field(
         default=None,
         pattern="^https?://",
-        description="OpenTelemetry collector that traces are sent to, such as "
-        "`http://127.0.0.1:4318`. Needs the extra `tracing`.",
+        description="OpenTelemetry collector for traces, such as `http://127.0.0.1:4318`. Requires "
+        "the extra `tracing`.",
     )
     drain_delay: float = Field(
         default=1.0,
         ge=0,
-        description="Seconds between turning not ready and closing the port, on SIGTERM.",
+        description="On SIGTERM, seconds between turning not ready and closing the port.",
     )
     drain_timeout: int = Field(
-        default=30, ge=0, description="Seconds that requests in flight have to finish, on SIGTERM."
+        default=30, ge=0, description="On SIGTERM, seconds for requests in flight to finish."
     )
 
 
 class Settings(Operation, Access, SlowClients, StreamLimits, Limits, Computing, Models, Listening):
-    """One validated object; the field ``max_seconds`` is the variable ``SNAC_MAX_SECONDS``."""
+    """All settings, validated; the field ``max_seconds`` is the variable ``SNAC_MAX_SECONDS``."""
 
     model_config = SettingsConfigDict(
         env_prefix="SNAC_", env_ignore_empty=True, extra="forbid", frozen=True
@@ -265,12 +267,12 @@ class Settings(Operation, Access, SlowClients, StreamLimits, Limits, Computing, 
 
     @functools.cached_property
     def api_keyring(self) -> tuple[Key, ...]:
-        """The keys of `/v1` calls; none leaves them open."""
+        """The keys of `/v1` requests; if empty, no key is required."""
         return _keyring(self.api_key, self.api_keys, self.api_keys_file)
 
     @functools.cached_property
     def admin_keyring(self) -> tuple[Key, ...]:
-        """The keys of operators' calls."""
+        """The keys of reload and rollback."""
         return _keyring(self.admin_key, self.admin_keys, self.admin_keys_file)
 
     @property
@@ -280,12 +282,12 @@ class Settings(Operation, Access, SlowClients, StreamLimits, Limits, Computing, 
 
     @model_validator(mode="after")
     def _check_keys(self) -> Settings:
-        """Read the key files now, rather than at the first call; refuse to be open to a network.
+        """Read the key files at start; refuse to serve a network without keys.
 
         Raises
         ------
         ValueError
-            Saying which variables would help.
+            Naming the variables to set.
         """
         for name in ("api_keyring", "admin_keyring"):
             try:

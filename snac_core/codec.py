@@ -10,40 +10,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TypeAlias
 
 import torch
 
 from snac_core.audio import check_samples
 from snac_core.codes import Codes
 from snac_core.errors import CodesError
-from snac_core.inference.jobs import DecodeJob, EncodeJob, Job, Step
-from snac_core.inference.preemption import PreemptionPoints
+from snac_core.inference.jobs import DecodeJob, EncodeJob, Step
+from snac_core.inference.networks import CUDA_BATCH_SECONDS, Network, Networks
 from snac_core.inference.windows import plan
-from snac_core.kernels.cpu import CpuBackend, kernels
-from snac_core.kernels.cuda_graphs import GraphedNetwork, graphed
-from snac_core.kernels.network import ChannelsLastNetwork
 from snac_core.model import SNAC
 from snac_core.types import Compile, Kind, NoiseMode, Precision, Samples
 
-__all__ = [
-    "CUDA_BATCH_SECONDS",
-    "WINDOW_SECONDS",
-    "Codec",
-    "DecodeJob",
-    "EncodeJob",
-    "Job",
-    "NoiseMode",
-    "Precision",
-    "Samples",
-    "Step",
-    "check_noise",
-]
-
-Network: TypeAlias = SNAC | ChannelsLastNetwork | GraphedNetwork
-
 WINDOW_SECONDS = 8.0
-CUDA_BATCH_SECONDS = 128.0
 
 
 class Codec:
@@ -67,7 +46,7 @@ class Codec:
         Whether a CPU computes with `snac_core.kernels`: ``auto`` does where they can be had, and
         warns where they cannot; ``on`` raises KernelsError there; ``off`` runs the layers as
         they are written, several times slower. A CUDA GPU computes with
-        `snac_core.kernels.gpu` and graphs where it is ``on``, and else as is written.
+        `snac_core.kernels.gpu` and CUDA graphs where it is ``on``, and else with the layers.
     """
 
     def __init__(
@@ -88,28 +67,26 @@ class Codec:
         self.config = model.config
         self.version, self.token_space = version, token_space
         self.precision: Precision = precision
-        self._model = model.eval().requires_grad_(False).fold().to(self.device)
+        self.networks = Networks(model, self.device, precision, compile)
         self._core_samples = round(window_seconds * self.config.sampling_rate)
-        # A CPU computes window by window; see `run`.
+        # A CPU computes window by window; see `EncodeJob.compute`.
         on_cpu = self.device.type == "cpu"
         self._batch_seconds = batch_seconds or (0.0 if on_cpu else CUDA_BATCH_SECONDS)
-        self._preemption = PreemptionPoints(self._model) if on_cpu else None
-        self._fast = self._fast_network(compile)
 
     @property
     def model(self) -> SNAC:
         """The network, folded and on the device."""
-        return self._model
+        return self.networks.model
 
     @property
     def encoder(self) -> Network:
-        """What encodes on this device; its codes are those of the model."""
-        return self._fast or self._model
+        """The network that encodes on this device; its codes are those of the model."""
+        return self.networks.encoder
 
     @property
     def decoder(self) -> Network:
-        """What decodes on this device, in this precision."""
-        return self._model if self._preemption and self.precision == "bf16" else self.encoder
+        """The network that decodes on this device, in this precision."""
+        return self.networks.decoder
 
     @property
     def sample_rate(self) -> int:
@@ -170,7 +147,7 @@ class Codec:
     def encode_job(self, wave: Samples) -> EncodeJob:
         """Plan the encoding of one clip; raises AudioError as `encode` does."""
         wave = check_samples(wave)
-        return EncodeJob(wave, plan(self.config, len(wave), self._core_samples), self._model)
+        return EncodeJob(wave, plan(self.config, len(wave), self._core_samples), self.model)
 
     def decode_job(self, codes: Codes, noise: NoiseMode = "seeded", seed: int = 0) -> DecodeJob:
         """Plan the decoding of one clip; raises CodesError as `decode` does."""
@@ -184,7 +161,7 @@ class Codec:
                 f"multiple of {frames}"
             )
         return DecodeJob(
-            codes, plan(self.config, samples, self._core_samples), self._model, noise, seed
+            codes, plan(self.config, samples, self._core_samples), self.model, noise, seed
         )
 
     def run(self, steps: Sequence[Step]) -> None:
@@ -201,7 +178,7 @@ class Codec:
         if len(kinds) > 1:
             raise ValueError(f"a micro-batch holds steps of one kind, not both {_listed(kinds)}")
         if steps:
-            results = type(steps[0].job).compute(self, steps)
+            results = type(steps[0].job).compute(self.networks, steps)
             for step, result in zip(steps, results, strict=True):
                 step.job.take(step.window, result)
 
@@ -211,18 +188,8 @@ class Codec:
         The callback may `run` other steps. On a GPU, where layers are only queued, it is
         never called.
         """
-        return (
-            self._preemption.preemptible(callback) if self._preemption else contextlib.nullcontext()
-        )
-
-    def _fast_network(self, wanted: Compile) -> ChannelsLastNetwork | GraphedNetwork | None:
-        if self._preemption:
-            found, reached = kernels(wanted), self._preemption.reached
-            return ChannelsLastNetwork(self._model, CpuBackend(found), reached) if found else None
-        if self.device.type == "cuda" and wanted == "on":
-            half = self.precision == "bf16"
-            return graphed(self._model, self.device, torch.bfloat16 if half else torch.float32)
-        return None
+        points = self.networks.preemption
+        return points.preemptible(callback) if points else contextlib.nullcontext()
 
     def _run_all(self, steps: list[Step]) -> None:
         # Windows of like length together, so that little of a batch is padding.

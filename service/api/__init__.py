@@ -1,3 +1,3 @@
-"""HTTP: requests, answers and their documentation."""
+"""HTTP: requests, responses and their documentation."""
 
 from __future__ import annotations

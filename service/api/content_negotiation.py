@@ -1,4 +1,4 @@
-"""Media types: what a client sends, and which representation it would like back."""
+"""Media types: parsing Content-Type, and negotiating the response by Accept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MSGPACK = "application/msgpack"
 ZIP = "application/zip"
 
 AUDIO_FORMATS = {media: name for name, media in MEDIA_TYPES.items()}
-"""Formats that audio is answered in, by media type; the first is the default."""
+"""Audio response formats by media type; the first is the default."""
 
 _ALIASES = {
     "audio/wave": "audio/wav",
@@ -37,7 +37,7 @@ class _Range:
     quality: float
 
     def specificity(self, offer: str) -> int:
-        """How closely this range names ``offer``: 0 if it does not."""
+        """How specifically this range matches ``offer``: 0 if it does not."""
         kind, _, subtype = self.media.partition("/")
         if self.media == offer:
             return 3
@@ -47,7 +47,7 @@ class _Range:
 
 
 def content_type(header: str | None) -> str:
-    """Return the media type of a Content-Type header, without its parameters; "" for none."""
+    """Return the media type of a Content-Type header without parameters; "" if there is none."""
     media = (header or "").partition(";")[0].strip().lower()
     return _ALIASES.get(media, media)
 
@@ -55,8 +55,8 @@ def content_type(header: str | None) -> str:
 def negotiate(accept: str | None, offers: Sequence[str]) -> str:
     """Return the offer that an Accept header prefers; the first offer wins ties.
 
-    Follows RFC 9110, section 12.5.1: of the ranges that match an offer, the most specific
-    decides its quality.
+    Follows RFC 9110, section 12.5.1: the most specific range that matches an offer decides its
+    quality.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Reading a decode request: codes in JSON, npz or msgpack, and what accompanies them."""
+"""Parsing decode requests: codes in JSON, npz or msgpack, and their options."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Fields = dict[str, Any]
 def parse_fields(data: bytes, media: str, config: SnacConfig, max_depth: int) -> Fields:
     """Return the fields of a decode body of media type ``media``.
 
-    Their values are unchecked, but for those of an npz file, which has to fit ``config``.
-    Unnamed bytes are told apart by how they begin. JSON may nest ``max_depth`` deep.
+    Values are not validated, except for an npz file, which must fit ``config``. The format of
+    bytes without a type is detected by their first bytes. JSON may be nested ``max_depth`` deep.
 
     Raises
     ------
     MalformedBodyError
-        If they are not what their type says, or not one object.
+        If the body does not match its type, or is not one object.
     UnsupportedMediaError
         For any other type.
     """
@@ -54,22 +54,22 @@ def parse_fields(data: bytes, media: str, config: SnacConfig, max_depth: int) ->
 
 
 def plan_decode(codec: Codec, fields: Fields, max_seconds: float) -> DecodeJob:
-    """Check the fields of a decode request as `read_codes` does, and plan its job."""
+    """Validate the fields of a decode request as `read_codes` does, and plan its job."""
     codes, options = read_codes(codec, fields, max_seconds)
     return codec.decode_job(codes, options.noise, options.seed)
 
 
 def read_codes(codec: Codec, fields: Fields, max_seconds: float) -> tuple[Codes, DecodeOptions]:
-    """Check the fields of a decode request against ``codec``.
+    """Validate the fields of a decode request against ``codec``.
 
     Raises
     ------
     InvalidRequestError
         For a field that is unknown, missing or of the wrong type.
     TokenSpaceError
-        If the codes say that they are of another token space than ``codec``.
+        If the request names another token space than that of ``codec``.
     CodesError
-        For codes that are not ``codec``'s.
+        For codes that are invalid for ``codec``.
     AudioTooLongError
         If they hold more than ``max_seconds`` of audio.
     """
@@ -128,7 +128,7 @@ def _parse_msgpack(data: bytes) -> object:
     places = itertools.count(1)
 
     def counted(value: object) -> object:
-        # A byte is enough for an empty list, which takes a hundred in memory.
+        # An empty list takes one byte in msgpack and a hundred in memory.
         if next(places) > MAX_LISTS:
             raise MalformedBodyError(f"the msgpack has more than {MAX_LISTS} lists and objects")
         return value
@@ -147,7 +147,7 @@ def _parse_msgpack(data: bytes) -> object:
 
 
 def _unpacked(codes: object) -> object:
-    """Return codes with their raw levels, little-endian uint16 as msgpack has them, as arrays."""
+    """Return codes with msgpack's raw levels (little-endian uint16) as arrays."""
     if not isinstance(codes, list):
         return codes
     for level, row in enumerate(codes):

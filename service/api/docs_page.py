@@ -1,4 +1,4 @@
-"""The page that shows the API's description."""
+"""The API documentation page."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from starlette.responses import HTMLResponse
 
 
 def documentation_page(app: FastAPI) -> HTMLResponse:
-    """Return the page `/docs`, with a policy that admits its own scripts and nothing else.
+    """Return the page `/docs`, with a content security policy that allows only its own scripts.
 
-    Its viewer comes from the content delivery network that FastAPI names; the one script in
-    the page itself is admitted by its hash.
+    The viewer is loaded from the content delivery network that FastAPI uses; the inline script
+    is allowed by its hash.
     """
     page = get_swagger_ui_html(openapi_url=str(app.openapi_url), title=app.title)
     text = bytes(page.body).decode()

@@ -1,4 +1,4 @@
-"""What `/docs` says of each call beyond its parameters: bodies, media types and problems."""
+"""OpenAPI descriptions beyond parameters: bodies, media types and problems."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _MEANING = {
     400: "The audio or the body cannot be read.",
     401: "A valid key is required.",
-    403: "The call is closed here.",
+    403: "The call is disabled on this server.",
     406: "No representation that the client accepts.",
-    408: "The body came too slowly.",
+    408: "The body arrived too slowly.",
     409: "The codes belong to another token space.",
     413: "Too many bytes, files or items, or too many seconds of audio.",
-    415: "A content type that this call does not read.",
+    415: "A content type that this call does not support.",
     422: "A parameter, field or code that is not valid.",
-    429: "The queue is full, or the caller has had its share; `Retry-After` says for how long.",
+    429: "The queue is full, or a rate limit is exceeded; `Retry-After` says for how long.",
     500: "The service failed unexpectedly.",
     503: "The service is not ready.",
-    504: "The answer took too long.",
+    504: "The request exceeded its deadline.",
 }
 COMPUTING = (400, 401, 406, 408, 413, 415, 422, 429, 500, 503, 504)
-"""Statuses of every call that reads a body and uses the engine."""
+"""Problem statuses of every call that reads a body and uses the engine."""
 
 
 def binary(*media: str) -> dict[str, Any]:
-    """Describe content that may be bytes of any of ``media``."""
+    """Describe binary content of any of ``media``."""
     return dict.fromkeys(media, _BINARY)
 
 
 def problems(*statuses: int, **said: str) -> Responses:
-    """Describe problem answers; ``said`` may word one differently, as ``status_409="..."``."""
+    """Describe problem responses; ``status_409="..."`` overrides a description."""
     problem = {"$ref": _COMPONENT.format(model=Problem.__name__)}
     return {
         status: {
@@ -87,10 +87,10 @@ AUDIO_ANSWER: dict[str, Any] = {
     "description": "The audio.",
     "content": binary(*AUDIO_FORMATS),
     "headers": _headers(
-        Num_Samples=("Samples in the answer.", "integer"),
+        Num_Samples=("Samples in the audio.", "integer"),
         Sample_Rate=("Hz.", "integer"),
-        Model_Version=("The model that made it.", "string"),
-        Token_Space=("Which models read the same codes.", "string"),
+        Model_Version=("Version of the model.", "string"),
+        Token_Space=("Token space of the model.", "string"),
     ),
 }
 RECONSTRUCT_ANSWER: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What surrounds every request: an id, a log line, a count, model headers, and no bare 500."""
+"""The outer middleware: request IDs, access log, metrics, common headers and error responses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import re
 import time
 import uuid
-from typing import Any
 from urllib.parse import quote
 
 import structlog
@@ -17,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import NotReadyError
 from service.observability.metrics import Metrics
 from service.problems import problem_response
+from service.request_state import RequestState
 from service.security import HEADERS
 
 log = structlog.get_logger(__name__)
@@ -26,11 +26,9 @@ _QUIET = ("/health/", "/metrics")
 
 
 class RequestContext:
-    """Give each request an id, and answer it even when a handler fails.
+    """Give each request an ID, and answer it even if a handler fails.
 
-    Handlers leave ``request.state.model`` (a codec), ``request.state.timings`` (seconds by
-    name) and ``request.state.outcome`` (a problem's name); they become response headers and
-    metric labels here.
+    The `RequestState` that handlers fill becomes response headers, metric labels and log fields.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -38,16 +36,16 @@ class RequestContext:
         self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection, as ASGI calls it."""
+        """Serve one connection (ASGI)."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        state = scope.setdefault("state", {})
+        state = RequestState.of(scope)
         given = Headers(scope=scope).get("x-request-id", "")
-        state["request_id"] = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        state.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         structlog.contextvars.clear_contextvars()
-        structlog.contextvars.bind_contextvars(request_id=state["request_id"])
+        structlog.contextvars.bind_contextvars(request_id=state.request_id)
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -72,32 +70,30 @@ class RequestContext:
         finally:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "other")
-            outcome = state.get("outcome", "ok")
-            model = state.get("model")
-            self.metrics.answered(route, outcome, model and model.version, seconds)
+            version = state.model.version if state.model else None
+            self.metrics.answered(route, state.outcome, version, seconds)
             quiet = scope["path"].startswith(_QUIET) and status in (200, 503)
             (log.debug if quiet else log.info)(
                 "request",
                 method=scope["method"],
                 path=scope["path"],
                 status=status,
-                outcome=outcome,
-                caller=state.get("caller"),
+                outcome=state.outcome,
+                caller=state.caller,
                 seconds=round(seconds, 4),
             )
 
 
-def _add_headers(headers: MutableHeaders, state: dict[str, Any]) -> None:
-    headers["X-Request-Id"] = str(state["request_id"])
+def _add_headers(headers: MutableHeaders, state: RequestState) -> None:
+    headers["X-Request-Id"] = state.request_id
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
-    model = state.get("model")
+    model = state.model
     if model is not None:
-        # A version may be named after a file, and a file after anything.
+        # A version may be a file name, with any characters.
         headers["X-Model-Version"] = quote(model.version, safe=":@+")
         headers["X-Token-Space"] = model.token_space
-    timings = state.get("timings")
-    if timings:
+    if state.timings:
         headers["Server-Timing"] = ", ".join(
-            f"{name};dur={1000 * seconds:.1f}" for name, seconds in timings.items()
+            f"{name};dur={1000 * seconds:.1f}" for name, seconds in state.timings.items()
         )

@@ -1,4 +1,4 @@
-"""The shapes of requests and answers, as they are checked and as `/docs` shows them."""
+"""Schemas of requests and responses, for validation and for `/docs`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Problem(BaseModel):
 
 
 class ModelName(BaseModel):
-    """Which model made an answer."""
+    """The model that made a response."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -46,7 +46,7 @@ class ModelName(BaseModel):
 
 
 class EncodeAnswer(BaseModel):
-    """Codes of one file."""
+    """The codes of one file."""
 
     layout: str = Field(examples=["hierarchical/1"])
     base: int | None = Field(default=None, description="For layouts that have one.")
@@ -58,48 +58,48 @@ class EncodeAnswer(BaseModel):
 
 
 class EncodeBatchItem(BaseModel):
-    """One file's result or problem."""
+    """The result or problem of one file."""
 
     index: int
-    name: str = Field(description="The file name that was sent.")
+    name: str = Field(description="The file name as sent.")
     result: EncodeAnswer | None = None
     problem: Problem | None = None
 
 
 class EncodeBatchAnswer(BaseModel):
-    """One entry per file, in the order they were sent."""
+    """One entry per file, in the order sent."""
 
     results: list[EncodeBatchItem]
 
 
 class DecodeOptions(BaseModel):
-    """What may accompany codes; an encode answer, posted back whole, fits."""
+    """Options of a decode request; an encode response posted back whole is valid."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     layout: str = Field(
         default="hierarchical",
         max_length=64,
-        description="hierarchical, flat, orpheus or mini-omni, with or without its version.",
+        description="hierarchical, flat, orpheus or mini-omni, with or without a version.",
     )
     base: NonNegativeInt | None = Field(default=None, description="For layouts that have one.")
     num_samples: PositiveInt | None = Field(
-        default=None, description="Samples to answer with; null means all that the codes hold."
+        default=None, description="Samples to return; null returns all that the codes hold."
     )
-    seed: Seed = Field(default=0, description="Decides the decoder's noise.")
+    seed: Seed = Field(default=0, description="Seed of the decoder's noise.")
     noise: Noise = "seeded"
     token_space: str | None = Field(
         default=None,
         max_length=64,
-        description="The token space the codes came from; another than the model's is a 409.",
+        description="Token space of the codes; 409 if it is not the model's.",
     )
-    model: ModelName | None = Field(default=None, description="As encode answered it.")
-    sample_rate: PositiveInt | None = Field(default=None, description="As encode answered it.")
-    duration: float | None = Field(default=None, description="As encode answered it; not used.")
+    model: ModelName | None = Field(default=None, description="As returned by encode.")
+    sample_rate: PositiveInt | None = Field(default=None, description="As returned by encode.")
+    duration: float | None = Field(default=None, description="As returned by encode; not used.")
 
 
 class DecodeBody(DecodeOptions):
-    """Codes and what may accompany them; only ``codes`` is required."""
+    """Codes and options; only ``codes`` is required."""
 
     codes: Tokens
 
@@ -113,7 +113,7 @@ class DecodeBatchBody(BaseModel):
 
 
 class DecodeBatchItem(BaseModel):
-    """One item's audio or problem."""
+    """The audio or problem of one item."""
 
     index: int
     audio: str | None = Field(default=None, description="An audio file, base64.")
@@ -124,7 +124,7 @@ class DecodeBatchItem(BaseModel):
 
 
 class DecodeBatchAnswer(BaseModel):
-    """One entry per item, in the order they were sent."""
+    """One entry per item, in the order sent."""
 
     results: list[DecodeBatchItem]
 
@@ -142,13 +142,13 @@ class ModelVersion(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Every version that is known."""
+    """All known versions."""
 
     models: list[ModelVersion]
 
 
 class CurrentModel(BaseModel):
-    """The model that answers now."""
+    """The model being served."""
 
     version: str
     token_space: str
@@ -156,14 +156,14 @@ class CurrentModel(BaseModel):
     device: str
     precision: str
     sample_rate: int
-    frame_samples: int = Field(description="Samples that one code of the first level covers.")
-    codes_per_frame: list[int] = Field(description="Codes of each level in that time.")
+    frame_samples: int = Field(description="Samples per code of the first level.")
+    codes_per_frame: list[int] = Field(description="Codes of each level per frame.")
     codebook_size: int
     tokens_per_second: float
     bits_per_second: float
 
 
 class Health(BaseModel):
-    """A probe's answer when all is well."""
+    """The response of a successful health probe."""
 
     status: str

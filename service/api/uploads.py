@@ -1,4 +1,4 @@
-"""Reading request bodies into memory, within limits; nothing is written to disk."""
+"""Reading request bodies into memory, within limits and without temporary files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.api.content_negotiation import content_type
+from service.api.requests import Call
 from service.errors import (
     InvalidRequestError,
     MalformedBodyError,
@@ -18,23 +19,23 @@ from service.errors import (
 
 MULTIPART = "multipart/form-data"
 MAX_FIELDS = 8
-"""Parts of a multipart body that are no files; nobody reads them."""
+"""Most parts of a multipart body that are not files; they are ignored."""
 
-# What plain `curl --data-binary` and clients that name nothing send.
+# What plain `curl --data-binary` and clients without a content type send.
 UNNAMED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
 
 
 class _InMemoryParser(MultiPartParser):
-    """A multipart parser that never spools to a temporary file; the body limit bounds it."""
+    """A multipart parser that never writes a temporary file; the body limit bounds its memory."""
 
     spool_max_size = 0
 
 
 @dataclasses.dataclass
 class Upload:
-    """A file that a client sent; its ``name`` is only ever repeated to the client.
+    """An uploaded file; its ``name`` is only returned to the client.
 
-    Whoever has read it lets go of ``data``: an hour of audio is not held twice.
+    ``data`` is cleared once it has been decoded, so that long audio is not in memory twice.
     """
 
     data: bytes
@@ -42,12 +43,12 @@ class Upload:
 
 
 async def read_audio(request: Request) -> Upload:
-    """Return the audio file that ``request`` carries, as its whole body or as part ``file``.
+    """Return the uploaded audio file: the whole body or the part ``file``.
 
     Raises
     ------
     UnsupportedMediaError
-        For a content type that is neither audio, unnamed bytes nor multipart.
+        For a content type other than audio, plain bytes or multipart.
     InvalidRequestError
         For a multipart body without a ``file``.
     """
@@ -72,7 +73,7 @@ async def read_uploads(request: Request, part: str, most: int) -> list[Upload]:
     UnsupportedMediaError
         If the body is not multipart.
     MalformedBodyError
-        If it is damaged.
+        If the body is malformed.
     TooLargeError
         If it has more than ``most`` files.
     """
@@ -95,17 +96,23 @@ async def read_uploads(request: Request, part: str, most: int) -> list[Upload]:
         await form.close()
 
 
-async def read_bounded(request: Request, max_bytes: int) -> bytes:
-    """Return the whole body, giving up as soon as it has more than ``max_bytes``.
+async def read_codes_body(call: Call) -> tuple[bytes, str]:
+    """Return a decode request's body and media type.
 
     Raises
     ------
     TooLargeError
-        Saying the limit.
+        As soon as more than ``SNAC_MAX_CODES_BYTES`` have come.
     """
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise TooLargeError(f"codes may take at most {max_bytes} bytes")
-    return bytes(body)
+    most = call.service.settings.max_codes_bytes
+
+    async def read() -> bytes:
+        body = bytearray()
+        async for chunk in call.request.stream():
+            body += chunk
+            if len(body) > most:
+                raise TooLargeError(f"codes may take at most {most} bytes")
+        return bytes(body)
+
+    media = content_type(call.request.headers.get("content-type"))
+    return await call.before_deadline(read()), media

@@ -22,7 +22,7 @@ from snac_core.types import Samples
 
 
 class AsyncSnacClient(RequestBuilder):
-    """A client for asyncio; parameters and errors as for `SnacClient`."""
+    """The asyncio client; parameters and errors as for `SnacClient`."""
 
     def __init__(
         self, base_url: str, api_key: str | None = None, timeout: float = 900.0, retries: int = 3
@@ -69,7 +69,7 @@ class AsyncSnacClient(RequestBuilder):
         layout: str = "hierarchical",
         **options: Any,
     ) -> AsyncStream[Samples]:
-        """See `SnacClient.stream_decode`; tokens are drawn in a task of their own."""
+        """See `SnacClient.stream_decode`; a separate task iterates over the tokens."""
         exchange = decoding(self._base_url, {"layout": layout, **options})
         results = run_async(exchange, tokens, self._headers, self._timeout, self._pause)
         return AsyncStream(exchange, results)
@@ -81,7 +81,7 @@ class AsyncSnacClient(RequestBuilder):
         layout: str = "hierarchical",
         **options: Any,
     ) -> AsyncStream[Any]:
-        """See `SnacClient.stream_encode`; samples are drawn in a task of their own."""
+        """See `SnacClient.stream_encode`; a separate task iterates over the samples."""
         start = {"sample_rate": sample_rate, "layout": layout, **options}
         exchange = encoding(self._base_url, start)
         results = run_async(exchange, samples, self._headers, self._timeout, self._pause)

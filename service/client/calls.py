@@ -1,4 +1,4 @@
-"""What both Python clients share: writing requests and reading answers."""
+"""Building requests and parsing responses, for both Python clients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NPZ = "application/x-npz"
 
 
 class ProblemError(Exception):
-    """An answer that is a problem; ``status`` and ``problem`` (RFC 9457) say which."""
+    """A problem response (RFC 9457), with its ``status`` and the object ``problem``."""
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
         super().__init__(f"{status} {problem.get('title', '')}: {problem.get('detail', '')}")
@@ -34,7 +34,7 @@ class ProblemError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Codes, and the model that made them."""
+    """Codes, and the version and token space of the model that made them."""
 
     codes: Codes
     version: str
@@ -42,7 +42,7 @@ class Encoded:
 
 
 class RequestBuilder:
-    """Requests and answers as both clients have them."""
+    """Builds requests and parses responses; the clients add the transport."""
 
     def __init__(self, base_url: str, api_key: str | None, timeout: float, retries: int) -> None:
         self._base_url = base_url.rstrip("/")
@@ -123,13 +123,13 @@ class RequestBuilder:
         return found
 
     def _pause(self, status: int, retry_after: str | None, attempt: int) -> float | None:
-        """Return seconds to wait before trying again, a call's own at most; None: no point."""
+        """Return seconds until a retry, at most the timeout; None for no retry."""
         if status not in (429, 503) or attempt >= self._retries:
             return None
         try:
             return min(max(0.0, float(retry_after or 1)), self._timeout)
         except ValueError:
-            return 1.0  # a date, which no service of this kind sends
+            return 1.0  # a date, which this service never sends
 
     def _pause_after(self, answer: httpx.Response, attempt: int) -> float | None:
         return self._pause(answer.status_code, answer.headers.get("Retry-After"), attempt)
@@ -142,7 +142,7 @@ class RequestBuilder:
 
 
 def problem_error(status: int, phrase: str, body: bytes) -> ProblemError:
-    """Return the error that an answer of ``status`` is; ``body`` need not be a problem."""
+    """Return the error for a response; ``body`` need not be a problem object."""
     try:
         problem = json.loads(body)
     except ValueError:

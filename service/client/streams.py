@@ -1,7 +1,7 @@
-"""Streams of the Python clients: an iterable of tokens or samples goes in, an iterator comes out.
+"""Streams of the Python clients: an iterable of tokens or samples in, an iterator of results out.
 
-docs/streaming.md tells the messages. Sending runs beside receiving, in a thread or a task of
-its own, so that input and output need not keep step.
+docs/streaming.md describes the messages. Sending runs in a separate thread or task, so that input
+and output are independent.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from snac_core.types import Samples
 
 T = TypeVar("T")
 Tokens = Any
-"""A number, a list, a list of lists, or an array of whole numbers, as the layout has it."""
+"""A number, a list, a list of lists, or an integer array, depending on the layout."""
 
 Levels = tuple[npt.NDArray[np.int64], ...]
 
 Pause = Callable[[int, str | None, int], float | None]
-"""Status, ``Retry-After`` and attempt to seconds until the next attempt."""
+"""Maps status, ``Retry-After`` and attempt to seconds until the next attempt, or None."""
 
 
 class StreamClosedError(ConnectionError):
-    """A stream that was cut before its end; ``code`` is the WebSocket close code."""
+    """A stream that was closed before its end; ``code`` is the WebSocket close code."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(f"the stream was closed with {code} before its end")
@@ -43,18 +43,18 @@ class StreamClosedError(ConnectionError):
 
 
 class StreamExchange(Generic[T]):
-    """What is said on one stream, whoever carries it.
+    """The messages of one stream, independent of the transport.
 
     Parameters
     ----------
     url
-        Of the service.
+        URL of the service.
     path
-        Of the call.
+        Path of the call.
     start
-        Its start, which goes into the URL; what is None is left out.
+        Fields of the start, sent as URL parameters; None values are omitted.
     write, read
-        From an item to a message, and from a message to a result or None.
+        Convert an item to a message, and a message to a result or None.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class StreamExchange(Generic[T]):
     end = '{"type":"end"}'
 
     def read(self, message: str | bytes) -> T | None:
-        """Return the result in a message of the server, None for none; raises ProblemError."""
+        """Return the result in a server message, or None; raises ProblemError."""
         if isinstance(message, str):
             said = json.loads(message)
             if said["type"] == "problem":
@@ -89,7 +89,7 @@ class StreamExchange(Generic[T]):
 
 
 class StreamInfo:
-    """What the service said at either end of an exchange."""
+    """The messages "ready" and "done" of a stream."""
 
     def __init__(self, exchange: StreamExchange[Any]) -> None:
         self._exchange = exchange
@@ -106,7 +106,7 @@ class StreamInfo:
 
 
 class Stream(StreamInfo, Iterator[T]):
-    """Results as they come. ``ready`` and ``done`` are what the service said at either end."""
+    """An iterator over the results of a stream."""
 
     def __init__(self, exchange: StreamExchange[T], results: Iterator[T]) -> None:
         super().__init__(exchange)
@@ -116,12 +116,12 @@ class Stream(StreamInfo, Iterator[T]):
         return next(self._results)
 
     def close(self) -> None:
-        """Leave before the end."""
+        """Close the stream before its end."""
         self._results.close()  # type: ignore[attr-defined]
 
 
 class AsyncStream(StreamInfo, AsyncIterator[T]):
-    """As `Stream`, for asyncio."""
+    """An asynchronous iterator over the results of a stream."""
 
     def __init__(self, exchange: StreamExchange[T], results: AsyncIterator[T]) -> None:
         super().__init__(exchange)
@@ -131,7 +131,7 @@ class AsyncStream(StreamInfo, AsyncIterator[T]):
         return await anext(self._results)
 
     async def aclose(self) -> None:
-        """Leave before the end."""
+        """Close the stream before its end."""
         await self._results.aclose()  # type: ignore[attr-defined]
 
 
@@ -154,7 +154,7 @@ def run(
     timeout: float,
     pause: Pause,
 ) -> Iterator[T]:
-    """Carry ``exchange`` over a connection of its own; items are drawn in a thread of their own."""
+    """Run ``exchange`` on a new connection; a separate thread draws and sends the items."""
     failures: list[BaseException] = []
     with contextlib.ExitStack() as stack:
         connection = _connected(stack, exchange.url, headers, pause)
@@ -165,8 +165,8 @@ def run(
                     connection.send(exchange.write(item))
                 connection.send(exchange.end)
             except ConnectionClosed:
-                pass  # whoever receives learns why
-            except BaseException as error:  # noqa: BLE001 - raised where results are awaited
+                pass  # the receiving side raises the reason
+            except BaseException as error:  # noqa: BLE001 - raised by the receiving side
                 failures.append(error)
                 connection.close()
 
@@ -187,7 +187,7 @@ async def run_async(
     timeout: float,
     pause: Pause,
 ) -> AsyncIterator[T]:
-    """Carry ``exchange`` over a connection of its own; items are drawn in a task of their own."""
+    """Run ``exchange`` on a new connection; a separate task draws and sends the items."""
     failures: list[BaseException] = []
     async with contextlib.AsyncExitStack() as stack:
         connection = await _connected_async(stack, exchange.url, headers, pause)
@@ -202,8 +202,8 @@ async def run_async(
                         await connection.send(exchange.write(item))
                 await connection.send(exchange.end)
             except ConnectionClosed:
-                pass  # whoever receives learns why
-            except Exception as error:  # noqa: BLE001 - raised where results are awaited
+                pass  # the receiving side raises the reason
+            except Exception as error:  # noqa: BLE001 - raised by the receiving side
                 failures.append(error)
                 await connection.close()
 
@@ -250,9 +250,8 @@ async def _connected_async(
         attempt += 1
 
 
-# An answer to a ping waits behind what neither side has read yet, and so does the one to a
-# close when leaving early; the service has a time-out for streams on which nothing moves.
-# Codes and samples do not compress.
+# Pongs and the reply to a close wait behind unread data, so pings would time out; the service has
+# an idle timeout of its own. Codes and samples do not compress.
 _OPTIONS: dict[str, Any] = {"ping_interval": None, "close_timeout": 1, "compression": None}
 
 
@@ -269,7 +268,7 @@ def _pause(refused: InvalidStatus, pause: Pause, attempt: int) -> float:
 def _check_end(
     exchange: StreamExchange[Any], closed: ConnectionClosed, failures: list[BaseException]
 ) -> None:
-    """Tell a stream's end from one cut short, and raise what the caller's own items raised."""
+    """Raise the error of the caller's items, or StreamClosedError if the stream was incomplete."""
     if failures:
         raise failures[0]
     if exchange.done is None or not isinstance(closed, ConnectionClosedOK):

@@ -1,4 +1,4 @@
-"""Python clients of the service, for threads (`SnacClient`) and for asyncio.
+"""The synchronous Python client of the service.
 
 with SnacClient("http://127.0.0.1:8000") as client:
     encoded = client.encode(open("speech.wav", "rb").read())
@@ -29,20 +29,20 @@ from snac_core.types import Samples
 
 
 class SnacClient(RequestBuilder):
-    """A client for threads.
+    """The synchronous client.
 
-    Every call raises `ProblemError` for an answer that is a problem.
+    Every call raises `ProblemError` for a problem response.
 
     Parameters
     ----------
     base_url
         Such as ``http://127.0.0.1:8000``.
     api_key
-        If the service asks for one.
+        API key, if the service requires one.
     timeout
-        Seconds for one answer, or for one message of a stream.
+        Seconds to wait for a response, or for one message of a stream.
     retries
-        How often to try again after 429 and 503, waiting as long as ``Retry-After`` says.
+        Retries after 429 and 503, each after the seconds in ``Retry-After``.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SnacClient(RequestBuilder):
     def encode_batch(
         self, sources: Sequence[bytes | Samples], sample_rate: int | None = None
     ) -> list[Encoded | ProblemError]:
-        """Encode many at once; in place of one that fails stands its problem."""
+        """Encode many files in one request; a failed one yields its ProblemError."""
         request = self._encode_batch_request(sources, sample_rate)
         return self._encoded_batch(self._post(request))
 
@@ -74,7 +74,7 @@ class SnacClient(RequestBuilder):
         Parameters
         ----------
         token_space
-            That of the codes; the service refuses codes that its model would misread.
+            Token space of the codes; the service refuses codes of another one.
         """
         return self._samples(self._post(self._decode_request(codes, token_space, seed, noise)))
 
@@ -85,23 +85,22 @@ class SnacClient(RequestBuilder):
         seed: int = 0,
         noise: Noise = "seeded",
     ) -> list[Samples | ProblemError]:
-        """Decode many at once; in place of one that fails stands its problem."""
+        """Decode many in one request; a failed one yields its ProblemError."""
         request = self._decode_batch_request(items, token_space, seed, noise)
         return self._samples_batch(self._post(request))
 
     def stream_decode(
         self, tokens: Iterable[Tokens], layout: str = "hierarchical", **options: Any
     ) -> Stream[Samples]:
-        """Return the audio of tokens while they come.
+        """Decode tokens as they become available.
 
         Parameters
         ----------
         tokens
-            Each item goes as one message: a token, a list or array of them, or for a layout
-            of several lanes a list of one list each. They are drawn in a thread of their
-            own, which ends with them.
+            Each item is sent as one message: a token, a list or array of tokens, or for a
+            layout with several lanes one list per lane. A separate thread iterates over them.
         layout
-            That of the tokens.
+            Layout of the tokens.
         options
             Other fields of the message "start": ``base``, ``token_space``, ``seed``,
             ``noise``, ``num_samples``, ``lookahead_frames``.
@@ -109,9 +108,9 @@ class SnacClient(RequestBuilder):
         Returns
         -------
         Stream
-            Of float32 arrays; joined, they are what `decode` returns but for 16-bit rounding.
-            Iterating raises what ``tokens`` raises, and `StreamClosedError` for a stream that
-            is cut short.
+            Float32 arrays; concatenated, they equal the result of `decode` up to 16-bit
+            rounding. Iterating raises the errors of ``tokens``, and `StreamClosedError` for
+            an incomplete stream.
         """
         exchange = decoding(self._base_url, {"layout": layout, **options})
         return Stream(exchange, run(exchange, tokens, self._headers, self._timeout, self._pause))
@@ -123,24 +122,24 @@ class SnacClient(RequestBuilder):
         layout: str = "hierarchical",
         **options: Any,
     ) -> Stream[Any]:
-        """Return the codes of float samples while they come.
+        """Encode float samples as they become available.
 
         Parameters
         ----------
         samples
-            Arrays of any length, drawn in a thread of their own.
+            Arrays of any length; a separate thread iterates over them.
         sample_rate
             Hz; any.
         layout
-            That of the tokens that are returned.
+            Layout of the returned tokens.
         options
             Other fields of the message "start": ``base``, ``token_space``.
 
         Returns
         -------
         Stream
-            Of an int64 array, or a tuple of one for each lane of the layout. It raises as
-            that of `stream_decode` does.
+            Int64 arrays, or a tuple of one per lane of the layout. It raises the same errors
+            as that of `stream_decode`.
         """
         start = {"sample_rate": sample_rate, "layout": layout, **options}
         exchange = encoding(self._base_url, start)

@@ -1,3 +1,3 @@
-"""The engine thread, its queue, and threads for reading and writing."""
+"""The engine thread, its scheduler, and the I/O threads."""
 
 from __future__ import annotations

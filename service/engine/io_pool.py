@@ -1,4 +1,4 @@
-"""The threads in which bodies are read and answers written, shared out among all requests."""
+"""The threads that read request bodies and write responses, shared by all requests."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from service.observability.metrics import Metrics
 from snac_core.utils.incremental import Incremental
 
 TURN_SECONDS = 0.1
-"""How much of a core work in pieces has before others have its thread."""
+"""CPU seconds that incremental work runs before it yields its thread."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
 class IoPool:
-    """A few threads, and who has them.
+    """A thread pool in which long work cannot occupy every thread.
 
-    What nobody waits for any more does not begin; if it has begun and is done piecemeal, it ends
-    with its turn.
+    Cancelled work is not started. Incremental work that has started ends with its current turn.
 
     Parameters
     ----------
     count
-        Threads. Long work has all but one of them.
+        Number of threads. Long work may use all but one of them.
     metrics
-        Told how much is there to do.
+        Receives the number of jobs running or waiting.
     """
 
     def __init__(self, count: int, metrics: Metrics) -> None:
@@ -38,14 +37,15 @@ class IoPool:
         self._jobs = metrics.io_jobs
 
     async def run(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Run ``function``, which once begun is not stopped, in one of the threads."""
+        """Run ``function`` in a thread; once started it runs to its end."""
         return await asyncio.wrap_future(self._submit(function, *args, **kwargs))
 
     async def run_incremental(self, begin: Callable[[], Incremental[_T]]) -> _T:
-        """Do the work that ``begin`` returns, turn by turn; being cancelled ends it.
+        """Run the incremental work that ``begin`` returns, turn by turn, until done or cancelled.
 
-        What is not done in one turn is long, and only so much of that is under way at a time:
-        a recording that is half read takes memory. If it has to wait, it begins again.
+        Work that needs more than one turn is long. The number of long works in progress is
+        limited, because a partly read recording occupies memory: one that must wait is discarded
+        and starts again.
         """
         work = begin()
         turn = self._submit(_turn, work)
@@ -64,7 +64,7 @@ class IoPool:
             turn.add_done_callback(lambda _: work.close())
 
     def close(self) -> None:
-        """Wait for what has begun, and begin nothing more."""
+        """Wait for running work; start no more."""
         self._pool.shutdown(cancel_futures=True)
 
     def _submit(
@@ -77,8 +77,8 @@ class IoPool:
 
 
 def _turn(work: Incremental[_T]) -> tuple[_T] | None:
-    """Work for a turn; returns the result once there is one."""
-    # Not by the clock on the wall: where many compete for few cores, all work would be long.
+    """Run for one turn; return the result in a tuple, or None if there is more to do."""
+    # CPU time, not wall-clock time: with many threads on few cores, all work would seem long.
     until = time.thread_time() + TURN_SECONDS
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What the engine works on: a job, who waits for it, and how its time went."""
+"""A job in the engine's queue, the future that waits for it, and its timing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from snac_core.inference.jobs import Job, Step
 
 @dataclasses.dataclass
 class Timing:
-    """Where the seconds of one job went."""
+    """Seconds that one job spent waiting and computing."""
 
     queue: float = 0.0
     inference: float = 0.0
@@ -21,7 +21,7 @@ class Timing:
 
 @dataclasses.dataclass(eq=False)
 class QueuedJob:
-    """A job and who waits for it. The codec is the one that planned it, to the end."""
+    """A job, its future, and the codec that planned it and runs all its steps."""
 
     codec: Codec
     job: Job
@@ -35,12 +35,12 @@ class QueuedJob:
 
     @property
     def long(self) -> bool:
-        """Whether it is cut into windows."""
+        """Whether the job has several windows."""
         return len(self.job.windows) > 1
 
 
 def resolve(done: Future[Timing], outcome: Timing | Exception) -> None:
-    """Tell the waiter, unless it has gone or was told before."""
+    """Set the future's outcome, unless it is cancelled or done already."""
     with contextlib.suppress(InvalidStateError):
         if isinstance(outcome, Exception):
             done.set_exception(outcome)

@@ -1,3 +1,3 @@
-"""What a client may use: bytes, memory, rates and time."""
+"""Limits on bytes, memory, request rates and time."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Memory that clients hold by being slow: bodies as they come, answers until they are taken."""
+"""A budget for the memory of request bodies and of responses that clients have not received."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from service.observability.metrics import Metrics
 from service.problems import problem_response
 
 SMALL_BYTES = 2**16
-"""Answers up to here are not counted: a connection takes them at once, and must always be able
-to, for probes and for problems."""
+"""Responses up to this size are not counted: a connection buffers them at once, and probes and
+problems must always be possible."""
 
 
 class MemoryBudget:
-    """How many bytes the requests of one app hold together.
+    """Bytes that all requests of one app may hold together.
 
     Parameters
     ----------
     max_bytes
-        Bytes that there may be.
+        Upper bound.
     metrics
-        Told how many there are.
+        Receives the bytes in use.
     """
 
     def __init__(self, max_bytes: int, metrics: Metrics) -> None:
@@ -35,20 +35,20 @@ class MemoryBudget:
 
 
 class Reservation:
-    """What one request holds: its body, room for what is made of that, then its answer."""
+    """Memory reserved for one request: its body and intermediate results, then its response."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget, self.size = budget, 0
 
     def resize(self, size: int) -> None:
-        """Hold ``size`` bytes from now on.
+        """Reserve ``size`` bytes in place of the current reservation.
 
         Raises
         ------
         OverloadedError
-            If that would be too many. It holds what it held then.
+            If they do not fit now; the reservation is unchanged.
         TooLargeError
-            If it would be too many with nobody else there.
+            If they exceed the whole budget.
         """
         budget, more = self._budget, size - self.size
         most = budget.max_bytes
@@ -66,12 +66,12 @@ class Reservation:
         self.size = size
 
     def grow(self, more: int) -> None:
-        """Hold ``more`` bytes, or fewer if it is negative; raises what `resize` does."""
+        """Reserve ``more`` bytes in addition, or release some if negative; raises as `resize`."""
         self.resize(self.size + more)
 
     @contextlib.contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """Keep room for what the block makes, and when it fails give it up; raises as `resize`."""
+        """Reserve memory for the block, released if it fails; raises as `resize`."""
         self.grow(size)
         try:
             yield
@@ -80,11 +80,17 @@ class Reservation:
             raise
 
 
+def reservation_of(scope: Scope) -> Reservation:
+    """Return the memory reserved for the request with this ASGI scope."""
+    reservation: Reservation = scope["state"]["reservation"]
+    return reservation
+
+
 class MemoryLimit:
     """Count the memory of each request: 429 if it does not fit now, 413 if it can never fit.
 
-    A request first reserves its body as it arrives; handlers add what they make to
-    ``request.state.reservation``. A response of known length then replaces both until the client
+    A request first reserves its body as it arrives; handlers add what they make
+    (`reservation_of`). A response of known length then replaces both until the client
     has received it. A streamed response is never held as a whole.
     """
 
@@ -120,8 +126,8 @@ class MemoryLimit:
                         await problem_response(Request(scope), error)(scope, receive, send)
                         return
             elif size > SMALL_BYTES and not message.get("more_body"):
-                # The server waits with a message until the one before has nearly left. So the
-                # end comes by itself, and this goes on when the client has the rest.
+                # The server accepts a message once the previous one is nearly sent. So an empty
+                # last message returns when the client has received nearly everything.
                 await send({**message, "more_body": True})
                 message = {"type": "http.response.body"}
             await send(message)

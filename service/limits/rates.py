@@ -1,4 +1,4 @@
-"""Rate limits by caller: requests, and seconds of audio."""
+"""Rate limits per caller: requests, and seconds of audio."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MS = 1000
 
 
 class RateLimits:
-    """What each caller has had in the last minute: a window that slides, in this process."""
+    """Usage per caller over a sliding window of one minute, in this process."""
 
     def __init__(self, settings: Settings) -> None:
         self._counter = SlidingWindowCounterRateLimiter(MemoryStorage())
@@ -29,7 +29,7 @@ class RateLimits:
         self.audio_share = math.inf if audio is None else audio
 
     def count_request(self, caller: str) -> None:
-        """Count a request of ``caller``; raises RateLimitError if it is one too many."""
+        """Count a request of ``caller``; raises RateLimitError if that exceeds the limit."""
         if self._requests is not None:
             self._count(self._requests, caller, 1, "requests")
 
@@ -39,9 +39,9 @@ class RateLimits:
         Raises
         ------
         RateLimitError
-            If it is too much now.
+            If it exceeds the limit now.
         TooLargeError
-            If it is more than a minute's share, and so will always be too much.
+            If it exceeds a whole minute's limit, and so can never fit.
         """
         if self._audio is None:
             return

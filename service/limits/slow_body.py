@@ -1,4 +1,4 @@
-"""Time-outs for request bodies that arrive slowly."""
+"""Timeouts for request bodies that arrive slowly."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from service.errors import SlowClientError
 
 
 class BodyTimeoutMiddleware:
-    """Refuse a body that stops coming for ``timeout`` seconds or falls below a rate.
+    """Refuse a body that pauses for ``timeout`` seconds or arrives below a minimum rate.
 
     Parameters
     ----------
     timeout
-        Seconds between two pieces, and from when on the rate counts.
+        Seconds between two chunks; also the time before ``min_rate`` applies.
     min_rate
-        Bytes per second, on average since the body was first asked for.
+        Bytes per second, on average since the first read of the body.
     """
 
     def __init__(self, app: ASGIApp, timeout: float, min_rate: float) -> None:
@@ -38,7 +38,7 @@ class BodyTimeoutMiddleware:
         async def timely() -> Message:
             nonlocal began, received, complete
             if complete:
-                return await receive()  # of what follows a body there is only the farewell
+                return await receive()  # after the body, only http.disconnect can follow
             began = began or time.monotonic()
             try:
                 message = await asyncio.wait_for(receive(), self.timeout)

@@ -1,12 +1,12 @@
-"""Which model is served: loaded at start, exchanged while requests run, never for a worse one.
+"""The model being served: loading at start, hot reload and rollback.
 
-A watched model store is looked at every few seconds. A new current version is verified,
-loaded strictly, checked on its golden clip and warmed up beside the one being served, and
-only then takes its place. If any of that fails the old one stays, the reason is kept, and
-the version is left alone until its files change.
+A watched model store is polled every few seconds. A new current version is verified, loaded
+strictly, checked on its golden clip and warmed up while the old version serves, and only then
+replaces it. If any step fails, the old version stays, the reason is recorded, and the version is
+not tried again until its files change.
 
-Requests take the codec once, at their start, and keep it to their end; the old weights go
-when the last of them is answered.
+A request takes the codec once, at its start, and keeps it to its end; the old weights are freed
+after the last such request.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _Fingerprint = tuple[tuple[str, int, int], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """Why a version is not served, and what its files looked like then."""
+    """Why a version is not served, and the fingerprint of its files at that time."""
 
     reason: str
     at: str
@@ -52,7 +52,7 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class VersionState:
-    """One line of the list of models."""
+    """One entry in the list of models."""
 
     version: str
     state: str
@@ -64,7 +64,7 @@ class VersionState:
 
 
 class ModelManager:
-    """Loads models, watches the store, and holds the codec that new requests get."""
+    """Loads models, polls the store, and holds the codec for new requests."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings = settings
@@ -73,7 +73,7 @@ class ModelManager:
         self._served_since = ""
         self._failures: dict[str, Failure] = {}
         self._lock = threading.Lock()
-        # A thread of its own: a download must not keep those that read and write waiting.
+        # A separate thread: a download must not block the I/O threads.
         self._loading = ThreadPoolExecutor(1, thread_name_prefix="snac-reload")
         self.store: ModelStore | None = None
         if settings.model_store is not None:
@@ -83,7 +83,7 @@ class ModelManager:
 
     @property
     def codec(self) -> Codec:
-        """The codec that a request starting now is answered with.
+        """The codec for a request that starts now.
 
         Raises
         ------
@@ -96,24 +96,24 @@ class ModelManager:
 
     @property
     def loaded(self) -> bool:
-        """Whether there is a model to serve."""
+        """Whether a model is loaded."""
         return self._codec is not None
 
     @property
     def served_since(self) -> str:
-        """When the model being served took over: UTC, ISO 8601."""
+        """When the current model began to serve: UTC, ISO 8601."""
         return self._served_since
 
     def load_first(self, on_progress: Callable[[str], None] = lambda step: None) -> Codec:
-        """Load the model to start with: the store's current version, else ``SNAC_MODEL``.
+        """Load the first model: the store's current version, else ``SNAC_MODEL``.
 
-        If the store's current version is not whole, the one before it is served and the log
-        says so. ``on_progress`` hears what is being done.
+        If the store's current version is damaged, the previous one is served and an error is
+        logged. ``on_progress`` is called with a description of each step.
 
         Raises
         ------
         ModelError, ConfigError
-            If there is nothing to serve.
+            If no model can be loaded.
         """
         with self._lock:
             current = self.store.current() if self.store else None
@@ -135,24 +135,23 @@ class ModelManager:
                 return self._serve(self._load(self.store, previous, on_progress))
 
     def check(self, *, retry: bool = False, allow_token_space_change: bool = False) -> Codec:
-        """Serve the store's current version if it is another one than now.
+        """Serve the store's current version if it is not being served yet.
 
         Parameters
         ----------
         retry
-            Whether to try a version that failed before and has not changed since.
+            Whether to retry a version that failed before and has not changed since.
         allow_token_space_change
-            Whether to serve it even if its codes mean something else; the setting of that
-            name allows it always.
+            Whether to accept another token space; the setting of that name always does.
 
         Returns
         -------
-        The codec being served afterwards.
+        The codec being served.
 
         Raises
         ------
         ReloadError
-            If there is no store, or its current version failed; the old model still serves.
+            If there is no store, or its current version cannot be served; the old model stays.
         """
         if self.store is None:
             raise ReloadError(
@@ -163,13 +162,12 @@ class ModelManager:
             return self._check(self.store, retry, allow_token_space_change)
 
     def roll_back(self, *, allow_token_space_change: bool = False) -> Codec:
-        """Serve the store's previous version and make it current there.
+        """Serve the store's previous version and make it current in the store.
 
         Raises
         ------
         ReloadError
-            If there is none, it is not whole, or the store cannot be written. Nothing has
-            changed then.
+            If there is none, it is damaged, or the store cannot be written; nothing changes.
         """
         if self.store is None:
             raise ReloadError("there is no model store to roll back in")
@@ -192,27 +190,27 @@ class ModelManager:
             return codec
 
     async def run_in_loader(self, change: Callable[..., Codec], **how: bool) -> Codec:
-        """Run `check` or `roll_back` in the thread that loads, while requests are answered."""
+        """Run `check` or `roll_back` in the loading thread, while requests are served."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._loading, functools.partial(change, **how))
 
     def close(self) -> None:
-        """Begin no more reloads."""
+        """Start no more reloads."""
         self._loading.shutdown(wait=False, cancel_futures=True)
 
     async def watch(self) -> None:
-        """Look at the store again and again, until cancelled."""
+        """Poll the store until cancelled."""
         while self.store is not None:
             await asyncio.sleep(self._settings.reload_interval)
             try:
                 await self.run_in_loader(self.check)
             except ReloadError:
-                continue  # it was logged when it was found
+                continue  # logged when it was detected
             except Exception:
-                log.exception("the model store could not be looked at; the watch goes on")
+                log.exception("polling the model store failed; it continues")
 
     def describe(self) -> list[VersionState]:
-        """List the versions in the store, and the model being served wherever it is from."""
+        """List the versions in the store, and the model being served wherever it came from."""
         served = self._codec
         states = []
         for version in self._listed():
@@ -226,7 +224,7 @@ class ModelManager:
         return states
 
     def _listed(self) -> list[str]:
-        """Return the store's versions and those that failed, such as one since removed."""
+        """Return the store's versions and failed ones that may have been removed since."""
         try:
             known = self.store.versions() if self.store else []
         except StoreError as error:
@@ -276,7 +274,7 @@ class ModelManager:
         return self._serve(codec)
 
     def _guard(self, store: ModelStore, version: str, allow_change: bool) -> None:
-        """Refuse another token space, unless an operator allows it."""
+        """Refuse another token space unless the operator allows it."""
         theirs, ours = store.manifest(version).token_space, self.codec.token_space
         if theirs != ours and not (allow_change or self._settings.allow_token_space_change):
             raise TokenSpaceError(
@@ -290,7 +288,7 @@ class ModelManager:
         version: str,
         on_progress: Callable[[str], None] = lambda step: None,
     ) -> Codec:
-        """Load and warm up ``version``; its checksums and golden clip are checked on the way."""
+        """Load and warm up ``version``; loading checks its checksums and golden clip."""
         on_progress(f"loading {version}")
         codec = snac_core.load(
             store.path(version), self._settings.device, compile=self._settings.compile
@@ -318,13 +316,13 @@ class ModelManager:
 
     def _note_failure(self, store: ModelStore, version: str, error: Exception) -> None:
         if version == _POINTER and version in self._failures:
-            return  # the same damage, seen again
+            return  # reported already
         self._metrics.reloads.labels(outcome="failed").inc()
         log.error("version not served", version=version, reason=str(error))
         self._failures[version] = Failure(self._reason(error), _now(), _fingerprint(store, version))
 
     def _reason(self, error: Exception) -> str:
-        """Say an error to those who ask for the list of models: not where the store is."""
+        """Return an error's message for clients, without the path of the store."""
         said = str(error)
         if self.store is None:
             return said
@@ -333,7 +331,7 @@ class ModelManager:
 
 
 def _fingerprint(store: ModelStore, version: str) -> _Fingerprint:
-    """Return names, sizes and times of a version's files: another one is worth another try."""
+    """Return names, sizes and times of a version's files; a change justifies a retry."""
     try:
         paths = [store.root / _POINTER, *store.path(version).iterdir()]
         stats = [(path.name, path.stat()) for path in sorted(paths)]

@@ -1,4 +1,4 @@
-"""Warm-up: every shape of work once, before a model serves."""
+"""Warm-up: run each class of input sizes once before a model serves."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from snac_core.streaming import StreamingDecoder, StreamingEncoder
 
 
 def warm_up(codec: Codec, on_progress: Callable[[str], None]) -> None:
-    """Make the first request as quick as the later ones: each class of sizes, and streams.
+    """Make the first request as fast as later ones, for clips of each size and for streams.
 
-    Kernels are chosen and memory is laid out by shape: for a word, a sentence, whole windows
-    and, where batches are padded to one length, several at once. A GPU may capture what comes
-    for the second time.
+    Kernels and memory depend on shapes: a word, a sentence, whole windows and, on a GPU, batches
+    padded to one length. A GPU may capture a graph when a shape comes for the second time.
     """
     several = () if codec.device.type == "cpu" else ((0.5, 1.0, 2.0, 4.0, 12.0),)
     classes = ((0.5,), (2.0,), (WINDOW_SECONDS + 1.0,), *several)

@@ -1,4 +1,4 @@
-"""The metrics of several processes as those of one service, told apart by a label."""
+"""The metrics of several worker processes merged into one text, with a label for each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Merged(Collector):
 
 
 def merge(texts: Mapping[int, str]) -> bytes:
-    """Return one Prometheus text of each worker's, every sample with the label ``worker``."""
+    """Merge each worker's Prometheus text; every sample gets the label ``worker``."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Merged(texts))
     return generate_latest(registry)

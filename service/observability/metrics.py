@@ -1,4 +1,4 @@
-"""What the service counts, under the names of its own domain."""
+"""The Prometheus metrics of the service."""
 
 from __future__ import annotations
 
@@ -21,152 +21,114 @@ _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Every metric of one app, in a registry of its own."""
+    """The metrics of one app, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.requests = Counter(
+        counter = functools.partial(Counter, registry=self.registry)
+        gauge = functools.partial(Gauge, registry=self.registry)
+        histogram = functools.partial(Histogram, registry=self.registry)
+        seconds = functools.partial(histogram, buckets=_SECONDS)
+        self.requests = counter(
             "snac_requests",
-            "Requests answered, by route and by outcome: ok, or the problem's name.",
+            "Requests answered, by route and outcome: ok, or the problem's name.",
             ["route", "outcome"],
-            registry=self.registry,
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = seconds(
             "snac_request_seconds",
-            "Time from a request's headers to the end of its answer.",
+            "Time from a request's headers to the end of its response.",
             ["route"],
-            buckets=_SECONDS,
-            registry=self.registry,
         )
-        self.queue_seconds = Histogram(
-            "snac_queue_seconds",
-            "Time a job waited before the engine first touched it.",
-            buckets=_SECONDS,
-            registry=self.registry,
+        self.queue_seconds = seconds(
+            "snac_queue_seconds", "Time a job waited in the queue before its first batch."
         )
-        self.queue_audio_seconds = Gauge(
-            "snac_queue_audio_seconds",
-            "Audio-seconds waiting for the engine or in it.",
-            registry=self.registry,
+        self.queue_audio_seconds = gauge(
+            "snac_queue_audio_seconds", "Audio-seconds waiting or running."
         )
-        self.held_bytes = Gauge(
+        self.held_bytes = gauge(
             "snac_held_bytes",
-            "Bytes of bodies that are not answered yet, and of answers that are not taken yet.",
-            registry=self.registry,
+            "Memory held by requests without a response and by responses not received yet.",
         )
-        self.io_jobs = Gauge(
+        self.io_jobs = gauge(
             "snac_io_jobs",
-            "Bodies to be read and answers to be written that have a thread or wait for one.",
-            registry=self.registry,
+            "I/O jobs (reading bodies, writing responses) running or waiting for a thread.",
         )
-        self.stage_seconds = Histogram(
+        self.stage_seconds = seconds(
             "snac_stage_seconds",
-            "Time in a stage outside the engine: read and resample, write, measure quality.",
+            "Time in a stage outside the engine: read (and resample), write, quality.",
             ["stage"],
-            buckets=_SECONDS,
-            registry=self.registry,
         )
-        self.batch_audio_seconds = Histogram(
+        self.batch_audio_seconds = histogram(
             "snac_batch_audio_seconds",
             "Audio-seconds in one engine batch.",
             ["kind"],
             buckets=_AUDIO_SECONDS,
-            registry=self.registry,
         )
-        self.batch_items = Histogram(
-            "snac_batch_items",
-            "Windows in one engine batch.",
-            ["kind"],
-            buckets=_ITEMS,
-            registry=self.registry,
+        self.batch_items = histogram(
+            "snac_batch_items", "Windows in one engine batch.", ["kind"], buckets=_ITEMS
         )
-        self.inference_seconds = Histogram(
-            "snac_inference_seconds",
-            "Time the engine took for one batch.",
-            ["kind"],
-            buckets=_SECONDS,
-            registry=self.registry,
+        self.inference_seconds = seconds(
+            "snac_inference_seconds", "Engine time for one batch.", ["kind"]
         )
-        self.audio_seconds = Counter(
+        self.audio_seconds = counter(
             "snac_audio_seconds",
-            "Audio-seconds computed, context of windows included.",
+            "Audio-seconds computed, including the context of windows.",
             ["kind"],
-            registry=self.registry,
         )
-        self.real_time_factor = Gauge(
+        self.real_time_factor = gauge(
             "snac_real_time_factor",
-            "Audio-seconds computed in a second of engine time, over the last batches.",
-            registry=self.registry,
+            "Audio-seconds computed per second of engine time, a moving average over batches.",
         )
-        self.device_memory = Gauge(
+        self.device_memory = gauge(
             "snac_device_memory_bytes",
-            "Memory that tensors hold on the device, and that is kept for them; 0 on a CPU.",
+            "Device memory allocated to tensors and reserved for them; 0 on a CPU.",
             ["state"],
-            registry=self.registry,
         )
-        self.engine_failures = Counter(
+        self.engine_failures = counter(
             "snac_engine_failures",
-            "Engine batches that were split and tried again, by cause.",
+            "Engine batches that were split and retried, by cause.",
             ["cause"],
-            registry=self.registry,
         )
-        self.streams_open = Gauge(
-            "snac_streams_open",
-            "Streams that are open.",
-            ["kind"],
-            registry=self.registry,
-        )
-        self.streams = Counter(
+        self.streams_open = gauge("snac_streams_open", "Open streams.", ["kind"])
+        self.streams = counter(
             "snac_streams",
             "Streams that ended or were refused, by outcome: ok, or the problem's name.",
             ["kind", "outcome"],
-            registry=self.registry,
         )
-        self.stream_audio_seconds = Counter(
+        self.stream_audio_seconds = counter(
             "snac_stream_audio_seconds",
-            "Audio-seconds that streams have answered, as audio or as codes.",
+            "Audio-seconds that streams have sent, as audio or as codes.",
             ["kind"],
-            registry=self.registry,
         )
-        self.stream_first_seconds = Histogram(
+        self.stream_first_seconds = seconds(
             "snac_stream_first_seconds",
-            "Time from a stream's first tokens or audio to the first of its answer.",
+            "Time from a stream's first input to its first output.",
             ["kind"],
-            buckets=_SECONDS,
-            registry=self.registry,
         )
-        self.stream_held_seconds = Gauge(
+        self.stream_held_seconds = gauge(
             "snac_stream_held_seconds",
-            "Audio-seconds that streams hold: come in, and their answer not gone out.",
-            registry=self.registry,
+            "Audio-seconds buffered by streams: received, and the result not sent.",
         )
         for kind in ("decode", "encode", "decode-http"):
             self.streams_open.labels(kind=kind)
-        self.model_info = Gauge(
-            "snac_model_info",
-            "1 for the model being served.",
-            ["version", "token_space"],
-            registry=self.registry,
+        self.model_info = gauge(
+            "snac_model_info", "1 for the model being served.", ["version", "token_space"]
         )
-        self.model_requests = Counter(
+        self.model_requests = counter(
             "snac_model_requests",
-            "Requests that a version had part in, by outcome.",
+            "Requests that used a model version, by outcome.",
             ["version", "outcome"],
-            registry=self.registry,
         )
-        self.reloads = Counter(
-            "snac_reload",
-            "Attempts to serve another version, by outcome.",
-            ["outcome"],
-            registry=self.registry,
+        self.reloads = counter(
+            "snac_reload", "Attempts to load another version, by outcome.", ["outcome"]
         )
         for outcome in ("succeeded", "failed"):
             self.reloads.labels(outcome=outcome)
 
     def serving(self, version: str, token_space: str, device: torch.device) -> None:
-        """Name the model being served, and only that one, and watch its device."""
+        """Report the model being served, and the memory of its device."""
         for state, used in (
             ("allocated", torch.cuda.memory_allocated),
             ("reserved", torch.cuda.memory_reserved),
@@ -179,14 +141,14 @@ class Metrics:
         self.model_info.labels(version=version, token_space=token_space).set(1)
 
     def answered(self, route: str, outcome: str, version: str | None, seconds: float) -> None:
-        """Count a request, and for the version that answered it if one did."""
+        """Count a request, also for the model version that it used, if any."""
         self.requests.labels(route=route, outcome=outcome).inc()
         self.request_seconds.labels(route=route).observe(seconds)
         if version is not None:
             self.model_requests.labels(version=version, outcome=outcome).inc()
 
     def render(self) -> bytes:
-        """Return everything in Prometheus text format."""
+        """Return all metrics in Prometheus text format."""
         return generate_latest(self.registry)
 
 

@@ -1,7 +1,7 @@
-"""Traces for an OpenTelemetry collector, if one is named; without one nothing is imported.
+"""Traces for an OpenTelemetry collector; OpenTelemetry is imported only if one is configured.
 
-Each request is a span, child of the caller's if it sent ``traceparent``, with a span in it for
-each stage: read, queue, inference, write.
+Each request is a span, a child of the caller's if ``traceparent`` was sent. It has a child span
+for each stage: read, queue, inference, write.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _UNTRACED = "health/.*,metrics"
 
 
 class Tracing(Protocol):
-    """Where the stages of requests are told."""
+    """Receives the stages of requests."""
 
     def stage(self, name: str, started: int, seconds: float, **attributes: str | float) -> None:
-        """Tell of a stage that began at ``started``, in ns since 1970, in the current request."""
+        """Record a stage of the current request; ``started`` is in nanoseconds since 1970."""
 
     def close(self) -> None:
-        """Send what has not been sent."""
+        """Send pending spans."""
 
 
 class NoTracing:
-    """Tells nobody."""
+    """Records nothing."""
 
     def stage(self, name: str, started: int, seconds: float, **attributes: str | float) -> None:
         """Do nothing."""
@@ -42,7 +42,7 @@ class NoTracing:
 
 
 class Collector:
-    """Sends spans to an OTLP/HTTP collector from a thread of its own, many at a time."""
+    """Sends spans to an OTLP/HTTP collector, in batches and from a separate thread."""
 
     def __init__(self, app: FastAPI, provider: TracerProvider) -> None:
         from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
@@ -57,22 +57,22 @@ class Collector:
         )
 
     def stage(self, name: str, started: int, seconds: float, **attributes: str | float) -> None:
-        """Add a span that is over already."""
+        """Add a finished span."""
         span = self._tracer.start_span(name, start_time=started, attributes=attributes)
         span.end(started + round(1e9 * seconds))
 
     def close(self) -> None:
-        """Send what is left, and end the thread."""
+        """Send pending spans and end the thread."""
         self._provider.shutdown()
 
 
 def tracing(app: FastAPI, settings: Settings) -> Tracing:
-    """Return where ``app`` tells its spans.
+    """Return the tracing of ``app``.
 
     Raises
     ------
     ServiceError
-        If a collector is named and the extra ``tracing`` is not installed.
+        If a collector is configured and the extra ``tracing`` is not installed.
     """
     if settings.otlp_endpoint is None:
         return NoTracing()
@@ -92,5 +92,5 @@ def tracing(app: FastAPI, settings: Settings) -> Tracing:
 
 
 def now() -> int:
-    """Return the time as spans have it: nanoseconds since 1970."""
+    """Return the time in nanoseconds since 1970, as spans need it."""
     return time.time_ns()

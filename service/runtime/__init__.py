@@ -1,3 +1,3 @@
-"""What lives as long as the service: its parts, life cycle and streams."""
+"""The service object, its life cycle, its streams and its peer processes."""
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""From start to stop: what the probes answer, and why.
+"""The life cycle from start to stop, which the health probes report.
 
-The port is opened first and the model loaded behind it, so that probes are answered from the
-beginning. Three of them ask different things: *startup* whether loading has ended, *ready*
-whether a request sent now would be answered, *live* whether only a restart would help.
+The port opens before the model is loaded, so that probes are answered from the beginning. There
+are three: *startup* succeeds once loading is done, *ready* while requests are answered, and *live*
+fails when only a restart helps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import structlog
 from service.errors import NotReadyError
 
 REFUSED = (1, 2)
-"""Exit codes of a service that could not start."""
+"""Exit codes of a service that failed to start."""
 
 ENGINE_DEAD = 3
 """Exit code of a worker whose engine has ended."""
@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 
 @dataclasses.dataclass
 class Lifecycle:
-    """Where the service stands.
+    """The state of the service.
 
-    ``step`` says what loading is at; ``failure`` why it ended without a model.
+    ``step`` describes the loading step; ``failure`` is why loading failed.
     """
 
     step: str = "not started"
@@ -41,7 +41,7 @@ class Lifecycle:
     _thread: threading.Thread | None = None
 
     def start(self, load: Callable[[], None]) -> None:
-        """Run ``load`` in a thread of its own; once only."""
+        """Run ``load`` in a separate thread; only once."""
         if self._thread is None:
             self._begun = time.monotonic()
             self._thread = threading.Thread(
@@ -50,12 +50,12 @@ class Lifecycle:
             self._thread.start()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for loading to end, or for ``timeout`` seconds: a download may hang."""
+        """Wait for loading to end, at most ``timeout`` seconds: a download may hang."""
         if self._thread is not None:
             self._thread.join(timeout)
 
     def check_started(self) -> None:
-        """Raise NotReadyError, saying how far loading has come, until it has ended well."""
+        """Raise NotReadyError with the loading step unless loading has succeeded."""
         if self.failure is not None:
             raise NotReadyError(f"the service could not start: {self.failure}")
         if not self.started:
@@ -66,7 +66,7 @@ class Lifecycle:
             )
 
     def check_ready(self) -> None:
-        """Raise NotReadyError unless loading has ended and stopping has not begun."""
+        """Raise NotReadyError unless loading has succeeded and stopping has not begun."""
         if self.stopping:
             raise NotReadyError("the service is stopping")
         self.check_started()
@@ -74,7 +74,7 @@ class Lifecycle:
     def _run(self, load: Callable[[], None]) -> None:
         try:
             load()
-        except Exception as error:  # noqa: BLE001 - the probes and the command say it
+        except Exception as error:  # noqa: BLE001 - the probes and the command report it
             self.failure = error
             log.error("the service could not start", reason=str(error))
         else:

@@ -1,4 +1,4 @@
-"""Worker processes of one service: how they share a port, metrics and reloads."""
+"""Worker processes of one service: their shared port, metrics and reloads."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from service.settings import Settings
 log = structlog.get_logger(__name__)
 
 RELOAD_SECONDS = 120.0
-"""How long a worker may take to load what another has been told to load."""
-
+"""How long another worker may take to reload."""
 
 METRICS_SECONDS = 3.0
-"""How long a worker may take to print its metrics; who collects them waits for all."""
+"""How long another worker may take to return its metrics."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """One of several processes, and where the others are.
+    """One of several processes, and the folder with the sockets of all.
 
-    ``replacement`` is one that takes another's place: it listens only once its model is loaded.
+    A ``replacement`` for a worker that ended listens only once its model is loaded.
     """
 
     number: int
@@ -36,18 +35,18 @@ class Worker:
     replacement: bool = False
 
     def listen(self, settings: Settings) -> list[socket.socket]:
-        """Open its share of the port, and its own socket for the others."""
+        """Open a socket on the shared port, and one for the other workers."""
         own = socket.socket(socket.AF_UNIX)
         self._path(self.number).unlink(missing_ok=True)
         own.bind(str(self._path(self.number)))
         return [shared_port(settings.host, settings.port), own]
 
     def announce(self) -> None:
-        """Have the process that started it know that it has served."""
+        """Record for the supervisor that this worker has served."""
         served(self.folder, self.number).touch()
 
     async def others_metrics(self) -> dict[int, str]:
-        """Return the metrics of each other worker that prints them in time."""
+        """Return the metrics of the other workers that answer in time."""
         answers = await self._ask_others("GET", "/metrics", {}, METRICS_SECONDS)
         return {
             number: answer.text
@@ -56,14 +55,14 @@ class Worker:
         }
 
     async def reload_others(self, query: str, admin_key: str | None) -> None:
-        """Have every other worker look at the model store.
+        """Make every other worker check the model store.
 
-        One that cannot be reached is being started again, and will load the current version.
+        An unreachable worker is being restarted and will load the current version.
 
         Raises
         ------
         ReloadError
-            Naming the workers that did not take the version, or did not say so in time.
+            Naming the workers that did not load the version, or did not answer in time.
         """
         headers = {} if admin_key is None else {"X-Admin-Key": admin_key}
         path = f"/v1/models/reload?{query}"
@@ -102,12 +101,12 @@ class Worker:
 
 
 def served(folder: Path, number: int) -> Path:
-    """Return the file that is there once a worker has served."""
+    """Return the file that exists once a worker has served."""
     return folder / f"{number}.served"
 
 
 def shared_port(host: str, port: int) -> socket.socket:
-    """Return a socket bound to an address that others of this user may bind as well."""
+    """Return a socket bound to an address that other processes of this user may bind too."""
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

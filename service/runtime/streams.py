@@ -1,9 +1,8 @@
-"""Streams: how many are open, what each one may hold, and how each one ends.
+"""Open streams: their number, buffers, timeouts and metrics.
 
-What a stream does is in `service.stream_sessions`; this is what every stream has in common,
-whether it came by WebSocket or is an answer that is sent as it is made. A stream's work goes
-through the engine step by step, as any job does, so that the steps of many streams make one
-batch.
+This is common to WebSocket streams (`service.websocket`) and to streamed HTTP responses
+(`service.api.streaming_audio`). A stream's steps run on the engine as any job does, so that steps
+of many streams share a batch.
 """
 
 from __future__ import annotations
@@ -26,68 +25,68 @@ from snac_core.inference.jobs import Job
 StreamKind = Literal["decode", "encode", "decode-http"]
 
 _RETRY_SECONDS = 0.1
-"""Pause of a stream that waits for room in the engine's queue, or for its caller's share."""
+"""Delay before a stream retries after a full engine queue or an exceeded rate limit."""
 
 _LEAD_SECONDS = 1.0
-"""Audio that a listener should have in hand, beside what was heard since the first input."""
+"""Audio that a listener should have buffered beyond the time since the first input."""
 
 _LAST_WORDS_SECONDS = 2.0
-"""Time for a stream that is ended to say so."""
+"""Time for a stopped stream to send its last message."""
 
 
 class Stream:
-    """One open stream, as those who watch over it see it.
+    """One open stream: its buffer, progress and timeouts.
 
     Parameters
     ----------
     kind
         Its label in metrics.
     caller
-        Who is counted against a rate limit.
+        Whom the rate limit counts.
     """
 
     def __init__(self, kind: StreamKind, caller: str, settings: Settings, metrics: Metrics) -> None:
         self.kind: StreamKind = kind
         self.caller = caller
         self.held_seconds = 0.0
-        """Audio that has come, as tokens or samples, and whose result has not gone out."""
+        """Audio received, as tokens or samples, whose result has not been sent."""
         self.sending = False
         self.computing = False
-        """Whether it waits for the engine, which is not for the client to hurry."""
+        """Whether the stream waits for the engine; the client is not idle then."""
         self.outcome = "ok"
-        """How it ended, for one whose error has been dealt with."""
+        """The result for metrics; set here by whoever handles the stream's error."""
         self._settings, self._metrics = settings, metrics
         self._opened = self._active = time.monotonic()
         self._first_input: float | None = None
         self._given_seconds = 0.0
         self._first_sent = False
         self.uncounted_seconds = 0.0
-        """Audio that was computed and is not counted against the rate limit yet."""
+        """Computed audio that the rate limit has not counted yet."""
         self._stop = asyncio.Event()
 
     @property
     def full(self) -> bool:
-        """Whether no more is to be read before some of what is held has gone out."""
+        """Whether reading must pause until buffered results have been sent."""
         return self.held_seconds >= self._settings.stream_buffer_seconds
 
     @property
     def urgent(self) -> bool:
-        """Whether somebody who listens from the first input on has little left to hear."""
+        """Whether a listener who plays from the first input on has little audio buffered."""
         since = self._first_input or time.monotonic()
         return self._given_seconds < time.monotonic() - since + _LEAD_SECONDS
 
     def touch(self) -> None:
-        """Note that something has moved."""
+        """Record traffic."""
         self._active = time.monotonic()
 
     def received(self) -> None:
-        """Note a message with something to work on."""
+        """Record a message with input."""
         self.touch()
         if self._first_input is None:
             self._first_input = self._active
 
     def sent(self, seconds: float) -> None:
-        """Note that the result of ``seconds`` of audio has gone out."""
+        """Record that the result of ``seconds`` of audio was sent."""
         self.touch()
         self._given_seconds += seconds
         self._metrics.stream_audio_seconds.labels(kind=self.kind).inc(seconds)
@@ -97,20 +96,20 @@ class Stream:
             self._metrics.stream_first_seconds.labels(kind=self.kind).observe(waited)
 
     def stop(self) -> None:
-        """End the stream from outside, because the service stops."""
+        """End the stream because the service is stopping."""
         self._stop.set()
 
     async def watch(self) -> None:
-        """Wait until the stream must end, and say why; meant to run beside its work.
+        """Wait until the stream must end, and raise why; runs beside the stream's work.
 
         Raises
         ------
         StreamIdleError
-            When neither side has moved for too long.
+            After too long without traffic.
         DeadlineError
-            When it has been open for too long.
+            After the maximum duration of a stream.
         NotReadyError
-            When the service stops.
+            If the service is stopping.
         """
         idle, most = self._settings.stream_idle_timeout, self._settings.stream_max_seconds
         while not self._stop.is_set():
@@ -145,7 +144,7 @@ class Streams:
 
     @property
     def all(self) -> tuple[Stream, ...]:
-        """The streams that are open."""
+        """The open streams."""
         return tuple(self._open)
 
     def check_open(self) -> None:
@@ -160,12 +159,12 @@ class Streams:
 
     @contextlib.contextmanager
     def open(self, kind: StreamKind, caller: str) -> Iterator[Stream]:
-        """Have one more stream for as long as the block lasts, and count how it ends.
+        """Open a stream for the duration of the block, and count its outcome.
 
         Raises
         ------
         OverloadedError
-            If there are as many as may be, or the engine's queue is full.
+            If the maximum number is open, or the engine's queue is full.
         NotReadyError
             If the service is stopping.
         """
@@ -190,19 +189,19 @@ class Streams:
                 self._none_left.set()
 
     def count(self, kind: StreamKind, outcome: str) -> None:
-        """Count a stream that has ended, or was refused."""
+        """Count a stream that ended or was refused."""
         self._metrics.streams.labels(kind=kind, outcome=outcome).inc()
 
     async def run(self, stream: Stream, codec: Codec, step: Job) -> None:
-        """Have the engine run one step of ``stream``.
+        """Run one step of ``stream`` on the engine.
 
-        Where a request would be refused, for a full queue or a caller's rate limit, a
-        stream that has been let in waits: it goes slower instead.
+        Where a request would be refused because of a full queue or a rate limit, an open stream
+        waits instead.
 
         Raises
         ------
         DeadlineError
-            If that took longer than a request may.
+            If that took longer than ``SNAC_REQUEST_TIMEOUT``.
         Exception
             Whatever the engine or the codec raises.
         """
@@ -225,14 +224,14 @@ class Streams:
             stream.touch()
 
     def _count(self, stream: Stream) -> None:
-        # A step longer than a minute's share is paid for in parts, before the next ones.
+        # A step longer than a minute's limit is counted in parts, before the following steps.
         whole = int(min(stream.uncounted_seconds, self._rates.audio_share))
         if whole:
             self._rates.count_audio(stream.caller, whole)
             stream.uncounted_seconds -= whole
 
     async def drain(self, seconds: float) -> None:
-        """Take no more streams, give those there are ``seconds`` to end, then end them."""
+        """Accept no more streams, give the open ones ``seconds`` to end, then stop them."""
         self._draining = True
         for pause in (seconds, _LAST_WORDS_SECONDS):
             with contextlib.suppress(TimeoutError):

@@ -1,3 +1,3 @@
-"""The process: uvicorn, protocols and worker processes."""
+"""The server process: uvicorn, its protocols and worker processes."""
 
 from __future__ import annotations

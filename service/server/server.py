@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
-    """A server that says what it serves, and turns not ready before it stops listening."""
+    """uvicorn that announces its model, and turns not ready before it stops listening."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
         self._announced = False
 
     async def on_tick(self, counter: int) -> bool:
-        """Once there is a model, log it and a command that works; end if there is none to be."""
+        """Log the model and example commands once it is loaded; exit if loading failed."""
         lifecycle = self._service.lifecycle
         if lifecycle.started and not self._announced:
             self._announced = True
@@ -49,10 +49,10 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or dead or lifecycle.failure is not None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Fail the readiness probe for a moment, then stop listening and drain."""
+        """Fail the readiness probe for ``SNAC_DRAIN_DELAY``, then stop listening and drain."""
         lifecycle = self._service.lifecycle
         if lifecycle.started:
-            # One whose engine has ended answers nobody: others take what would come meanwhile.
+            # With a dead engine there is nothing to drain; other workers take new requests.
             dead = self._service.engine.died
             delay = 0.0 if dead else self._service.settings.drain_delay
             lifecycle.stopping = True
@@ -62,9 +62,9 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _drain_streams(self) -> None:
-        """Let streams end, and end those that do not; requests have what is left of the time.
+        """Give streams time to end, then stop them; requests have the rest of the drain timeout.
 
-        The server itself would close their connections at once.
+        uvicorn itself would close stream connections at once.
         """
         for server in self.servers:
             server.close()
@@ -77,7 +77,7 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings, worker: Worker | None = None) -> int:
     """Serve in this process until a signal; returns an exit code."""
-    # Readers, writers, the engine and the loader take turns with the largest pieces of memory.
+    # I/O threads, the engine and the loader reuse the same large blocks of memory.
     share_freed_memory()
     logs.configure(settings.log_level, settings.log_format)
     try:
@@ -85,7 +85,7 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
     except SnacError as error:
         explain(error)
         return 2
-    # What is there now stays: to look for garbage in it would hold up everybody at each reload.
+    # Present objects are permanent: scanning them would stall every request at each reload.
     gc.freeze()
     service: Service = app.state.service
     server, sockets = Server(server_config(app, settings), service), None
@@ -98,8 +98,8 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
                 explain(service.lifecycle.failure)
                 return 1
         sockets = worker.listen(settings)
-    # It listens for signals only while it runs: one that comes before must not be lost, and it
-    # raises them again once it has stopped, which must not undo a clean exit.
+    # uvicorn handles signals only while it runs, and raises them again when it has stopped. An
+    # early signal must not be lost, and a late one must not undo a clean exit.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
     server.run(sockets)
@@ -110,7 +110,7 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
 
 
 def explain(error: Exception) -> None:
-    """Write to standard error why the service does not start, a line for each wrong setting."""
+    """Write why the service cannot start to standard error, one line per wrong setting."""
     if not isinstance(error, ValidationError):
         sys.stderr.write(f"snac-service: {error}\n")
         return
@@ -142,6 +142,6 @@ def _announce(service: Service, port: int) -> None:
 
 
 def _some_codes(config: SnacConfig) -> str:
-    """Return the least codes that can be decoded, so that a line to try needs no file."""
+    """Return the shortest valid codes, so that the example command needs no file."""
     frames = config.pad_multiple // config.frame_samples
     return json.dumps([[0] * count * frames for count in config.codes_per_frame]).replace(" ", "")

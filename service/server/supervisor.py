@@ -1,9 +1,8 @@
-"""One process for each device, behind one port.
+"""One worker process per device, behind one port.
 
-Each worker is the whole service, with a Python interpreter, a model and an engine of its own; a
-device that fails takes down one of them, and it is started again. The kernel spreads connections
-over the workers. What concerns all of them, metrics and reloads, they tell each other over
-sockets in a folder that only this user can enter.
+Each worker is a whole service with its own interpreter, model and engine. If a device fails, only
+its worker ends, and is restarted. The kernel distributes connections over the workers, which
+exchange metrics and reloads over sockets in a folder that only this user can access.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ log = structlog.get_logger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _SETTLED_SECONDS = 60.0
-"""A worker that has lived so long may fail as if for the first time."""
+"""A worker that ran this long is restarted after the first pause again."""
 _LOOK_SECONDS = 0.5
-"""How often who waits with a start looks whether all are to end."""
+"""Polling interval while a restart is due."""
 
 
 def devices(settings: Settings) -> list[str | None]:
-    """Return the device of each process to be started, one by default.
+    """Return the device of each worker process; one by default.
 
     Raises
     ------
     ConfigError
-        If ``SNAC_DEVICES`` asks for devices that are not there, or for none.
+        If ``SNAC_DEVICES`` names unavailable devices, or none.
     """
     text = (settings.devices or "").strip()
     if not text:
@@ -67,7 +66,7 @@ def devices(settings: Settings) -> list[str | None]:
 def supervise(settings: Settings, where: Sequence[str | None]) -> int:
     """Run a worker on each device until a signal; returns an exit code.
 
-    A worker that cannot start at first ends them all; one that dies later is started again.
+    If a worker cannot start at first, all end; one that ends later is restarted.
     """
     logs.configure(settings.log_level, settings.log_format)
     with (
@@ -83,7 +82,7 @@ def supervise(settings: Settings, where: Sequence[str | None]) -> int:
 
 
 class Supervisor:
-    """The workers, and what becomes of those that end."""
+    """Starts the workers, and restarts those that end."""
 
     def __init__(self, settings: Settings, where: Sequence[str | None], folder: Path) -> None:
         self._settings, self._where, self._folder = settings, where, folder
@@ -94,12 +93,12 @@ class Supervisor:
         self._stopping = False
 
     def run(self) -> int:
-        """Start everybody and return when everybody has ended."""
+        """Start all workers; return when all have ended."""
         for number in range(len(self._where)):
             self._start(number, replacement=False)
         code = 0
         while self._processes or (self._due and not self._stopping):
-            # A signal that ends the workers ends this wait, if there are any.
+            # A signal ends the workers, and thereby this wait.
             sentinels = [process.sentinel for process in self._processes.values()]
             wait(sentinels, _LOOK_SECONDS if self._due else None)
             for number, process in list(self._processes.items()):
@@ -109,7 +108,7 @@ class Supervisor:
                 del self._processes[number]
                 ended = process.exitcode or 0
                 if self._stopping:
-                    # Who was still starting is ended by the signal itself.
+                    # SIGTERM ends a worker that is still starting.
                     code = code or (0 if ended == -signal.SIGTERM else ended)
                 elif ended in REFUSED and not self._has_started(number):
                     code = ended
@@ -123,7 +122,7 @@ class Supervisor:
         return code
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """End every worker, as gently as one alone ends."""
+        """Stop every worker gracefully."""
         self._stopping = True
         for process in self._processes.values():
             process.terminate()
@@ -147,12 +146,12 @@ class Supervisor:
         process.start()
         self._processes[number], self._begun[number] = process, time.monotonic()
         if self._stopping:
-            # Whoever asked did not know of this one.
+            # `stop` ran before this process was in the list.
             process.terminate()
 
 
 def _work(settings: Settings, worker: Worker) -> None:
-    """Be a worker; the entry of its process."""
+    """Run a worker: the entry point of its process."""
     from service.server.server import serve
 
     parent = multiprocessing.parent_process()
@@ -168,7 +167,7 @@ def _end_with(parent: BaseProcess) -> None:
 
 @contextlib.contextmanager
 def _threads_shared_out(where: Sequence[str | None]) -> Iterator[None]:
-    """Have each worker on the CPU compute with its share of the cores, unless told otherwise."""
+    """Divide the cores among workers on the CPU, unless ``OMP_NUM_THREADS`` is set."""
     if "cpu" in where and "OMP_NUM_THREADS" not in os.environ:
         share = max(1, len(os.sched_getaffinity(0)) // len(where))
         os.environ["OMP_NUM_THREADS"] = str(share)

@@ -1,4 +1,4 @@
-"""What the two WebSocket calls do with what comes: tokens to audio, and audio to codes."""
+"""Decoding streams: tokens in, audio out."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DecodeSession(Session[DecodeStart]):
         self._pulled = self._sent = 0
 
     def prepare(self, codec: Codec, start: DecodeStart) -> dict[str, Any]:
-        """Begin to decode with ``codec``."""
+        """Create the reader and decoder; returns the content of "ready"."""
         self._codec, self._start = codec, start
         self._reader = token_reader(start.layout, codec.config, start.base)
         self._decoder = StreamingDecoder(codec, start.noise, start.seed, start.lookahead_frames)
@@ -49,7 +49,7 @@ class DecodeSession(Session[DecodeStart]):
         }
 
     async def take(self, message: str | bytes) -> None:
-        """Take in tokens, or the end."""
+        """Process a message: tokens, or the end."""
         if self._end is not None:
             raise InvalidRequestError("nothing may follow the end")
         if isinstance(message, bytes):
@@ -63,7 +63,7 @@ class DecodeSession(Session[DecodeStart]):
         self.stream.received()
 
     async def work(self) -> dict[str, Any]:
-        """Decode what has come until the end has."""
+        """Decode until the end of input; returns the content of "done"."""
         while not self._decoder.closed:
             await self.wait_for_input()
             self._absorb()
@@ -79,13 +79,13 @@ class DecodeSession(Session[DecodeStart]):
         }
 
     def held_seconds(self) -> float:
-        """Audio of the whole frames that have not been decoded."""
+        """Audio of complete frames that are not decoded yet."""
         config = self._codec.config
         waiting = self._reader.frames * config.frame_samples
         return (waiting + self._decoder.ready * config.pad_multiple) / config.sampling_rate
 
     def _absorb(self) -> None:
-        """Hand whole frames on to the decoder, and the end once there is nothing before it."""
+        """Pass complete frames to the decoder, and the end once no frame precedes it."""
         if self._decoder.closed:
             return
         levels = self._reader.take()

@@ -1,4 +1,4 @@
-"""A stream of samples in and frames of codes out."""
+"""Encoding streams: audio in, codes out."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class EncodeSession(Session[EncodeStart]):
 
     @classmethod
     def check(cls, codec: Codec, start: EncodeStart) -> None:
-        """Check the sample rate as well; raises AudioError for an absurd one."""
+        """Check the sample rate as well; raises AudioError if it is out of range."""
         super().check(codec, start)
         if start.sample_rate is not None:
             check_sample_rate(start.sample_rate)
 
     def prepare(self, codec: Codec, start: EncodeStart) -> dict[str, Any]:
-        """Begin to encode with ``codec``."""
+        """Create the encoder and writer; returns the content of "ready"."""
         self._codec = codec
         self._rate = codec.sample_rate if start.sample_rate is None else start.sample_rate
         self._pcm = PcmReader(start.encoding)
@@ -62,7 +62,7 @@ class EncodeSession(Session[EncodeStart]):
         }
 
     async def take(self, message: str | bytes) -> None:
-        """Take in PCM, or the end."""
+        """Process a message: PCM, or the end."""
         if self._ended:
             raise InvalidRequestError("nothing may follow the end")
         if isinstance(message, str):
@@ -80,7 +80,7 @@ class EncodeSession(Session[EncodeStart]):
             self.stream.received()
 
     async def work(self) -> dict[str, Any]:
-        """Encode what has come until the end has."""
+        """Encode until the end of input; returns the content of "done"."""
         while not self._encoder.closed:
             await self.wait_for_input()
             await self._absorb()
@@ -100,18 +100,18 @@ class EncodeSession(Session[EncodeStart]):
         }
 
     def held_seconds(self) -> float:
-        """Audio that has not been encoded."""
+        """Audio that is not encoded yet."""
         return len(self._waiting) / self._rate + self._ready_seconds()
 
     def _ready_seconds(self) -> float:
         return self._encoder.ready * self._codec.config.pad_multiple / self._codec.sample_rate
 
     async def _absorb(self) -> None:
-        """Hand samples on to the encoder, and the end once there is nothing before it.
+        """Pass samples to the encoder, and the end once no samples precede it.
 
-        A message at a low rate may hold many minutes, which resampled take a hundred times as
-        much memory; so no more of them at a time than a stream may hold. Nor does one stream
-        keep a thread from the others for more than a block.
+        One message at a low sample rate may hold many minutes of audio, which take a hundred
+        times the memory when resampled. So at most ``SNAC_STREAM_BUFFER_SECONDS`` are passed on
+        at a time, and at most one block, which bounds the time that a stream occupies a thread.
         """
         if self._encoder.closed:
             return
@@ -119,7 +119,7 @@ class EncodeSession(Session[EncodeStart]):
         most = max(0 if self._encoder.ready else 1, round(room * self._rate))
         samples = self._waiting.take(min(most, len(self._waiting), BLOCK_SAMPLES))
         if len(samples):
-            # Resampling takes a moment: others' messages need not wait for it.
+            # Resampling in a thread, so that it does not block the event loop.
             await self.service.io.run(self._encoder.push, samples)
         if self._ended and not len(self._waiting):
             await self.service.io.run(self._encoder.close)

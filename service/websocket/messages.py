@@ -1,4 +1,4 @@
-"""The messages of the two WebSocket calls, as they are checked; docs/streaming.md tells them.
+"""Schemas of the WebSocket messages; docs/streaming.md describes them.
 
 Text frames are JSON, one object each (or bare tokens); binary frames are int32 tokens or PCM.
 """
@@ -22,36 +22,36 @@ class _Message(BaseModel):
 
 
 class Start(_Message):
-    """What both kinds of stream begin with."""
+    """Fields of "start" that both kinds of stream have."""
 
     type: Literal["start"] = "start"
     layout: LayoutField = "hierarchical"
     base: NonNegativeInt | None = Field(default=None, lt=2**31)
     token_space: str | None = Field(
-        default=None, max_length=64, description="Another than the model's is refused."
+        default=None, max_length=64, description="Refused unless it is the model's."
     )
 
 
 class DecodeStart(Start):
-    """How a stream of tokens is to be read, and what its audio is to be like."""
+    """How to read the tokens of a decoding stream, and the format of its audio."""
 
     seed: Seed = 0
     noise: Noise = "seeded"
     format: PcmFormat = "s16le"
     num_samples: PositiveInt | None = Field(
-        default=None, lt=2**53, description="Samples to answer with; null for all there are."
+        default=None, lt=2**53, description="Samples to return; null for all."
     )
     lookahead_frames: int | None = Field(
         default=None,
         ge=0,
         le=64,
-        description="Coarse frames to wait for beyond the one that is answered; null for as "
-        "many as make the audio exact.",
+        description="Coarse frames of look-ahead before a frame is decoded; null for as many "
+        "as make the audio exact.",
     )
 
 
 class EncodeStart(Start):
-    """What the PCM is, and how its codes are to be written."""
+    """The format of the PCM of an encoding stream, and the layout of its codes."""
 
     sample_rate: PositiveInt | None = Field(
         default=None, lt=2**31, description="Hz; null for the model's own."
@@ -60,9 +60,9 @@ class EncodeStart(Start):
 
 
 class End(_Message):
-    """Nothing more will come.
+    """The end of input.
 
-    ``incomplete="drop"`` leaves out tokens that are no whole frame, where they would be an
+    ``incomplete="drop"`` drops the tokens of an incomplete last frame, which are otherwise an
     error: a language model may stop anywhere.
     """
 
@@ -76,7 +76,7 @@ _S = TypeVar("_S", bound=Start)
 
 
 def parse_json(text: str, max_depth: int) -> object:
-    """Return the value of a text frame.
+    """Parse a text frame.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def parse_json(text: str, max_depth: int) -> object:
 
 
 def check(kind: type[_M], value: object) -> _M:
-    """Return a message of ``kind``; raises InvalidRequestError naming what is wrong."""
+    """Validate a message as ``kind``; raises InvalidRequestError naming the invalid fields."""
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -101,12 +101,12 @@ def check(kind: type[_M], value: object) -> _M:
 
 
 def check_start(kind: type[_S], message: str | bytes, max_depth: int) -> _S:
-    """Return the first message of a stream.
+    """Parse the first message of a stream.
 
     Raises
     ------
     MalformedBodyError, InvalidRequestError
-        For any other message, or impossible fields.
+        For any other message, or invalid fields.
     """
     value = parse_json(message, max_depth) if isinstance(message, str) else None
     if not isinstance(value, dict) or value.get("type") != "start":
@@ -115,12 +115,12 @@ def check_start(kind: type[_S], message: str | bytes, max_depth: int) -> _S:
 
 
 def start_from_query(kind: type[_S], query: Mapping[str, str]) -> _S | None:
-    """Return the start that a URL's parameters are; None if it has none.
+    """Return the start given by URL parameters; None if there are none.
 
     Raises
     ------
     InvalidRequestError
-        For parameters that are not the start's fields.
+        For unknown or invalid parameters.
     """
     if not query:
         return None
@@ -136,7 +136,7 @@ def tokens_of(value: object) -> object:
     Raises
     ------
     InvalidRequestError
-        For an object that is no message of tokens.
+        For an object that is not a tokens message.
     """
     if not isinstance(value, dict):
         return value

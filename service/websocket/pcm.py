@@ -14,21 +14,21 @@ PcmFormat = Literal["s16le", "f32le"]
 
 
 def write_pcm(samples: Samples, sample_rate: int, form: PcmFormat) -> bytes:
-    """Return samples as little-endian PCM; 16-bit as files have it."""
+    """Return samples as little-endian PCM; 16-bit samples are rounded as in files."""
     if form == "f32le":
         return samples.astype("<f4").tobytes()
     return audio.encode_bytes(samples, sample_rate, "pcm")
 
 
 class PcmReader:
-    """Samples out of PCM bytes, however those are cut."""
+    """Converts PCM bytes to samples, however the bytes are divided into messages."""
 
     def __init__(self, form: PcmFormat) -> None:
         self._dtype = np.dtype("<i2" if form == "s16le" else "<f4")
         self._rest = b""
 
     def read(self, data: bytes) -> Samples:
-        """Return the whole samples that have come, float32 within -1..1 for 16-bit PCM."""
+        """Return the complete samples so far as float32; 16-bit PCM is scaled to -1..1."""
         data = self._rest + data
         whole = len(data) - len(data) % self._dtype.itemsize
         self._rest = data[whole:]
@@ -38,7 +38,7 @@ class PcmReader:
         return samples.astype(np.float32)
 
     def finish(self) -> None:
-        """Raise MalformedBodyError if the last sample is not whole."""
+        """Raise MalformedBodyError if the last sample is incomplete."""
         if self._rest:
             raise MalformedBodyError(
                 f"the audio ends with {len(self._rest)} bytes of a sample of {self._dtype.itemsize}"

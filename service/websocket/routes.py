@@ -13,11 +13,11 @@ router = APIRouter(tags=["stream"])
 
 @router.websocket("/v1/stream/decode")
 async def stream_decode(websocket: WebSocket) -> None:
-    """Tokens in, in any layout and chunking; PCM out as soon as it is exact."""
+    """Tokens in, in any layout and chunking; PCM out as soon as it can be computed."""
     await serve(websocket, DecodeSession)
 
 
 @router.websocket("/v1/stream/encode")
 async def stream_encode(websocket: WebSocket) -> None:
-    """PCM in, at any rate and chunking; codes out, a coarse frame at a time."""
+    """PCM in, at any rate and chunking; codes out, frame by frame."""
     await serve(websocket, EncodeSession)

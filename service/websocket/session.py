@@ -1,8 +1,7 @@
-"""A WebSocket from its handshake to its close: who may open one, and how errors are told.
+"""WebSocket sessions from handshake to close: access, flow control and errors.
 
-What can be refused before the handshake is refused as any request is, with an HTTP problem.
-After it, an error is a message ``{"type": "problem", "problem": {...}}`` with the same fields,
-and then a close code.
+Errors before the handshake are HTTP problems, as for any request. Later errors are a message
+``{"type": "problem", "problem": {...}}`` with the same fields, followed by a close code.
 """
 
 from __future__ import annotations
@@ -49,10 +48,10 @@ log = structlog.get_logger(__name__)
 
 SUBPROTOCOL = "snac"
 KEY_SUBPROTOCOL = "snac.key."
-"""What precedes a key in base64url, where a browser cannot set headers."""
+"""Prefix of the subprotocol with a base64url key, for browsers, which cannot set headers."""
 
 PIECE_BYTES = 2**16
-"""Largest binary message that is sent."""
+"""Largest binary message sent."""
 
 _CLOSE_CODES = {
     400: 1007,
@@ -71,11 +70,11 @@ _S = TypeVar("_S", bound=Start)
 
 
 class Session(ABC, Generic[_S]):
-    """One stream that came by WebSocket; what it does is its subclasses' affair.
+    """One WebSocket stream; subclasses implement encoding and decoding.
 
-    Reading and working run side by side. Reading waits while the stream holds too much, and
-    working waits in `send` while the client does not read, so that a slow reader stops its
-    own stream and nothing else, and nothing it has sent piles up.
+    Reading and working run concurrently. Reading pauses while too much is buffered, and working
+    waits in `send` while the client does not read. So a slow client stalls only its own stream,
+    with bounded memory.
     """
 
     kind: ClassVar[StreamKind]
@@ -88,14 +87,14 @@ class Session(ABC, Generic[_S]):
 
     @classmethod
     def check(cls, codec: Codec, start: _S) -> None:
-        """Check a start as far as it depends on the model.
+        """Check the fields of a start that depend on the model.
 
         Raises
         ------
         TokenSpaceError
-            If the client speaks another token space than ``codec``.
+            If the client names another token space than that of ``codec``.
         LayoutError
-            For a layout or base that cannot be.
+            For an unknown layout or an invalid base.
         """
         if start.token_space not in (None, codec.token_space):
             raise TokenSpaceError(
@@ -106,19 +105,19 @@ class Session(ABC, Generic[_S]):
 
     @abstractmethod
     def prepare(self, codec: Codec, start: _S) -> dict[str, Any]:
-        """Get ready to work with ``codec``, and return what the message "ready" says of it."""
+        """Set up the stream with ``codec``; returns the content of the message "ready"."""
 
     @abstractmethod
     async def take(self, message: str | bytes) -> None:
-        """Take in one message."""
+        """Process one message."""
 
     @abstractmethod
     async def work(self) -> dict[str, Any]:
-        """Answer until the end; returns what the message "done" says."""
+        """Send results until the end; returns the content of the message "done"."""
 
     @abstractmethod
     def held_seconds(self) -> float:
-        """Audio that has come and was not worked on."""
+        """Audio received but not processed."""
 
     async def run(self, start: _S | None) -> None:
         """Run the stream to its end; raises the error that ends it early."""
@@ -150,12 +149,12 @@ class Session(ABC, Generic[_S]):
             self._input_taken.set()
 
     async def wait_for_input(self) -> None:
-        """Wait until something has been taken in since the last call."""
+        """Wait until a message has been processed since the last call."""
         await self._input_taken.wait()
         self._input_taken.clear()
 
     def update_backpressure(self) -> None:
-        """Look how much is held, and so whether more is to be read."""
+        """Update the buffered seconds, and pause or resume reading accordingly."""
         self.stream.held_seconds = self.held_seconds()
         (self._may_read.clear if self.stream.full else self._may_read.set)()
 
@@ -185,7 +184,7 @@ class Session(ABC, Generic[_S]):
         try:
             await self._socket.send(message)
         except (WebSocketDisconnect, RuntimeError) as error:
-            # A RuntimeError where the server itself has closed the connection meanwhile.
+            # A RuntimeError if the server has closed the connection meanwhile.
             raise DisconnectedError("the client went away") from error
         finally:
             self.stream.sending = False
@@ -232,7 +231,7 @@ async def serve(websocket: WebSocket, session_type: type[Session[_S]]) -> None:
 
 
 def _admit(websocket: WebSocket, service: Service) -> str:
-    """Return who calls, if they may and there is room for one more stream."""
+    """Return the caller after checking origin, key, limits and readiness."""
     settings = service.settings
     _check_origin(websocket, settings.cors_origins)
     name = check_api_key(settings, _given_key(websocket))
@@ -244,7 +243,7 @@ def _admit(websocket: WebSocket, service: Service) -> str:
 
 
 def _check_origin(websocket: WebSocket, allowed: tuple[str, ...]) -> None:
-    # A browser lets any page open a WebSocket anywhere; only the server can say no.
+    # Browsers do not apply the same-origin policy to WebSockets; the server must check.
     origin = websocket.headers.get("origin")
     if origin is None or origin in allowed or "*" in allowed:
         return
@@ -253,7 +252,7 @@ def _check_origin(websocket: WebSocket, allowed: tuple[str, ...]) -> None:
 
 
 def _given_key(websocket: WebSocket) -> str | None:
-    """Return the key of the header, or of a subprotocol: never of the URL, which gets logged."""
+    """Return the key from the header or a subprotocol; never from the URL, which is logged."""
     given = websocket.headers.get("x-api-key")
     for offered in websocket.scope["subprotocols"]:
         if given is None and offered.startswith(KEY_SUBPROTOCOL):
@@ -292,7 +291,7 @@ async def _end(websocket: WebSocket, error: Exception, body: dict[str, Any]) -> 
 
 
 async def _close(websocket: WebSocket, code: int, reason: str = "", last: str = "") -> None:
-    # To a client that does not read or has gone, nothing can be said.
+    # The client may have disconnected or stopped reading.
     with contextlib.suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
         async with asyncio.timeout(_LAST_WORDS_SECONDS):
             if last:
@@ -301,7 +300,7 @@ async def _close(websocket: WebSocket, code: int, reason: str = "", last: str = 
 
 
 def described(codec: Codec, layout: str, base: int | None) -> dict[str, Any]:
-    """Return what "ready" says of the model's geometry and the layout."""
+    """Return the fields of "ready" about the layout and the model's frames."""
     config, found = codec.config, find_layout(layout)
     return {
         "layout": found.versioned,

@@ -9,21 +9,19 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from snac_core.codes import Codes
+from snac_core.inference.networks import Networks
 from snac_core.inference.windows import Window
 from snac_core.model import SNAC
 from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 from snac_core.types import Kind, NoiseMode, Samples
-
-if TYPE_CHECKING:
-    from snac_core.codec import Codec
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ class Job(ABC):
 
     @classmethod
     @abstractmethod
-    def compute(cls, codec: Codec, steps: Sequence[Step]) -> Sequence[Any]:
+    def compute(cls, networks: Networks, steps: Sequence[Step]) -> Sequence[Any]:
         """Return what each of ``steps``, all of this kind, comes to.
 
         Where it raises, none of the steps may have left a trace.
@@ -104,12 +102,12 @@ class EncodeJob(Job):
 
     @classmethod
     @torch.inference_mode()
-    def compute(cls, codec: Codec, steps: Sequence[Step]) -> Sequence[Any]:
+    def compute(cls, networks: Networks, steps: Sequence[Step]) -> Sequence[Any]:
         """Return each window's codes of each level."""
-        return [made for group in _groups(codec, steps) for made in cls._batch(codec, group)]
+        return [made for group in _groups(networks, steps) for made in cls._batch(networks, group)]
 
     @staticmethod
-    def _batch(codec: Codec, steps: list[Step]) -> list[list[npt.NDArray[np.int64]]]:
+    def _batch(networks: Networks, steps: list[Step]) -> list[list[npt.NDArray[np.int64]]]:
         longest = max(step.window.samples for step in steps)
         audio = np.zeros((len(steps), 1, longest), np.float32)
         for row, step in zip(audio, steps, strict=True):
@@ -117,8 +115,8 @@ class EncodeJob(Job):
             part = step.job.wave[step.window.start : step.window.stop]
             row[0, : len(part)] = part
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            codes = codec.encoder.encode(
-                torch.from_numpy(audio).to(codec.device), _context(codec, steps, longest)
+            codes = networks.encoder.encode(
+                torch.from_numpy(audio).to(networks.device), _context(networks, steps, longest)
             )
         levels = [level.cpu().numpy() for level in codes]
         return [[level[row] for level in levels] for row in range(len(steps))]
@@ -151,14 +149,14 @@ class DecodeJob(Job):
 
     @classmethod
     @torch.inference_mode()
-    def compute(cls, codec: Codec, steps: Sequence[Step]) -> Sequence[Any]:
+    def compute(cls, networks: Networks, steps: Sequence[Step]) -> Sequence[Any]:
         """Return each window's audio."""
-        return [made for group in _groups(codec, steps) for made in cls._batch(codec, group)]
+        return [made for group in _groups(networks, steps) for made in cls._batch(networks, group)]
 
     @classmethod
-    def _batch(cls, codec: Codec, steps: list[Step]) -> list[Samples]:
+    def _batch(cls, networks: Networks, steps: list[Step]) -> list[Samples]:
         longest = max(step.window.samples for step in steps)
-        strides = [codec.config.hop * stride for stride in codec.config.vq_strides]
+        strides = [networks.config.hop * stride for stride in networks.config.vq_strides]
         codes = [np.zeros((len(steps), longest // stride), np.int64) for stride in strides]
         for row, step in enumerate(steps):
             assert isinstance(step.job, DecodeJob)
@@ -167,15 +165,15 @@ class DecodeJob(Job):
                 out[row, : len(part)] = part
         noise = {step.job.noise for step in steps if isinstance(step.job, DecodeJob)}
         if len(noise) > 1:
-            return [audio for step in steps for audio in cls._batch(codec, [step])]
-        context = _context(codec, steps, longest, noise=_noise(codec, steps))
-        half = codec.precision == "bf16"
+            return [audio for step in steps for audio in cls._batch(networks, [step])]
+        context = _context(networks, steps, longest, noise=_noise(networks, steps))
+        half = networks.precision == "bf16"
         with (
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-            torch.autocast(codec.device.type, torch.bfloat16, enabled=half),
+            torch.autocast(networks.device.type, torch.bfloat16, enabled=half),
         ):
-            audio = codec.decoder.decode(
-                [torch.from_numpy(level).to(codec.device) for level in codes], context
+            audio = networks.decoder.decode(
+                [torch.from_numpy(level).to(networks.device) for level in codes], context
             )
         return list(audio[:, 0].float().cpu().numpy())
 
@@ -193,23 +191,23 @@ class DecodeJob(Job):
         return self._audio
 
 
-def _groups(codec: Codec, steps: Sequence[Step]) -> list[list[Step]]:
+def _groups(networks: Networks, steps: Sequence[Step]) -> list[list[Step]]:
     # A CPU gains nothing from padding windows to a common length; taken one by one they
     # also round as they do alone, bit for bit.
-    return [[step] for step in steps] if codec.device.type == "cpu" else [list(steps)]
+    return [[step] for step in steps] if networks.device.type == "cpu" else [list(steps)]
 
 
 def _context(
-    codec: Codec, steps: list[Step], longest: int, noise: Noise | str = "off"
+    networks: Networks, steps: list[Step], longest: int, noise: Noise | str = "off"
 ) -> BatchContext:
     lengths = [step.window.samples for step in steps]
-    own = None if min(lengths) == longest else torch.tensor(lengths, device=codec.device)
+    own = None if min(lengths) == longest else torch.tensor(lengths, device=networks.device)
     return BatchContext(longest, own, noise)
 
 
-def _noise(codec: Codec, steps: list[Step]) -> Noise | str:
+def _noise(networks: Networks, steps: list[Step]) -> Noise | str:
     jobs = [step.job for step in steps if isinstance(step.job, DecodeJob)]
     if jobs[0].noise == "off":
         return "off"
-    seeds = torch.tensor([job.seed for job in jobs], device=codec.device)
-    return Noise(seeds, torch.tensor([s.window.start for s in steps], device=codec.device))
+    seeds = torch.tensor([job.seed for job in jobs], device=networks.device)
+    return Noise(seeds, torch.tensor([s.window.start for s in steps], device=networks.device))

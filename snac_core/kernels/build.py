@@ -1,14 +1,21 @@
-"""Building `snac_core.kernels` ahead of time, for every kind of CPU that it is written for.
+"""Builds the C++ kernels of this folder with the machine's compiler, and loads them.
 
-python -m snac_core.kernels.build [FOLDER]
+A library is kept in the user's cache (``XDG_CACHE_HOME``), under a name made of everything that
+decides it, so that a compiler is needed only the first time. It is looked for in this package's
+folder, too. Ahead of time, as for an image without a compiler,
 
-Into this package's own folder, unless another is named.
+    python -m snac_core.kernels.build [FOLDER]
+
+builds all of them for every CPU that they are written for: into this package's own folder, unless
+another is named.
 """
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -20,8 +27,12 @@ from pathlib import Path
 import torch
 
 from snac_core.errors import KernelsError
+from snac_core.types import Compile
 
-_SOURCE = Path(__file__).with_name("cpu.cpp")
+_FOLDER = Path(__file__).parent
+
+SOURCES = ("cpu", "training")
+"""Of inference, and of training; each a file of C++ and a library."""
 
 _FLAGS = {
     "AVX2": ("-mavx2", "-mfma", "-mf16c"),
@@ -32,8 +43,48 @@ KINDS = tuple(_FLAGS)
 
 _COMPILERS = ("c++", "g++", "clang++")
 
+_log = logging.getLogger(__name__)
 
-def library() -> Path:
+
+def load(source: str, wanted: Compile = "auto") -> ctypes.CDLL | None:
+    """Return a library, built if need be; None where it is ``off`` or cannot be had.
+
+    Parameters
+    ----------
+    source
+        One of `SOURCES`.
+    wanted
+        ``auto`` logs once, as a warning, why it cannot be had.
+
+    Raises
+    ------
+    KernelsError
+        When it is ``on`` and cannot be had.
+    """
+    if wanted not in ("auto", "on", "off"):
+        raise ValueError(f"compile must be 'auto', 'on' or 'off', not {wanted!r}")
+    if wanted == "off":
+        return None
+    found = _found(source)
+    if isinstance(found, ctypes.CDLL):
+        return found
+    if wanted == "on":
+        raise KernelsError(found)
+    return None
+
+
+@functools.cache
+def _found(source: str) -> ctypes.CDLL | str:
+    try:
+        # It finds the matrix product, the sine and the threads among what torch has loaded.
+        return ctypes.CDLL(str(library(source)))
+    except (KernelsError, OSError) as error:
+        reason = f"no compiled kernels: {error}"
+        _log.warning("%s; the CPU computes the same, more slowly", reason)
+        return reason
+
+
+def library(source: str = "cpu") -> Path:
     """Return the shared library for this CPU, after building it if this machine has none yet.
 
     Raises
@@ -47,23 +98,27 @@ def library() -> Path:
             f"they are for Linux on x86-64 with AVX2 or AVX-512, not for {sys.platform} on "
             f"{platform.machine()} with {kind}"
         )
-    name = _name(kind)
+    name = _name(kind, source)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snac_tokenizer"
-    for folder in (_SOURCE.parent, cache):
+    for folder in (_FOLDER, cache):
         if (folder / name).exists():
             return folder / name
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        return build(kind, cache)
+        return build(kind, cache, source)
     except PermissionError:
         # A home that cannot be written to: built anew in each process.
-        return build(kind, Path(_own_folder().name))
+        return build(kind, Path(_own_folder().name), source)
 
 
-def _name(kind: str) -> str:
-    key = hashlib.sha256(_SOURCE.read_bytes())
+def _source(name: str) -> Path:
+    return _FOLDER / f"{name}.cpp"
+
+
+def _name(kind: str, source: str) -> str:
+    key = hashlib.sha256(_source(source).read_bytes())
     key.update(" ".join((torch.__version__, kind, *_FLAGS[kind])).encode())
-    return f"kernels-{kind.lower()}-{key.hexdigest()[:16]}.so"
+    return f"kernels-{source}-{kind.lower()}-{key.hexdigest()[:16]}.so"
 
 
 @functools.cache
@@ -71,10 +126,10 @@ def _own_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="snac-kernels-")
 
 
-def build(kind: str, folder: Path) -> Path:
+def build(kind: str, folder: Path, source: str = "cpu") -> Path:
     """Build for a kind of CPU, one of `KINDS`, into ``folder``; KernelsError if that fails."""
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-    target = folder / _name(kind)
+    target = folder / _name(kind, source)
     if compiler is None:
         raise KernelsError(f"{target} is not there, nor any of {', '.join(_COMPILERS)}")
     torch_folder = Path(torch.__file__).parent
@@ -83,7 +138,7 @@ def build(kind: str, folder: Path) -> Path:
         defines = ("-DCPU_CAPABILITY=" + kind, "-DCPU_CAPABILITY_" + kind)
         include = ("-I", str(torch_folder / "include"))
         options = ("-O3", "-std=c++20", "-fPIC", "-fopenmp", *_FLAGS[kind], *defines, *include)
-        _run(compiler, *options, "-c", str(_SOURCE), "-o", str(unlinked))
+        _run(compiler, *options, "-c", str(_source(source)), "-o", str(unlinked))
         # Without -fopenmp: torch has its own copy of that library, and two would compete.
         libraries = ("-L", str(torch_folder / "lib"), "-ltorch_cpu")
         _run(compiler, "-shared", str(unlinked), "-o", str(linked), *libraries)
@@ -99,10 +154,10 @@ def _run(*command: str) -> None:
 
 def main() -> None:
     """Build, and write the paths to standard output."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else __file__).absolute()
+    folder = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else _FOLDER
     for kind in KINDS:
-        path = build(kind, folder.parent if folder.is_file() else folder)
-        sys.stdout.write(f"{path}\n")
+        for source in SOURCES:
+            sys.stdout.write(f"{build(kind, folder, source)}\n")
 
 
 if __name__ == "__main__":

@@ -1,36 +1,24 @@
 """The compiled part of the way a CPU computes the network: built once on a machine, then loaded.
 
 The source, ``cpu.cpp``, takes all sizes and weights as arguments. So one build serves every
-model, and a model that is swapped for another. It is kept in the user's cache
-(``XDG_CACHE_HOME``), under a name made of everything that decides it, and needs a C++ compiler
-only the first time. Ahead of time, as for an image without a compiler,
-
-    python -m snac_core.kernels.build FOLDER
-
-builds for every CPU that it is written for. It is looked for in this package's folder, too.
+model, and a model that is swapped for another. `snac_core.kernels.build` says where it is kept.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
-import logging
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from snac_core.errors import KernelsError
-from snac_core.kernels.build import library
+from snac_core.kernels.build import load
 from snac_core.kernels.interface import Snake, UnitState, UnitWeights, Workspace
 from snac_core.model.batch_context import BatchContext
 from snac_core.types import Compile
 
 # Floats of a signal that a core works on at once: half a megabyte, beside as much again.
 _TILE = 2**17
-
-_log = logging.getLogger(__name__)
 
 
 class CpuKernels:
@@ -39,9 +27,8 @@ class CpuKernels:
     They use as many threads as torch does in the thread that calls them.
     """
 
-    def __init__(self, library: Path) -> None:
-        # It finds the matrix product, the sine and the threads among what torch has loaded.
-        self._library = ctypes.CDLL(str(library))
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
         for name in ("snac_snake", "snac_unit", "snac_streaming_unit", "snac_noisy", "snac_normal"):
             getattr(self._library, name).restype = None
 
@@ -129,26 +116,8 @@ def kernels(wanted: Compile = "auto") -> CpuKernels | None:
     KernelsError
         When they are ``on`` and cannot be had; ``auto`` logs the reason as a warning, once.
     """
-    if wanted not in ("auto", "on", "off"):
-        raise ValueError(f"compile must be 'auto', 'on' or 'off', not {wanted!r}")
-    if wanted == "off":
-        return None
-    found = _found()
-    if isinstance(found, CpuKernels):
-        return found
-    if wanted == "on":
-        raise KernelsError(found)
-    return None
-
-
-@functools.cache
-def _found() -> CpuKernels | str:
-    try:
-        return CpuKernels(library())
-    except (KernelsError, OSError) as error:
-        reason = f"no compiled kernels: {error}"
-        _log.warning("%s; the CPU computes the same, more slowly", reason)
-        return reason
+    library = load("cpu", wanted)
+    return None if library is None else CpuKernels(library)
 
 
 class CpuBackend:

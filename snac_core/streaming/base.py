@@ -18,8 +18,8 @@ class Stream(ABC):
     """What both directions share: steps taken one after the other, and their results."""
 
     def __init__(self, codec: Codec, direction: Direction) -> None:
-        self.codec, self.config = codec, codec.config
-        self.network: StreamNetwork = stream_network(codec, direction)
+        self.codec, self.config, self.networks = codec, codec.config, codec.networks
+        self.network: StreamNetwork = stream_network(codec.networks, direction)
         self._step_samples = codec.config.pad_multiple
         self._pushed = 0
         self._end: int | None = None

@@ -12,8 +12,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from snac_core.codec import Codec
 from snac_core.config import SnacConfig
+from snac_core.inference.networks import Networks
 from snac_core.kernels.network import ChannelsLastNetwork
 from snac_core.model import SNAC
 from snac_core.model.attention import HEAD_DIM
@@ -51,7 +51,7 @@ def _streaming(model: SNAC, direction: Direction) -> StreamingNetwork:
 
 
 class StreamNetwork:
-    """A codec's encoder or decoder as its streams run it: in rows where whole clips are.
+    """An encoder or decoder as its streams run it: channels-last where that of whole clips is.
 
     Attributes
     ----------
@@ -63,12 +63,12 @@ class StreamNetwork:
         What the streams remember between their steps.
     """
 
-    def __init__(self, codec: Codec, direction: Direction) -> None:
-        self.device = codec.device
-        streaming = _streaming(codec.model, direction)
+    def __init__(self, networks: Networks, direction: Direction) -> None:
+        self.device = networks.device
+        streaming = _streaming(networks.model, direction)
         self.delay = streaming.delay
-        self.pool = StatePool(streaming.state_size, codec.device)
-        whole = codec.decoder if direction == "decode" else codec.encoder
+        self.pool = StatePool(streaming.state_size, networks.device)
+        whole = networks.decoder if direction == "decode" else networks.encoder
         self.layers: StreamingNetwork | ChannelsLastStreaming = (
             ChannelsLastStreaming(streaming, whole)
             if isinstance(whole, ChannelsLastNetwork)
@@ -111,15 +111,15 @@ class StreamNetwork:
         return torch.tensor(values, dtype=torch.int64, device=self.device)
 
 
-_networks: weakref.WeakKeyDictionary[Codec, dict[Direction, StreamNetwork]]
-_networks = weakref.WeakKeyDictionary()
-_networks_lock = threading.Lock()
+_made: weakref.WeakKeyDictionary[Networks, dict[Direction, StreamNetwork]]
+_made = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
 
 
-def stream_network(codec: Codec, direction: Direction) -> StreamNetwork:
-    """Return what all streams of ``codec`` share; it lives as long as the codec does."""
-    with _networks_lock:
-        made = _networks.setdefault(codec, {})
+def stream_network(networks: Networks, direction: Direction) -> StreamNetwork:
+    """Return what all streams of ``networks`` share; it lives as long as they do."""
+    with _lock:
+        made = _made.setdefault(networks, {})
         if direction not in made:
-            made[direction] = StreamNetwork(codec, direction)
+            made[direction] = StreamNetwork(networks, direction)
         return made[direction]

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snac_core.codec import Codec
 from snac_core.inference.jobs import Job, Step
+from snac_core.inference.networks import Networks
 from snac_core.inference.windows import Window
 from snac_core.model.noise import MaskedNoise, Noise
 from snac_core.streaming.network import StreamNetwork, stream_network
@@ -31,9 +31,9 @@ class StreamJob(Job):
         self.stream.made(window, result)
 
 
-def _stream_jobs(codec: Codec, steps: Sequence[Step]) -> list[StreamJob]:
+def _stream_jobs(networks: Networks, steps: Sequence[Step]) -> list[StreamJob]:
     jobs = [step.job for step in steps if isinstance(step.job, StreamJob)]
-    if any(job.stream.codec is not codec for job in jobs):
+    if any(job.stream.networks is not networks for job in jobs):
         raise ValueError("a stream's steps run on the codec that the stream was made for")
     if len({job.stream for job in jobs}) < len(jobs) or any(job.done for job in jobs):
         raise ValueError("a stream's steps run one after the other, each once")
@@ -47,15 +47,15 @@ class DecodeStep(StreamJob):
 
     @classmethod
     @torch.inference_mode()
-    def compute(cls, codec: Codec, steps: Sequence[Step]) -> list[Samples]:
+    def compute(cls, networks: Networks, steps: Sequence[Step]) -> list[Samples]:
         """Return the audio of each step, `lookahead` samples late, and what it guesses."""
-        jobs = _stream_jobs(codec, steps)
-        network = stream_network(codec, "decode")
+        jobs = _stream_jobs(networks, steps)
+        network = stream_network(networks, "decode")
         made: dict[StreamJob, Samples] = {}
         kept: list[tuple[Tensor, Tensor]] = []
         for speculative in {job.stream.speculative for job in jobs}:
             group = [job for job in jobs if job.stream.speculative == speculative]
-            slots, after, audio = cls._batch(codec, network, group, speculative)
+            slots, after, audio = cls._batch(networks, network, group, speculative)
             made.update(zip(group, audio, strict=True))
             kept.append((slots, after))
         for slots, after in kept:
@@ -64,19 +64,19 @@ class DecodeStep(StreamJob):
 
     @staticmethod
     def _batch(
-        codec: Codec, network: StreamNetwork, jobs: list[StreamJob], speculative: int
+        networks: Networks, network: StreamNetwork, jobs: list[StreamJob], speculative: int
     ) -> tuple[Tensor, Tensor, Samples]:
         streams = [job.stream for job in jobs]
         windows = [job.windows[0] for job in jobs]
         slots = network.tensor([stream.slot for stream in streams])
         codes = [
-            torch.from_numpy(np.stack(level)).to(codec.device, torch.int64)
+            torch.from_numpy(np.stack(level)).to(networks.device, torch.int64)
             for level in zip(*(job.fed for job in jobs), strict=True)
         ]
-        half = codec.precision == "bf16"
+        half = networks.precision == "bf16"
         with (
             torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
-            torch.autocast(codec.device.type, torch.bfloat16, enabled=half),
+            torch.autocast(networks.device.type, torch.bfloat16, enabled=half),
         ):
             noise = _noise(network, streams)
             starts, stops = [w.start for w in windows], [w.stop for w in windows]
@@ -84,12 +84,12 @@ class DecodeStep(StreamJob):
             context = network.context(
                 starts, ends, windows[0].samples, noise, network.pool.read(slots)
             )
-            late = network.layers.run(codec.model.quantizer.decode(codes), context)
+            late = network.layers.run(networks.model.quantizer.decode(codes), context)
             if speculative:
                 # As if the clip ended here; what the layers remember of that is dropped.
                 peek = network.context(stops, stops, speculative, noise, context.after)
                 nothing = late.new_zeros(
-                    len(jobs), codec.config.latent_channels, speculative // codec.config.hop
+                    len(jobs), networks.config.latent_channels, speculative // networks.config.hop
                 )
                 late = torch.cat((late, network.layers.run(nothing, peek)), dim=-1)
             audio: Samples = late[:, 0].float().cpu().numpy()
@@ -115,14 +115,14 @@ class EncodeStep(StreamJob):
 
     @classmethod
     @torch.inference_mode()
-    def compute(cls, codec: Codec, steps: Sequence[Step]) -> list[Levels]:
+    def compute(cls, networks: Networks, steps: Sequence[Step]) -> list[Levels]:
         """Return the codes of each step, `lookahead` samples late."""
-        jobs = _stream_jobs(codec, steps)
-        network = stream_network(codec, "encode")
+        jobs = _stream_jobs(networks, steps)
+        network = stream_network(networks, "encode")
         streams = [job.stream for job in jobs]
         windows = [job.windows[0] for job in jobs]
         slots = network.tensor([stream.slot for stream in streams])
-        audio = torch.from_numpy(np.stack([job.fed for job in jobs])).to(codec.device)
+        audio = torch.from_numpy(np.stack([job.fed for job in jobs])).to(networks.device)
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             context = network.context(
                 [window.start for window in windows],
@@ -132,7 +132,7 @@ class EncodeStep(StreamJob):
                 network.pool.read(slots),
             )
             latent = network.layers.run(audio[:, None], context)
-            levels = codec.model.quantizer(latent)[1]
+            levels = networks.model.quantizer(latent)[1]
         codes = [level.codes.to(torch.int32).cpu().numpy() for level in levels]
         network.pool.write(slots, context.after)
         return [tuple(level[i] for level in codes) for i in range(len(steps))]

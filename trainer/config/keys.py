@@ -282,8 +282,16 @@ class Computing(Group):
         "fp32",
         "`bf16` for matrix products and convolutions on GPUs that have it; losses stay in `fp32`.",
     )
+    kernels: Literal["auto", "on", "off"] = key(
+        "auto",
+        "On a CPU, in fp32: compute encoder and decoder, forward and backward, with kernels in "
+        "C++, several times as fast as PyTorch's layers. `auto` uses them where they can be built "
+        "(a C++ compiler, once) or have been; `on` does not start without them.",
+    )
     compile: Flag = key(
-        False, "Compile the residual units of the network, which takes minutes at the start."
+        False,
+        "Compile the residual units of the network, which takes minutes at the start. Has no "
+        "effect where `kernels` has.",
     )
 
 

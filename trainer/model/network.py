@@ -15,6 +15,7 @@ from snac_core.model.quantizer import VectorQuantize
 from snac_core.store import checkpoint
 from snac_core.store.weights import build
 from trainer.config import TrainConfig
+from trainer.model.channels_last import ChannelsLast
 from trainer.model.mel_target import MelTarget
 
 
@@ -63,13 +64,25 @@ def frozen(model: SNAC, config: TrainConfig) -> SNAC:
 
 
 class Network(nn.Module):
-    """`reconstruct` as a module, which is what can be divided over processes."""
+    """`reconstruct` as a module, which is what can be divided over processes.
+
+    Parameters
+    ----------
+    model, config, mel_target
+        Of the run.
+    layers
+        What computes the encoder and the decoder of ``model``; None for the layers as written.
+    """
 
     def __init__(
-        self, model: SNAC, config: TrainConfig, mel_target: MelTarget | None = None
+        self,
+        model: SNAC,
+        config: TrainConfig,
+        mel_target: MelTarget | None = None,
+        layers: ChannelsLast | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.config, self.mel_target = model, config, mel_target
+        self.model, self.config, self.mel_target, self.layers = model, config, mel_target, layers
 
     def forward(
         self, audio: Tensor, context: BatchContext, guided: bool = False
@@ -82,30 +95,38 @@ class Network(nn.Module):
         features. If ``guided``, the decoder was fed those, quantized.
         """
         if self.mel_target is None:
-            return reconstruct(self.model, audio, self.config, context), None
+            return reconstruct(self.model, audio, self.config, context, self.layers), None
+        layers = self.model if self.layers is None else self.layers
         features = self.mel_target(audio)
         device, half = audio.device.type, self.config.precision == "bf16"
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            latent = self.model.encoder(audio, context).float()
+            latent = layers.encoder(audio, context).float()
         fed, levels = self.model.quantizer(features if guided else latent)
         with torch.autocast(device, torch.bfloat16, enabled=half):
-            made = self.model.decoder(fed, context)
+            made = layers.decoder(fed, context)
         return Reconstruction(made, levels), self.mel_target.distance(latent, features)
 
 
 def reconstruct(
-    model: SNAC, audio: Tensor, config: TrainConfig, context: BatchContext
+    model: SNAC,
+    audio: Tensor,
+    config: TrainConfig,
+    context: BatchContext,
+    layers: ChannelsLast | None = None,
 ) -> Reconstruction:
     """Pass ``audio``, Tensor[B x 1 x T], through ``model``, each segment to its own end.
+
+    Its encoder and decoder are computed by ``layers``, if there are any.
 
     In bf16, if so configured, only where something learns: a frozen encoder makes the codes
     that it will make in service. The quantizer is always in fp32, as bf16 would choose other
     entries. What is frozen takes part in no gradient.
     """
+    by = model if layers is None else layers
     device, half = audio.device.type, config.precision == "bf16"
     with torch.autocast(device, torch.bfloat16, enabled=half and not config.freeze_encoder):
-        latent = model.encoder(audio, context).float()
+        latent = by.encoder(audio, context).float()
     latent, levels = model.quantizer(latent)
     with torch.autocast(device, torch.bfloat16, enabled=half):
-        made = model.decoder(latent, context)
+        made = by.decoder(latent, context)
     return Reconstruction(made, levels)

@@ -19,6 +19,7 @@ from trainer.errors import TrainerError
 from trainer.losses.balancer import Balancer
 from trainer.losses.discriminators import Discriminators
 from trainer.losses.losses import Losses, term_weights, weighted_sum
+from trainer.model.channels_last import channels_last
 from trainer.model.codebooks import CodebookUsage
 from trainer.model.compile import compile_units
 from trainer.model.ema import Ema
@@ -56,13 +57,16 @@ class Learner:
         rate, shared = model.config.sampling_rate, world.mean if world.size > 1 else None
         # Copied before anything is compiled.
         self.ema = Ema(model, config.ema_decay) if config.ema_decay else None
-        if config.compile:
+        layers = channels_last(config, model, world.device)
+        if layers is not None:
+            log.info("encoder and decoder are computed by compiled kernels")
+        elif config.compile:
             log.info("%d residual units are compiled as they are met", compile_units(model))
         self.losses = Losses(config, rate, shared).to(world.device)
         self.weights = term_weights(config)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = _adam(self.trained, config, config.learning_rate, config.betas)
-        self.network = world.wrapped(Network(model, config, self.mel_target))
+        self.network = world.wrapped(Network(model, config, self.mel_target, layers))
         self._divided = [self.network]
         self.discriminators: Discriminators | None = None
         if config.adversarial:

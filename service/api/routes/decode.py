@@ -8,10 +8,11 @@ import json
 import zipfile
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from service.api.content_negotiation import AUDIO_FORMATS, JSON, ZIP, content_type, negotiate
+from service.api import pipeline
+from service.api.content_negotiation import AUDIO_FORMATS, JSON, ZIP, negotiate
 from service.api.decode_request import Fields, parse_fields, plan_decode, read_codes
 from service.api.openapi import (
     AUDIO_ANSWER,
@@ -21,14 +22,13 @@ from service.api.openapi import (
     binary,
     problems,
 )
-from service.api.requests import ServiceDep
+from service.api.requests import Call, CallDep
 from service.api.schemas import DecodeBatchAnswer
 from service.api.streaming_audio import STREAMED, StreamingAudioResponse
-from service.api.uploads import read_bounded
+from service.api.uploads import read_codes_body
 from service.errors import InvalidRequestError
 from service.fields import Noise, Seed
 from service.limits.body import check_count
-from service.runtime.service import Service
 from snac_core.audio import MEDIA_TYPES, AudioFormat
 from snac_core.codec import Codec
 from snac_core.inference.jobs import DecodeJob
@@ -46,8 +46,7 @@ router = APIRouter(tags=["decode"])
     openapi_extra=DECODE_BODY,
 )
 async def decode(
-    request: Request,
-    service: ServiceDep,
+    call: CallDep,
     layout: Annotated[str | None, Query(max_length=64)] = None,
     base: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
     num_samples: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
@@ -55,21 +54,19 @@ async def decode(
     noise: Annotated[Noise | None, Query()] = None,
     token_space: Annotated[str | None, Query(max_length=64)] = None,
     stream: Annotated[
-        bool, Query(description="Send the audio as it is decoded; WAV and PCM only.")
+        bool, Query(description="Send the audio while it is decoded; WAV and PCM only.")
     ] = False,
 ) -> Response:
-    """Decode one set of codes; an answer of `/v1/encode` may be posted back as it is.
+    """Decode one set of codes; a response of `/v1/encode` can be posted back unchanged.
 
-    Query parameters stand in for fields that the body does not have, for an npz file.
+    Query parameters set fields that the body lacks, for example of an npz file.
     """
     offers = STREAMED if stream else tuple(AUDIO_FORMATS)
-    media = negotiate(request.headers.get("accept"), offers)
-    codec = service.admit(request)
+    media = negotiate(call.accept, offers)
+    codec, settings = call.admit(), call.service.settings
     if stream:
-        service.streams.check_open()
-    most = service.settings.max_codes_bytes
-    data = await service.in_time(request, read_bounded(request, most))
-    sent = content_type(request.headers.get("content-type"))
+        call.service.streams.check_open()
+    data, sent = await read_codes_body(call)
     query = {
         "layout": layout,
         "base": base,
@@ -81,19 +78,19 @@ async def decode(
 
     def fields() -> Fields:
         named = {name: value for name, value in query.items() if value is not None}
-        return named | parse_fields(data, sent, codec.config, service.settings.max_json_depth)
+        return named | parse_fields(data, sent, codec.config, settings.max_json_depth)
 
     def plan() -> DecodeJob:
-        return plan_decode(codec, fields(), service.settings.max_seconds)
+        return plan_decode(codec, fields(), settings.max_seconds)
 
     def begin() -> StreamingAudioResponse:
-        codes, options = read_codes(codec, fields(), service.settings.max_seconds)
-        return StreamingAudioResponse(request, service, codec, codes, options, media)
+        codes, options = read_codes(codec, fields(), settings.max_seconds)
+        return StreamingAudioResponse(call, codes, options, media)
 
     if stream:
-        return await service.run_until_disconnect(request, service.io.run(begin))
-    samples, body = await service.run_until_disconnect(
-        request, service.decode(request, codec, plan, AUDIO_FORMATS[media])
+        return await call.run_until_disconnect(call.service.io.run(begin))
+    samples, body = await call.run_until_disconnect(
+        pipeline.decode(call, plan, AUDIO_FORMATS[media])
     )
     return Response(body, headers=audio_headers(codec, samples), media_type=media)
 
@@ -106,26 +103,23 @@ async def decode(
             "model": DecodeBatchAnswer,
             "content": binary(ZIP),
             "description": "An audio file or a problem for each item. As ZIP, files `0000.wav`, "
-            "`0001.wav`, ..., with `0001.problem.json` in place of one that failed.",
+            "`0001.wav`, ..., with `0001.problem.json` in place of a failed one.",
         },
         **problems(*COMPUTING),
     },
     openapi_extra=DECODE_BATCH_BODY,
 )
 async def decode_batch(
-    request: Request,
-    service: ServiceDep,
+    call: CallDep,
     format: Annotated[AudioFormat, Query(description="Of each audio file.")] = "wav",
 ) -> Response:
-    """Decode `items`, each as `/v1/decode` takes it; one that fails does not fail the rest."""
-    media = negotiate(request.headers.get("accept"), (JSON, ZIP))
-    codec = service.admit(request)
-    most = service.settings.max_codes_bytes
-    data = await service.in_time(request, read_bounded(request, most))
-    sent = content_type(request.headers.get("content-type"))
+    """Decode `items`, each as for `/v1/decode`; a failed item does not affect the others."""
+    media = negotiate(call.accept, (JSON, ZIP))
+    codec, service = call.admit(), call.service
+    data, sent = await read_codes_body(call)
     depth = service.settings.max_json_depth
-    fields = await service.run_until_disconnect(
-        request, service.io.run(parse_fields, data, sent, codec.config, depth)
+    fields = await call.run_until_disconnect(
+        service.io.run(parse_fields, data, sent, codec.config, depth)
     )
     items = fields.get("items")
     if not isinstance(items, list) or set(fields) != {"items"}:
@@ -135,44 +129,35 @@ async def decode_batch(
     async def answer() -> bytes:
         results = await asyncio.gather(
             *(
-                _item(service, request, codec, index, item, format, as_text=media == JSON)
+                _item(call, index, item, format, as_text=media == JSON)
                 for index, item in enumerate(items)
             )
         )
-        with service.stage(request, "write"):
+        with call.stage("write"):
             write = _zip if media == ZIP else _json
             return await service.io.run_incremental(lambda: write(results, format))
 
-    return Response(
-        await service.run_until_disconnect(request, answer(), deadline=False), media_type=media
-    )
+    return Response(await call.run_until_disconnect(answer(), deadline=False), media_type=media)
 
 
 async def _item(
-    service: Service,
-    request: Request,
-    codec: Codec,
-    index: int,
-    fields: object,
-    audio_format: AudioFormat,
-    *,
-    as_text: bool,
+    call: Call, index: int, fields: object, audio_format: AudioFormat, *, as_text: bool
 ) -> dict[str, Any]:
     def plan() -> DecodeJob:
         if not isinstance(fields, dict):
             raise InvalidRequestError(f"an item must be an object, not a {type(fields).__name__}")
-        return plan_decode(codec, fields, service.settings.max_seconds)
+        return plan_decode(call.codec, fields, call.service.settings.max_seconds)
 
     async def answer() -> dict[str, Any]:
-        samples, data = await service.decode(request, codec, plan, audio_format, as_text=as_text)
+        samples, data = await pipeline.decode(call, plan, audio_format, as_text=as_text)
         return {
             "audio": data,
             "media_type": MEDIA_TYPES[audio_format],
             "num_samples": len(samples),
-            "sample_rate": codec.sample_rate,
+            "sample_rate": call.codec.sample_rate,
         }
 
-    return {"index": index, **await service.item(request, answer())}
+    return {"index": index, **await call.item(answer())}
 
 
 def _json(results: list[Fields], audio_format: AudioFormat) -> Incremental[bytes]:
@@ -198,5 +183,5 @@ def _zip(results: list[Fields], audio_format: AudioFormat) -> Incremental[bytes]
 
 
 def audio_headers(codec: Codec, samples: Samples) -> dict[str, str]:
-    """Return the headers that tell the length and the sample rate of an answer's audio."""
+    """Return the headers with the length and sample rate of the audio."""
     return {"X-Num-Samples": str(len(samples)), "X-Sample-Rate": str(codec.sample_rate)}

@@ -7,19 +7,19 @@ import json
 from typing import Any
 
 import msgpack
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from starlette.responses import Response
 
+from service.api import pipeline
 from service.api.content_negotiation import JSON, MSGPACK, NDJSON, NPZ, negotiate
 from service.api.ndjson import Item, NdjsonItem, NdjsonResponse
 from service.api.openapi import AUDIO_BODY, AUDIO_FILES_BODY, COMPUTING, binary, problems
-from service.api.requests import ServiceDep
+from service.api.requests import Call, CallDep
 from service.api.schemas import EncodeAnswer, EncodeBatchAnswer
 from service.api.uploads import Upload, read_audio, read_uploads
 from service.errors import InvalidRequestError
 from service.fields import Base, LayoutName
 from service.limits.body import check_count
-from service.runtime.service import Service
 from snac_core.codec import Codec
 from snac_core.codes import UINT16_CODES, Codes
 from snac_core.layouts import Layout, find_layout, to_layout
@@ -36,30 +36,25 @@ router = APIRouter(tags=["encode"])
     },
     openapi_extra=AUDIO_BODY,
 )
-async def encode(
-    request: Request,
-    service: ServiceDep,
-    layout: LayoutName = "hierarchical",
-    base: Base = None,
-) -> Response:
+async def encode(call: CallDep, layout: LayoutName = "hierarchical", base: Base = None) -> Response:
     """Encode one audio file, sent as the whole body or as the multipart part `file`.
 
     Any format that libsndfile reads (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...), at any
     sample rate and with any number of channels.
     """
-    media = negotiate(request.headers.get("accept"), (JSON, NPZ, MSGPACK))
-    codec = service.admit(request)
+    media = negotiate(call.accept, (JSON, NPZ, MSGPACK))
+    codec = call.admit()
     wanted = _usable_layout(codec, layout, base)
     if media == NPZ and wanted.name != "hierarchical":
         raise InvalidRequestError(f"npz carries the layout hierarchical only, not {wanted.name}")
-    upload = await service.in_time(request, read_audio(request))
+    upload = await call.before_deadline(read_audio(call.request))
 
     async def answer() -> bytes:
-        _, codes = await service.encode(request, codec, upload)
-        with service.stage(request, "write"):
-            return await service.io.run(_serialise, codec, codes, wanted, base, media)
+        _, codes = await pipeline.encode(call, upload)
+        with call.stage("write"):
+            return await call.service.io.run(_serialise, codec, codes, wanted, base, media)
 
-    return Response(await service.run_until_disconnect(request, answer()), media_type=media)
+    return Response(await call.run_until_disconnect(answer()), media_type=media)
 
 
 @router.post(
@@ -69,46 +64,37 @@ async def encode(
         200: {
             "model": EncodeBatchAnswer,
             "content": binary(NDJSON),
-            "description": "A result or a problem for each file. As NDJSON, one line each, as "
-            "they are finished.",
+            "description": "A result or a problem for each file. As NDJSON, one line each, sent as "
+            "they finish.",
         },
         **problems(*COMPUTING),
     },
     openapi_extra=AUDIO_FILES_BODY,
 )
 async def encode_batch(
-    request: Request,
-    service: ServiceDep,
-    layout: LayoutName = "hierarchical",
-    base: Base = None,
+    call: CallDep, layout: LayoutName = "hierarchical", base: Base = None
 ) -> Response:
-    """Encode the files in the multipart parts `files`; one that fails does not fail the rest."""
-    media = negotiate(request.headers.get("accept"), (JSON, NDJSON))
-    codec = service.admit(request)
-    wanted = _usable_layout(codec, layout, base)
-    most = service.settings.max_files
-    uploads = await service.in_time(request, read_uploads(request, "files", most))
+    """Encode the files in the multipart parts `files`; a failed one does not affect the others."""
+    media = negotiate(call.accept, (JSON, NDJSON))
+    wanted = _usable_layout(call.admit(), layout, base)
+    most = call.service.settings.max_files
+    uploads = await call.before_deadline(read_uploads(call.request, "files", most))
     check_count(len(uploads), most, "files in parts named 'files'")
 
     def items() -> list[Item]:
-        return [
-            _item(service, request, codec, index, upload, wanted, base)
-            for index, upload in enumerate(uploads)
-        ]
+        return [_item(call, index, upload, wanted, base) for index, upload in enumerate(uploads)]
 
     async def answer() -> bytes:
         lines = await asyncio.gather(*items())
         return b'{"results":[' + b",".join(line.data for line in lines) + b"]}"
 
     if media == NDJSON:
-        return NdjsonResponse(request, items)
-    return Response(
-        await service.run_until_disconnect(request, answer(), deadline=False), media_type=JSON
-    )
+        return NdjsonResponse(call, items)
+    return Response(await call.run_until_disconnect(answer(), deadline=False), media_type=JSON)
 
 
 def _usable_layout(codec: Codec, name: str, base: int | None) -> Layout:
-    """Find a layout, and try it on one frame rather than fail after the work."""
+    """Return a layout after trying it on one frame, so that a bad base fails before the work."""
     layout = find_layout(name)
     frame = [[0] * count for count in codec.config.codes_per_frame]
     to_layout(frame, layout.name, config=codec.config, base=base)
@@ -116,27 +102,21 @@ def _usable_layout(codec: Codec, name: str, base: int | None) -> Layout:
 
 
 async def _item(
-    service: Service,
-    request: Request,
-    codec: Codec,
-    index: int,
-    upload: Upload,
-    layout: Layout,
-    base: int | None,
+    call: Call, index: int, upload: Upload, layout: Layout, base: int | None
 ) -> NdjsonItem:
     named = {"index": index, "name": upload.name}
 
     def write(codes: Codes) -> bytes:
-        return _dump({**named, "result": _answer(codec, codes, layout, base)})
+        return _dump({**named, "result": _answer(call.codec, codes, layout, base)})
 
     async def answer() -> NdjsonItem:
-        _, codes = await service.encode(request, codec, upload)
-        with service.stage(request, "write"):
-            line = await service.io.run(write, codes)
-        request.state.reservation.grow(len(line))
+        _, codes = await pipeline.encode(call, upload)
+        with call.stage("write"):
+            line = await call.service.io.run(write, codes)
+        call.reservation.grow(len(line))
         return NdjsonItem(line, held=len(line))
 
-    made = await service.item(request, answer())
+    made = await call.item(answer())
     return made if isinstance(made, NdjsonItem) else NdjsonItem(_dump({**named, **made}))
 
 

@@ -1,4 +1,4 @@
-"""Probes, metrics and the front door."""
+"""Health probes, metrics and documentation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from service.api.docs_page import documentation_page
 from service.api.openapi import problems
-from service.api.requests import ServiceDep, from_outside
+from service.api.requests import CallDep, ServiceDep
 from service.api.schemas import Health
 from service.errors import EngineDeadError
 from service.observability.merged_metrics import merge
@@ -16,9 +16,9 @@ from service.observability.merged_metrics import merge
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/health/live", summary="Restart me?", responses=problems(503))
+@router.get("/health/live", summary="Liveness probe", responses=problems(503))
 async def live(service: ServiceDep) -> Health:
-    """Answer 200 while the engine thread lives, loading or not; anything else needs a restart."""
+    """Return 200 while the engine thread is alive, even during loading; otherwise restart."""
     if service.lifecycle.failure is not None:
         service.lifecycle.check_started()
     if not service.engine.alive:
@@ -26,18 +26,18 @@ async def live(service: ServiceDep) -> Health:
     return Health(status="alive")
 
 
-@router.get("/health/ready", summary="Send me requests?", responses=problems(503))
+@router.get("/health/ready", summary="Readiness probe", responses=problems(503))
 async def ready(service: ServiceDep) -> Health:
-    """Answer 200 while requests are answered: not before a model is loaded, nor when stopping."""
+    """Return 200 while requests are accepted: after a model is loaded and before stopping."""
     service.lifecycle.check_ready()
     if not service.ready:
         raise EngineDeadError("the engine thread has ended")
     return Health(status="ready")
 
 
-@router.get("/health/startup", summary="Have you started?", responses=problems(503))
+@router.get("/health/startup", summary="Startup probe", responses=problems(503))
 async def startup(service: ServiceDep) -> Health:
-    """Answer 503, saying how far it has come, until a model is loaded and warm; then 200."""
+    """Return 503 with the loading step until a model is loaded and warm; then 200."""
     service.lifecycle.check_started()
     return Health(status="started")
 
@@ -48,10 +48,11 @@ async def startup(service: ServiceDep) -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def metrics(request: Request, service: ServiceDep) -> Response:
-    """Print every metric in Prometheus text format, of all workers if there are several."""
+async def metrics(call: CallDep) -> Response:
+    """Return all metrics in Prometheus text format, of all workers if there are several."""
+    service = call.service
     text = service.metrics.render()
-    if service.worker is not None and from_outside(request):
+    if service.worker is not None and call.from_outside:
         others = await service.worker.others_metrics()
         text = merge({service.worker.number: text.decode(), **others})
     return Response(text, media_type=CONTENT_TYPE_LATEST)
@@ -59,11 +60,11 @@ async def metrics(request: Request, service: ServiceDep) -> Response:
 
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
-    """Show the OpenAPI document to a browser."""
+    """Show the API documentation."""
     return documentation_page(request.app)
 
 
 @router.get("/", include_in_schema=False)
 async def root() -> RedirectResponse:
-    """Lead a browser to the documentation."""
+    """Redirect to the documentation."""
     return RedirectResponse("/docs")

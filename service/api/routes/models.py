@@ -1,4 +1,4 @@
-"""`/v1/models`: which versions there are, which one answers, and exchanging it."""
+"""`/v1/models`: list versions, describe the current one, reload and roll back."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import asyncio
 import dataclasses
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 
 from service.api.openapi import problems
-from service.api.requests import ServiceDep, from_outside
+from service.api.requests import Call, CallDep, ServiceDep
 from service.api.schemas import CurrentModel, ModelList, ModelVersion
 from service.models.manager import ModelManager
-from service.runtime.service import Service
 from service.security import require_admin_key, require_key
 from snac_core.codec import Codec
 
@@ -27,18 +26,16 @@ _reload_problems = problems(
     422,
     500,
     503,
-    status_409="The version was not taken; the old model still serves.",
+    status_409="The version was not loaded; the old model still serves.",
 )
-AllowChange = Annotated[
-    bool, Query(description="Serve a version whose codes mean something else, this once.")
-]
+AllowChange = Annotated[bool, Query(description="Accept another token space, this once.")]
 
 
 @router.get(
     "", summary="Known versions", dependencies=_reading, responses=problems(401, 429, 500, 503)
 )
 async def models(service: ServiceDep) -> ModelList:
-    """List the model store's versions, with the reason for each that could not be served."""
+    """List the model store's versions, with the reason for each that cannot be served."""
     states = await asyncio.to_thread(service.models.describe)
     return ModelList(
         models=[ModelVersion.model_validate(dataclasses.asdict(state)) for state in states]
@@ -47,31 +44,29 @@ async def models(service: ServiceDep) -> ModelList:
 
 @router.get(
     "/current",
-    summary="The model that answers",
+    summary="The model being served",
     dependencies=_reading,
     responses=problems(401, 429, 500, 503),
 )
-async def current(request: Request, service: ServiceDep) -> CurrentModel:
-    """Say which model answers now, and the shape of its codes."""
-    request.state.model = service.models.codec
-    return _current(service.models, request.state.model)
+async def current(call: CallDep) -> CurrentModel:
+    """Describe the model being served and the shape of its codes."""
+    manager = call.service.models
+    return _current(manager, call.use(manager.codec))
 
 
 @router.post(
     "/reload",
-    summary="Look at the store now",
+    summary="Check the store now",
     dependencies=_operating,
     responses=_reload_problems,
 )
-async def reload(
-    request: Request, service: ServiceDep, allow_token_space_change: AllowChange = False
-) -> CurrentModel:
-    """Serve the store's current version, trying again even one that failed before."""
-    request.state.model = await service.models.run_in_loader(
-        service.models.check, retry=True, allow_token_space_change=allow_token_space_change
+async def reload(call: CallDep, allow_token_space_change: AllowChange = False) -> CurrentModel:
+    """Serve the store's current version; retries one that failed before."""
+    manager = call.service.models
+    codec = await manager.run_in_loader(
+        manager.check, retry=True, allow_token_space_change=allow_token_space_change
     )
-    await _tell_others(request, service)
-    return _current(service.models, request.state.model)
+    return await _everywhere(call, codec)
 
 
 @router.post(
@@ -80,21 +75,22 @@ async def reload(
     dependencies=_operating,
     responses=_reload_problems,
 )
-async def rollback(
-    request: Request, service: ServiceDep, allow_token_space_change: AllowChange = False
-) -> CurrentModel:
-    """Serve the store's previous version and make it current there, for every service."""
-    request.state.model = await service.models.run_in_loader(
-        service.models.roll_back, allow_token_space_change=allow_token_space_change
+async def rollback(call: CallDep, allow_token_space_change: AllowChange = False) -> CurrentModel:
+    """Serve the store's previous version and make it current in the store."""
+    manager = call.service.models
+    codec = await manager.run_in_loader(
+        manager.roll_back, allow_token_space_change=allow_token_space_change
     )
-    await _tell_others(request, service)
-    return _current(service.models, request.state.model)
+    return await _everywhere(call, codec)
 
 
-async def _tell_others(request: Request, service: Service) -> None:
-    if service.worker is not None and from_outside(request):
-        key = request.headers.get("x-admin-key")
-        await service.worker.reload_others(request.url.query, key)
+async def _everywhere(call: Call, codec: Codec) -> CurrentModel:
+    """Make the other workers reload too, and describe the model that all serve now."""
+    call.use(codec)
+    worker, request = call.service.worker, call.request
+    if worker is not None and call.from_outside:
+        await worker.reload_others(request.url.query, request.headers.get("x-admin-key"))
+    return _current(call.service.models, codec)
 
 
 def _current(manager: ModelManager, codec: Codec) -> CurrentModel:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
+from service.api import pipeline
 from service.api.content_negotiation import AUDIO_FORMATS, negotiate
 from service.api.openapi import (
     AUDIO_BODY,
@@ -14,7 +15,7 @@ from service.api.openapi import (
     RECONSTRUCT_ANSWER,
     problems,
 )
-from service.api.requests import ServiceDep
+from service.api.requests import CallDep
 from service.api.routes.decode import audio_headers
 from service.api.uploads import read_audio
 from service.fields import Noise, Seed
@@ -33,31 +34,32 @@ router = APIRouter(tags=["decode"])
     openapi_extra=AUDIO_BODY,
 )
 async def reconstruct(
-    request: Request,
-    service: ServiceDep,
+    call: CallDep,
     seed: Annotated[Seed, Query()] = 0,
     noise: Annotated[Noise, Query()] = "seeded",
 ) -> Response:
-    """Hear what the codes keep of one audio file; headers say how close it is."""
-    media = negotiate(request.headers.get("accept"), tuple(AUDIO_FORMATS))
-    codec = service.admit(request)
-    upload = await service.in_time(request, read_audio(request))
+    """Encode and decode one audio file; response headers give quality measures."""
+    media = negotiate(call.accept, tuple(AUDIO_FORMATS))
+    codec = call.admit()
+    upload = await call.before_deadline(read_audio(call.request))
 
     async def answer() -> tuple[bytes, dict[str, str]]:
-        original, codes = await service.encode(request, codec, upload)
-        samples, body = await service.decode(
-            request, codec, lambda: codec.decode_job(codes, noise, seed), AUDIO_FORMATS[media]
+        original, codes = await pipeline.encode(call, upload)
+        samples, body = await pipeline.decode(
+            call, lambda: codec.decode_job(codes, noise, seed), AUDIO_FORMATS[media]
         )
-        with service.stage(request, "quality"):
-            figures = await service.io.run_incremental(lambda: _quality(codec, original, samples))
+        with call.stage("quality"):
+            figures = await call.service.io.run_incremental(
+                lambda: _quality(codec, original, samples)
+            )
         return body, {**audio_headers(codec, samples), **figures}
 
-    body, headers = await service.run_until_disconnect(request, answer())
+    body, headers = await call.run_until_disconnect(answer())
     return Response(body, headers=headers, media_type=media)
 
 
 def _quality(codec: Codec, original: Samples, samples: Samples) -> Incremental[dict[str, str]]:
-    # SciPy comes with it, which is a third of the service's start-up; only this call needs it.
+    # It imports SciPy, a third of the service's start-up time, which only this call needs.
     from snac_core.quality import log_mel_incremental, si_sdr_incremental, stoi_incremental
 
     distance = yield from log_mel_incremental(original, samples, codec.sample_rate)

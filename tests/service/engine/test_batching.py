@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from service.client import ProblemError, SnacClient
-from service.client.calls import Calls
+from service.client.calls import RequestBuilder
 from service.engine.engine import Engine
 from service.engine.queued_job import Timing
 from service.errors import EngineDeadError, NotReadyError, OverloadedError
@@ -141,7 +141,7 @@ def test_a_short_clip_overtakes_a_long_file(watched: Watched, samples_of: Sample
     assert order.index({False}) == 1
 
 
-def test_a_clip_is_let_by_in_the_middle_of_a_window(codec: Codec, samples_of: SamplesOf) -> None:
+def test_a_clip_preempts_a_window(codec: Codec, samples_of: SamplesOf) -> None:
     """Each window of a long file finds a clip waiting, which is answered before the window is."""
     engine = Engine(30.0, max_queue_seconds=100.0, metrics=Metrics(), turn_seconds=0.0)
     engine.start()
@@ -248,7 +248,7 @@ def test_a_full_queue_says_when_to_come_back(
     engine: Engine, watched: Watched, samples_of: SamplesOf
 ) -> None:
     submit(engine, watched, watched.encode_job(samples_of(1.0))).result(300)
-    engine.max_queue_seconds = 5.0
+    engine.scheduler.max_queue_seconds = 5.0
     watched.gate.clear()
     big = submit(engine, watched, watched.encode_job(samples_of(8.0)))
     with pytest.raises(OverloadedError, match="of at most 5") as caught:
@@ -441,7 +441,7 @@ def test_a_client_that_leaves_is_dropped_from_the_queue(
         with socket.create_connection((host, int(port))) as leaving:
             head = f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             leaving.sendall(head.encode() + body)
-            wait_for(lambda: len(running.service.engine._queue) == 1)
+            wait_for(lambda: len(running.service.engine.scheduler.waiting) == 1)
         line = 'snac_requests_total{outcome="disconnected",route="/v1/encode"}'
         wait_for(lambda: line in running.http.get("/metrics").text)
         watched.gate.set()
@@ -516,6 +516,6 @@ def test_engine_death_fails_the_probes(
 def test_nobody_is_sent_away_for_long() -> None:
     assert OverloadedError("full", retry_after=1e9).headers == {"Retry-After": "60"}
     assert OverloadedError("full", retry_after=-1.0).headers == {"Retry-After": "1"}
-    calls = Calls("http://service", None, timeout=5.0, retries=1)
+    calls = RequestBuilder("http://service", None, timeout=5.0, retries=1)
     assert calls._pause(429, "3600", 0) == 5.0
     assert calls._pause(503, "2", 0) == 2.0

@@ -90,7 +90,7 @@ def test_a_stream_has_every_other_batch_and_no_more(
     np.testing.assert_allclose(decoder.pull(), whole, rtol=0, atol=1e-5)
 
 
-def test_a_step_of_a_stream_is_let_by_in_the_middle_of_a_clip(
+def test_a_step_of_a_stream_preempts_a_clip(
     engine: Engine, codec: Codec, samples_of: Callable[..., Samples]
 ) -> None:
     decoder, job = stream_of(codec, samples_of(1.0)), codec.encode_job(samples_of(0.5))

@@ -179,7 +179,7 @@ def test_what_is_computed_together_is_what_is_computed_alone(served: Any, codec:
             waiting = [pool.submit(post, request) for request in requests]
             wait_for(
                 lambda: (
-                    len(served.service.engine._queue) == len(requests)
+                    len(served.service.engine.scheduler.waiting) == len(requests)
                     or any(one.done() for one in waiting)
                 )
             )

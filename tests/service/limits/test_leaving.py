@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
-from service.engine.io_pool import Threads
+from service.engine.io_pool import IoPool
 from service.observability.metrics import Metrics
 from snac_core import audio, quality
 from snac_core.audio.source import BLOCK_SAMPLES, SoundSource
@@ -246,7 +246,7 @@ def test_what_waits_for_a_thread_does_not_begin_when_nobody_waits_for_it() -> No
         assert free.wait(300)
 
     async def leave() -> None:
-        threads = Threads(1, Metrics())
+        threads = IoPool(1, Metrics())
         holding = asyncio.create_task(threads.run(hold))
         assert await asyncio.to_thread(busy.wait, 300)
         leaving = asyncio.create_task(threads.run(begun.append, "left"))
@@ -375,7 +375,7 @@ def test_who_hangs_up_takes_its_work_out_of_the_queue(
         ):
             items = (3 if "batch" in call else 1) + busy
             wait_for(lambda: len(gate.runs) == 1)
-            wait_for(lambda: len(engine._queue) + gate.sizes[0] == items)
+            wait_for(lambda: len(engine.scheduler.waiting) + gate.sizes[0] == items)
         wait_for(lambda: count(running, "disconnected", route) == left + 1)
         assert running.metric('snac_streams_open{kind="decode-http"}') == 0
         gate.free.set()

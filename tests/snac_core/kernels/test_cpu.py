@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import subprocess
 import sys
@@ -210,19 +211,19 @@ def test_the_reason_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
-    cpu._found.cache_clear()
+    build._found.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):
             assert cpu.kernels("auto") is None
             assert cpu.kernels("auto") is None
         assert [record.getMessage().count("AVX2") for record in caplog.records] == [1]
     finally:
-        cpu._found.cache_clear()
+        build._found.cache_clear()
 
 
 @torch.inference_mode()
 def test_what_is_built_ahead_for_an_older_cpu_gives_the_same_codes(tmp_path: Path) -> None:
-    older = CpuKernels(build.build("AVX2", tmp_path))
+    older = CpuKernels(ctypes.CDLL(str(build.build("AVX2", tmp_path))))
     model = random_model(TINY).eval().requires_grad_(False).fold()
     audio = torch.from_numpy(noise(4 * TINY.pad_multiple))[None, None]
     codes = ChannelsLastNetwork(model, CpuBackend(older), lambda: None).encode(audio)

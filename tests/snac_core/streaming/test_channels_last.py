@@ -64,7 +64,7 @@ def networks(
 ) -> tuple[StreamNetwork, StreamNetwork, SnacConfig]:
     """The same network in rows and as its layers are written."""
     codecs = random_codec(request.param), random_codec(request.param, compile="off")
-    ours, theirs = (StreamNetwork(codec, direction) for codec in codecs)
+    ours, theirs = (StreamNetwork(codec.networks, direction) for codec in codecs)
     assert isinstance(ours.layers, ChannelsLastStreaming)
     assert isinstance(theirs.layers, StreamingNetwork)
     return ours, theirs, request.param
@@ -191,7 +191,7 @@ def test_streams_are_in_rows_where_whole_clips_are(
 ) -> None:
     def layers(direction: Direction, **options: Any) -> StreamingNetwork | ChannelsLastStreaming:
         codec = random_codec(TINY, precision=precision, **options)
-        return StreamNetwork(codec, direction).layers
+        return StreamNetwork(codec.networks, direction).layers
 
     assert isinstance(layers("encode"), ChannelsLastStreaming)
     assert isinstance(layers("decode"), ChannelsLastStreaming) is decodes_in_rows
@@ -207,7 +207,7 @@ def test_nearly_every_layer_is_in_rows_and_reads_the_weights_of_whole_clips() ->
     left: list[str] = []
     directions: tuple[Direction, ...] = ("encode", "decode")
     for direction in directions:
-        network = StreamNetwork(codec, direction)
+        network = StreamNetwork(codec.networks, direction)
         assert isinstance(network.layers, ChannelsLastStreaming)
         written = [
             form._layer for form in network.layers._layers if isinstance(form, ChannelsFirst)
