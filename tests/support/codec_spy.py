@@ -6,14 +6,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from snac_core.codec import Codec
 from snac_core.inference.jobs import Step
-
-Samples = npt.NDArray[np.float32]
-
+from snac_core.types import Samples
 
 SamplesOf = Callable[..., Samples]
 

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,9 +18,8 @@ from snac_core.audio import encode_bytes
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.layouts import to_layout
+from snac_core.types import Samples
 from tests.support.messages import END, LAYOUTS, codes_of, hear, opened, relaxed, say
-
-Samples = npt.NDArray[np.float32]
 
 
 def decoded(
