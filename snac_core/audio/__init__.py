@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from snac_core.audio.channels import AudioWarning, Channel, parse_channel
+from snac_core.audio.part import RawFormat
 from snac_core.audio.reading import read, read_incremental
 from snac_core.audio.samples import check_sample_rate, check_samples
+from snac_core.audio.suffixes import AUDIO_SUFFIXES
 from snac_core.audio.writing import (
     MEDIA_TYPES,
     OPUS_SAMPLE_RATES,
@@ -16,14 +19,19 @@ from snac_core.audio.writing import (
 )
 
 __all__ = [
+    "AUDIO_SUFFIXES",
     "MEDIA_TYPES",
     "OPUS_SAMPLE_RATES",
     "AudioFormat",
+    "AudioWarning",
+    "Channel",
+    "RawFormat",
     "check_sample_rate",
     "check_samples",
     "encode_bytes",
     "encode_incremental",
     "format_of",
+    "parse_channel",
     "read",
     "read_incremental",
     "wav_header",
