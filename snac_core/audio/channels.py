@@ -32,8 +32,10 @@ def parse_channel(text: str) -> Channel:
     AudioError
         For any other text.
     """
-    if text == "average" or text == "loudest":
-        return text
+    if text == "average":
+        return "average"
+    if text == "loudest":
+        return "loudest"
     if text.isascii() and text.isdigit() and len(text) < 4:
         return int(text)
     raise AudioError(f"channel must be average, loudest or an index from 0, not {text!r:.50}")

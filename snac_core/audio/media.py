@@ -62,13 +62,13 @@ class MediaDecoder:
         If the child cannot read it.
     """
 
-    def __init__(
-        self, raw: BinaryIO, demuxer: str, words: str, max_seconds: float | None
-    ) -> None:
+    def __init__(self, raw: BinaryIO, demuxer: str, words: str, max_seconds: float | None) -> None:
         self._words = words
-        with tempfile.TemporaryFile(prefix="snac-media-") if not hasattr(
-            os, "memfd_create"
-        ) else os.fdopen(os.memfd_create("recording"), "w+b") as copy:
+        with (
+            tempfile.TemporaryFile(prefix="snac-media-")
+            if not hasattr(os, "memfd_create")
+            else os.fdopen(os.memfd_create("recording"), "w+b") as copy
+        ):
             raw.seek(0)
             while block := raw.read(BLOCK_BYTES):
                 copy.write(block)

@@ -18,6 +18,7 @@ import soundfile
 import soxr
 from tqdm import tqdm
 
+from snac_core.audio import AUDIO_SUFFIXES
 from snac_core.errors import AudioError
 from trainer.data.lengths import known_lengths
 from trainer.errors import TrainerError
@@ -26,9 +27,7 @@ log = logging.getLogger(__name__)
 
 Samples = npt.NDArray[np.float32]
 
-SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
-)
+SUFFIXES = frozenset(AUDIO_SUFFIXES)
 
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a recording whose header does not tell its length."""
