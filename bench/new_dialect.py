@@ -26,7 +26,8 @@ RUNS = {"decoder": "true", "full": "false"}
 """Which parts are trained, and whether the encoder and the quantizer are frozen."""
 
 MEASURES = {
-    "l1 + stft": ("l1", "stft"),
+    "l1": ("l1",),
+    "stft": ("stft",),
     "log-mel L1": ("log_mel",),
     "STOI": ("stoi",),
     "PESQ": ("pesq",),

@@ -40,15 +40,15 @@ TINY = {
     "pretrained_model": None,
     "model": {
         "encoder_dim": 8,
-        "encoder_rates": [4, 4],
+        "encoder_rates": [8, 8],
         "decoder_dim": 32,
-        "decoder_rates": [4, 4],
+        "decoder_rates": [8, 8],
         "codebook_size": 32,
         "vq_strides": [4, 2, 1],
     },
     "batch_size": 2,
-    "segment_length": 0.4,
-    "num_epochs": 30,
+    "segment_length": 0.2,
+    "num_epochs": 4,
     "num_workers": 0,
     "learning_rate": 1e-3,
     "weight_decay": 0.0,
@@ -57,6 +57,7 @@ TINY = {
     "codebook_decay": 0.9,
     "save_every": 1000,
     "sample_clips": 0,
+    "log_every": 1,
 }
 
 
@@ -68,16 +69,24 @@ def leg(
     half: bool,
     device: str,
     settings: list[str],
+    after_a_step: bool = False,
 ) -> bool:
-    """Train for ``seconds``, with ``run`` as the folder to work in; return whether it has ended."""
+    """Train for ``seconds``, with ``run`` as the folder to work in; return whether it has ended.
+
+    They count from the start, or, ``after_a_step``, from the first row of training figures.
+    """
     if (state / transfer.INDEX).exists():
         print(f"going on from step {transfer.unpack(state, run)}", file=sys.stderr, flush=True)
+    before = trained_rows(run)
     command = [sys.executable, "-m", "trainer", "train", "--config", str(config)]
     command += ["--device", device, "--resume", "auto", "--set", f"output_dir={run}"]
     for setting in settings:
         command += ["--set", setting]
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, stdout=sys.stderr) as process:
         try:
+            if after_a_step:
+                while process.poll() is None and trained_rows(run) <= before:
+                    time.sleep(0.1)
             process.wait(seconds)
             ended = True
         except subprocess.TimeoutExpired:
@@ -97,6 +106,12 @@ def leg(
         flush=True,
     )
     return ended
+
+
+def trained_rows(run: Path) -> int:
+    """Return how many rows of training figures a run has written."""
+    table = run / "metrics.csv"
+    return table.read_text().count(",train,") if table.exists() else 0
 
 
 def rehearse(folder: Path, seconds: float) -> None:
@@ -122,7 +137,9 @@ def rehearse(folder: Path, seconds: float) -> None:
         while not ended:
             # Every leg works in a folder of its own, as on a machine of its own.
             run, state = folder / f"{name}-{legs}", folder / f"{name}-state"
-            ended = leg(config, run, state, limit or seconds, half, "cpu", [])
+            ended = leg(
+                config, run, state, limit or seconds, half, "cpu", [], after_a_step=not limit
+            )
             legs += 1
         weights = torch.load(checkpoints(run)[0], weights_only=True)["model"]
         whole = whole or weights
@@ -145,11 +162,14 @@ def main() -> None:
     parser.add_argument("--device", default="0")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument(
+        "--leg-seconds", type=float, default=5.0, help="of training, in a rehearsal"
+    )
     options = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         if options.rehearse:
-            rehearse(Path(folder) / "rehearsal", 60 * min(options.minutes, 0.4))
+            rehearse(Path(folder) / "rehearsal", options.leg_seconds)
             return
         if options.config is None or options.state is None:
             parser.error("give --config and --state, or --rehearse")

@@ -19,6 +19,7 @@ import ray.data
 import snac_core
 from bulk.shards import paths_done, shard_schema, write_shard
 from snac_core import audio
+from snac_core.audio import AUDIO_SUFFIXES
 from snac_core.errors import AudioError, SnacError, TokenSpaceError
 from snac_core.store import checkpoint
 
@@ -232,10 +233,10 @@ def find_recordings(folder: Path) -> list[str]:
     found = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.suffix.lower() in audio.AUDIO_SUFFIXES and path.is_file()
+        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()
     )
     if not found:
         raise SnacError(
-            f"no recordings under {folder}; looked for {', '.join(sorted(audio.AUDIO_SUFFIXES))}"
+            f"no recordings under {folder}; looked for {', '.join(sorted(AUDIO_SUFFIXES))}"
         )
     return found

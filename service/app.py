@@ -10,6 +10,8 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 
 from service import problems
+from service.api.methods import MethodMiddleware
+from service.api.parameters import refuse_unknown_query
 from service.api.request_context import RequestContext
 from service.api.requests import set_deadline
 from service.api.routes import decode, encode, health, models, reconstruct
@@ -53,12 +55,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.service = service
     problems.install(app)
-    computing = [Depends(require_key), Depends(set_deadline)]
+    known = Depends(refuse_unknown_query)
+    computing = [Depends(require_key), known, Depends(set_deadline)]
     app.include_router(encode.router, dependencies=computing)
     app.include_router(decode.router, dependencies=computing)
     app.include_router(reconstruct.router, dependencies=computing)
     app.include_router(websocket.router)
-    app.include_router(models.router)
+    app.include_router(models.router, dependencies=[known])
     app.include_router(health.router)
     # The middleware added last is the outermost.
     limits = service.settings
@@ -66,6 +69,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(MemoryLimit, budget=service.memory)
     app.add_middleware(BodyTimeoutMiddleware, timeout=limits.body_timeout, min_rate=limits.min_rate)
     app.add_middleware(RequestContext, metrics=service.metrics)
+    app.add_middleware(MethodMiddleware)
     allow_origins(app, limits)
     service.tracing = tracing(app, limits)
     return app

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.security import APIKeyHeader
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.middleware.cors import CORSMiddleware
 
 from service import keys
@@ -18,11 +18,27 @@ ANONYMOUS = "anonymous"
 """The name of a caller when no keys are set."""
 
 _header = APIKeyHeader(
-    name="X-Api-Key", auto_error=False, description="Required if the service has API keys."
+    name="X-Api-Key",
+    scheme_name="ApiKey",
+    auto_error=False,
+    description="Required if the service has API keys.",
+)
+_bearer = HTTPBearer(
+    scheme_name="Bearer", auto_error=False, description="The same keys as X-Api-Key."
 )
 _admin_header = APIKeyHeader(
-    name="X-Admin-Key", auto_error=False, description="Required if the service has admin keys."
+    name="X-Admin-Key",
+    scheme_name="AdminKey",
+    auto_error=False,
+    description="Required if the service has admin keys.",
 )
+
+BROWSER_HEADERS = (
+    *("Accept", "Authorization", "Content-Encoding", "Content-Type"),
+    *("X-Admin-Key", "X-Api-Key", "X-Request-Id", "X-Request-Timeout"),
+    *("traceparent", "tracestate"),
+)
+"""Headers of requests that the documentation names: what a page of another origin may send."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -49,8 +65,19 @@ def check_api_key(settings: Settings, given: str | None) -> str:
     return _check(settings.api_keyring, given, "X-Api-Key")
 
 
-def require_key(request: Request, given: Annotated[str | None, Depends(_header)]) -> None:
-    """Admit a request if no keys are set or one of them was sent, and count it."""
+def bearer_token(authorization: str | None) -> str | None:
+    """Return the token of an ``Authorization: Bearer`` header (RFC 6750); None without one."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
+
+
+def require_key(
+    request: Request,
+    header: Annotated[str | None, Depends(_header)],
+    bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> None:
+    """Admit a request if no keys are set or one was sent in either header, and count it."""
+    given = header if header is not None or bearer is None else bearer.credentials
     service = request.app.state.service
     name = check_api_key(service.settings, given)
     who = caller(request.client.host if request.client else "", name)
@@ -89,7 +116,7 @@ def allow_origins(app: FastAPI, settings: Settings) -> None:
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["Content-Type", "X-Api-Key", "X-Request-Id", "X-Request-Timeout"],
+            allow_headers=BROWSER_HEADERS,
             expose_headers=["*"],
         )
 
@@ -97,7 +124,8 @@ def allow_origins(app: FastAPI, settings: Settings) -> None:
 def _check(ring: tuple[Key, ...], given: str | None, header: str) -> str:
     challenge = {"WWW-Authenticate": "ApiKey"}
     if given is None:
-        raise UnauthorizedError(f"send the key in the {header} header", challenge)
+        also = " or as Authorization: Bearer" if header == "X-Api-Key" else ""
+        raise UnauthorizedError(f"send the key in the {header} header{also}", challenge)
     key = keys.find(ring, given)
     if key is None:
         raise UnauthorizedError(f"the key in the {header} header is wrong", challenge)

@@ -20,7 +20,7 @@ from snac_core.codes import Codes
 from snac_core.config import SnacConfig
 from snac_core.errors import AudioTooLongError, CodesError, TokenSpaceError
 from snac_core.inference.jobs import DecodeJob
-from snac_core.layouts import from_layout
+from snac_core.layouts import find_layout, from_layout
 
 Fields = dict[str, Any]
 
@@ -87,7 +87,8 @@ def read_codes(codec: Codec, fields: Fields, max_seconds: float) -> tuple[Codes,
                 f"the codes are of token space {theirs!r}; {codec.token_space!r} is being served"
             )
     config = codec.config
-    tokens = _unpacked(fields["codes"])
+    one_list = find_layout(options.layout).name in ("flat", "orpheus")
+    tokens = _unpacked(_without_batch(fields["codes"], one_list=one_list))
     levels = from_layout(tokens, options.layout, config=config, base=options.base)
     values = {
         "codes": levels,
@@ -146,11 +147,50 @@ def _parse_msgpack(data: bytes) -> object:
     return parsed
 
 
+def _without_batch(codes: object, *, one_list: bool) -> object:
+    """Return codes without a batch dimension of size one, which ``tensor.tolist()`` leaves.
+
+    Parameters
+    ----------
+    codes
+        ``[[...]]`` for a layout that is one list; for layouts of several, ``[[[...], ...]]`` or
+        the ``[[[...]], ...]`` that a list of tensors [1, T] gives. Anything else stays.
+    one_list
+        Whether the layout is one list of tokens.
+    """
+    if not isinstance(codes, list) or not all(isinstance(row, list) for row in codes):
+        return codes
+    if one_list or (len(codes) == 1 and _all_lists(codes[0])):
+        return codes[0] if len(codes) == 1 else codes
+    if codes and all(len(row) == 1 and _all_lists(row) for row in codes):
+        return [row[0] for row in codes]
+    return codes
+
+
+def _all_lists(values: list[object]) -> bool:
+    return bool(values) and all(isinstance(value, list) for value in values)
+
+
 def _unpacked(codes: object) -> object:
-    """Return codes with msgpack's raw levels (little-endian uint16) as arrays."""
+    """Return codes with msgpack's raw levels (little-endian uint16) as arrays.
+
+    Raises
+    ------
+    CodesError
+        If the bytes are no uint16, or look like wider numbers: then every second value is 0.
+    """
     if not isinstance(codes, list):
         return codes
     for level, row in enumerate(codes):
         if isinstance(row, bytes) and len(row) % 2:
             raise CodesError(f"level {level}: {len(row)} bytes are not whole uint16 codes")
-    return [np.frombuffer(row, "<u2") if isinstance(row, bytes) else row for row in codes]
+    levels = [np.frombuffer(row, "<u2") if isinstance(row, bytes) else row for row in codes]
+    raw = [level for level in levels if isinstance(level, np.ndarray)]
+    if any(level.any() for level in raw) and all(
+        len(level) % 2 == 0 and not level[1::2].any() for level in raw
+    ):
+        raise CodesError(
+            "every second uint16 of the raw levels is 0, as in int32 or int64 arrays: send "
+            "little-endian uint16, or lists"
+        )
+    return levels

@@ -33,7 +33,7 @@ from service.errors import (
 from service.problems import INTERNAL, MEDIA_TYPE, problem, problem_type
 from service.runtime.service import Service
 from service.runtime.streams import Stream, StreamKind
-from service.security import HEADERS, caller, check_api_key
+from service.security import HEADERS, bearer_token, caller, check_api_key
 from service.websocket.messages import (
     Start,
     check_start,
@@ -254,6 +254,8 @@ def _check_origin(websocket: WebSocket, allowed: tuple[str, ...]) -> None:
 def _given_key(websocket: WebSocket) -> str | None:
     """Return the key from the header or a subprotocol; never from the URL, which is logged."""
     given = websocket.headers.get("x-api-key")
+    if given is None:
+        given = bearer_token(websocket.headers.get("authorization"))
     for offered in websocket.scope["subprotocols"]:
         if given is None and offered.startswith(KEY_SUBPROTOCOL):
             coded = offered.removeprefix(KEY_SUBPROTOCOL)

@@ -13,21 +13,17 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import soxr
 from tqdm import tqdm
 
 from snac_core.audio import AUDIO_SUFFIXES
 from snac_core.errors import AudioError
+from snac_core.types import Samples
 from trainer.data.lengths import known_lengths
 from trainer.errors import TrainerError
 
 log = logging.getLogger(__name__)
-
-Samples = npt.NDArray[np.float32]
-
-SUFFIXES = frozenset(AUDIO_SUFFIXES)
 
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a recording whose header does not tell its length."""
@@ -64,7 +60,7 @@ class Clip(NamedTuple):
 
 def is_audio(name: str) -> bool:
     """Return whether a file's name ends as those of recordings do."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
+    return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES  # noqa: PTH122
 
 
 def audio_files(folder: str | Path) -> list[Path]:
@@ -81,7 +77,7 @@ def audio_files(folder: str | Path) -> list[Path]:
     files = sorted(path for path in folder.rglob("*") if is_audio(path.name))
     if not files:
         raise TrainerError(
-            f"no audio under {folder}; known suffixes: {', '.join(sorted(SUFFIXES))}"
+            f"no audio under {folder}; known suffixes: {', '.join(sorted(AUDIO_SUFFIXES))}"
         )
     return files
 

@@ -16,7 +16,6 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from snac_core.errors import AudioError
 from trainer.data.augment import Augmentation
 from trainer.data.recordings import (
-    SUFFIXES,
     Clip,
     Samples,
     audio_files,
@@ -30,7 +29,6 @@ from trainer.data.unreadable import Unreadable
 from trainer.errors import TrainerError
 
 __all__ = [
-    "SUFFIXES",
     "Bucketed",
     "Clip",
     "InOrder",
