@@ -48,7 +48,13 @@ async def encode(call: Call, upload: Upload) -> tuple[Samples, Codes]:
     def plan() -> Incremental[tuple[Samples, EncodeJob]]:
         let_go()  # of what was read before, when this begins again
         samples = yield from audio.read_incremental(
-            upload.data, codec.sample_rate, max_seconds, keep
+            upload.data,
+            codec.sample_rate,
+            max_seconds,
+            upload.channel,
+            upload.raw,
+            upload.warnings,
+            keep,
         )
         upload.data = b""
         return samples, codec.encode_job(samples)

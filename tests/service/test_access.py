@@ -219,7 +219,7 @@ def test_bodies_that_are_held_together_are_bounded(
 ) -> None:
     wav = wav_of(samples_of(0.2))
     with serve(
-        model=model_ref, device="cpu", caller_share=1, max_held_bytes=len(wav) + 1000
+        model=model_ref, device="cpu", caller_share=1, max_held_bytes=2 * len(wav) + 1000
     ) as running:
         url = httpx.URL(running.url)
         for _ in range(2):

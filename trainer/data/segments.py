@@ -14,10 +14,10 @@ from torch.utils.data import Dataset, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from snac_core.errors import AudioError
+from snac_core.types import Samples
 from trainer.data.augment import Augmentation
 from trainer.data.recordings import (
     Clip,
-    Samples,
     audio_files,
     group_of,
     read_at_speed,
