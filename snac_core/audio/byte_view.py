@@ -5,10 +5,7 @@ from __future__ import annotations
 import bisect
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 BLOCK_BYTES = 2**20
 """Read at a time where a file is searched or walked through."""
@@ -67,7 +64,7 @@ class ByteView(io.RawIOBase):
         self._at = max(0, start + offset)
         return self._at
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         """Read from the piece at the position; short at the end of a piece."""
         target = memoryview(buffer).cast("B")
         if self._at >= self._size or not target:
