@@ -53,7 +53,7 @@ def test_sources_are_checked(places: Path, settings: dict[str, Any]) -> None:
         ([{"path": one, "weigth": 1}], "did you mean 'weight'"),
         ([{"path": one, "weight": 0}], "weight must be greater than 0"),
         ([{"weight": 1}], r"lacks train_data\[0\]\.path"),
-        (7, "train_data must be a list"),
+        (7, "train_data must be a valid list"),
         ([one, shards], "not some of each"),
     ):
         with pytest.raises(TrainerError, match=said):
