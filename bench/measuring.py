@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import snac
 import torch
 from machine import describe
@@ -22,13 +21,12 @@ from torch import Tensor
 from snac_core.codec import Codec
 from snac_core.config import PRESETS, SnacConfig
 from snac_core.store.weights import build
-from snac_core.types import Compile
+from snac_core.types import Compile, Samples
 
 RESULTS = Path(__file__).with_name("results")
 CONFIG = PRESETS["snac_24khz"]
 RATE = CONFIG.sampling_rate
 
-Samples = npt.NDArray[np.float32]
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 

@@ -31,8 +31,7 @@ from snac_core.layouts import to_layout
 from snac_core.model import SNAC
 from snac_core.store.identity import token_space
 from snac_core.streaming import StreamingDecoder, StreamingEncoder, lookahead
-
-Samples = npt.NDArray[np.float32]
+from snac_core.types import Samples
 
 
 def random_codec(config: SnacConfig, device: str) -> Codec:

@@ -19,14 +19,9 @@ import ray.data
 import snac_core
 from bulk.shards import paths_done, shard_schema, write_shard
 from snac_core import audio
+from snac_core.audio import AUDIO_SUFFIXES
 from snac_core.errors import AudioError, SnacError, TokenSpaceError
 from snac_core.store import checkpoint
-
-SUFFIXES = frozenset(
-    {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd"}
-    | {".caf", ".w64", ".rf64"}
-)
-"""File names that are taken for recordings, of the formats that libsndfile reads."""
 
 FILES_PER_SHARD = 256
 """Most files in one block: the work that a killed run repeats, for each actor."""
@@ -164,7 +159,7 @@ def tokenize_corpus(
     Parameters
     ----------
     input_dir
-        Searched through all its folders; see ``SUFFIXES``.
+        Searched through all its folders; see `snac_core.audio.AUDIO_SUFFIXES`.
     output_dir
         Made if missing. Rows name files by their path relative to ``input_dir``.
     model_ref
@@ -238,8 +233,10 @@ def find_recordings(folder: Path) -> list[str]:
     found = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file()
+        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()
     )
     if not found:
-        raise SnacError(f"no recordings under {folder}; looked for {', '.join(sorted(SUFFIXES))}")
+        raise SnacError(
+            f"no recordings under {folder}; looked for {', '.join(sorted(AUDIO_SUFFIXES))}"
+        )
     return found

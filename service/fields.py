@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import Query
 from pydantic import Field
@@ -20,5 +20,3 @@ Base = Annotated[
 ]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-Noise = Literal["seeded", "off"]

@@ -27,10 +27,6 @@ from snac_core.errors import AudioError, CodesError, SnacError
 from snac_core.store import checkpoint
 from snac_core.store.weights import build
 
-AUDIO_INPUTS = (
-    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3"),
-    *(".aif", ".aiff", ".au", ".caf", ".w64"),
-)
 AUDIO_OUTPUTS = (".wav", ".flac", ".ogg", ".opus", ".pcm")
 
 _WRITE_CODES: Mapping[str, Callable[[Codes], bytes]] = {
@@ -70,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def encode(arguments: argparse.Namespace) -> int:
     """Turn audio files into codes files."""
-    pairs = _pairs(arguments.input, arguments.output, AUDIO_INPUTS, _WRITE_CODES)
+    pairs = _pairs(arguments.input, arguments.output, audio.AUDIO_SUFFIXES, _WRITE_CODES)
     codec = _load(arguments)
 
     def work(source: Path, target: Path) -> str:
@@ -99,7 +95,7 @@ def decode(arguments: argparse.Namespace) -> int:
 
 def reconstruct(arguments: argparse.Namespace) -> int:
     """Encode and decode audio files, and print how close the results are."""
-    pairs = _pairs(arguments.input, arguments.output, AUDIO_INPUTS, AUDIO_OUTPUTS)
+    pairs = _pairs(arguments.input, arguments.output, audio.AUDIO_SUFFIXES, AUDIO_OUTPUTS)
     codec = _load(arguments)
     rate = codec.config.bits_per_second / 1000
     figures: list[Figures] = []

@@ -55,6 +55,52 @@ def whole_numbers(
         raise error(f"{name}, index {index}: {_shown(values[index])} is too large") from None
 
 
+def check_range(
+    values: npt.NDArray[Any],
+    low: npt.NDArray[np.int64] | int,
+    high: npt.NDArray[np.int64] | int,
+    *,
+    where: str = "",
+    noun: str = "token",
+    level: int | None = None,
+    first: int = 0,
+    width: int | None = None,
+    error: type[CodesError] = CodesError,
+) -> None:
+    """Check that each of ``values``, [N], is within ``low`` and ``high``, of all or of each.
+
+    Parameters
+    ----------
+    where, noun
+        What the message begins with, and what it calls a value.
+    level
+        The level or lane that the values belong to.
+    first
+        The index of the first value in its stream.
+    width
+        Positions of a frame, for the message to name the position.
+
+    Raises
+    ------
+    CodesError
+        (or ``error``) naming index, value and legal range of the first value outside.
+    """
+    wrong = np.flatnonzero((values < low) | (values > high))
+    if not wrong.size:
+        return
+    at, index = int(wrong[0]), first + int(wrong[0])
+    lowest, highest = (int(np.broadcast_to(bound, values.shape)[at]) for bound in (low, high))
+    value, legal = int(values[at]), f"{lowest}..{highest}"
+    position = f", the codes of position {index % width}" if width else ""
+    raise error(
+        f"{where}index {index}: {noun} {value} is outside {legal}{position}",
+        level=level,
+        index=index,
+        value=value,
+        legal=legal,
+    )
+
+
 def check_levels(levels: object, config: SnacConfig) -> tuple[npt.NDArray[np.int32], ...]:
     """Return ``levels`` as int32 arrays, having checked that ``config`` could have written them.
 
@@ -300,16 +346,7 @@ def _level(level: int, values: object, size: int) -> npt.NDArray[np.int32]:
         array = whole_numbers(values, f"level {level}")
     if not array.size:
         raise CodesError(f"level {level} holds no codes")
-    if array.min() < 0 or array.max() >= size:
-        index = int(np.flatnonzero((array < 0) | (array >= size))[0])
-        value, legal = int(array[index]), f"0..{size - 1}"
-        raise CodesError(
-            f"level {level}, index {index}: code {value} is outside {legal}",
-            level=level,
-            index=index,
-            value=value,
-            legal=legal,
-        )
+    check_range(array, 0, size - 1, where=f"level {level}, ", noun="code", level=level)
     return array.astype(np.int32, copy=False)
 
 

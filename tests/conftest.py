@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
@@ -13,12 +12,11 @@ from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.model import SNAC
 from snac_core.store.identity import token_space
+from snac_core.types import Samples
 
 if not torch.cuda.is_available():
     # Before anything imports it: kernels for a GPU then run in Python, on tensors of the CPU.
     os.environ["TRITON_INTERPRET"] = "1"
-
-Samples = npt.NDArray[np.float32]
 
 TINY = SnacConfig(encoder_dim=8, decoder_dim=32)
 """Token geometry and receptive field of snac_24khz, a thousandth of its arithmetic."""

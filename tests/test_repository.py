@@ -1,4 +1,4 @@
-"""The rules of the house: which way imports point, what is pinned, what the docs may promise."""
+"""Rules of the repository: import direction, pinned dependencies, what the docs may promise."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PROJECT = PYPROJECT["project"]
 PACKAGES = ("snac_core", "service", "trainer", "bulk")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 MAY_IMPORT = {
     "snac_core": set(),
@@ -58,7 +58,7 @@ def test_arrows_point_one_way(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_file_fits_in_a_head(package: str) -> None:
+def test_file_length(package: str) -> None:
     lengths = {file: len(file.read_text("utf-8").splitlines()) for file in modules(package)}
     assert not {str(file): length for file, length in lengths.items() if length > 400}
 

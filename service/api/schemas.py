@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-from service.fields import Noise, Seed
+from service.fields import Seed
+from snac_core.types import NoiseMode
 
 Tokens = list[list[int]] | list[int]
 
@@ -87,7 +88,7 @@ class DecodeOptions(BaseModel):
         default=None, description="Samples to return; null returns all that the codes hold."
     )
     seed: Seed = Field(default=0, description="Seed of the decoder's noise.")
-    noise: Noise = "seeded"
+    noise: NoiseMode = "seeded"
     token_space: str | None = Field(
         default=None,
         max_length=64,

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from service.client.calls import Encoded, Noise, ProblemError, RequestBuilder
+from service.client.calls import Encoded, ProblemError, RequestBuilder
 from service.client.streams import (
     AsyncStream,
     Tokens,
@@ -18,7 +18,7 @@ from service.client.streams import (
     run_async,
 )
 from snac_core.codes import Codes
-from snac_core.types import Samples
+from snac_core.types import NoiseMode, Samples
 
 
 class AsyncSnacClient(RequestBuilder):
@@ -46,7 +46,7 @@ class AsyncSnacClient(RequestBuilder):
         codes: Codes,
         token_space: str | None = None,
         seed: int = 0,
-        noise: Noise = "seeded",
+        noise: NoiseMode = "seeded",
     ) -> Samples:
         """See `SnacClient.decode`."""
         request = self._decode_request(codes, token_space, seed, noise)
@@ -57,7 +57,7 @@ class AsyncSnacClient(RequestBuilder):
         items: Sequence[Codes],
         token_space: str | None = None,
         seed: int = 0,
-        noise: Noise = "seeded",
+        noise: NoiseMode = "seeded",
     ) -> list[Samples | ProblemError]:
         """See `SnacClient.decode_batch`."""
         request = self._decode_batch_request(items, token_space, seed, noise)

@@ -7,7 +7,7 @@ import dataclasses
 import io
 import json
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import msgpack
@@ -16,9 +16,7 @@ import soundfile
 
 from snac_core import audio
 from snac_core.codes import Codes
-from snac_core.types import Samples
-
-Noise = Literal["seeded", "off"]
+from snac_core.types import NoiseMode, Samples
 
 _NPZ = "application/x-npz"
 
@@ -69,7 +67,7 @@ class RequestBuilder:
 
     @staticmethod
     def _decode_request(
-        codes: Codes, token_space: str | None, seed: int, noise: Noise
+        codes: Codes, token_space: str | None, seed: int, noise: NoiseMode
     ) -> dict[str, Any]:
         named = {} if token_space is None else {"token_space": token_space}
         return {
@@ -81,7 +79,7 @@ class RequestBuilder:
 
     @staticmethod
     def _decode_batch_request(
-        items: Sequence[Codes], token_space: str | None, seed: int, noise: Noise
+        items: Sequence[Codes], token_space: str | None, seed: int, noise: NoiseMode
     ) -> dict[str, Any]:
         common = {"seed": seed, "noise": noise, "token_space": token_space}
         body = {"items": [{**codes.to_dict(), **common} for codes in items]}

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import httpx
 
-from service.client.calls import Encoded, Noise, ProblemError, RequestBuilder
+from service.client.calls import Encoded, ProblemError, RequestBuilder
 from service.client.streams import (
     Stream,
     Tokens,
@@ -25,7 +25,7 @@ from service.client.streams import (
     run,
 )
 from snac_core.codes import Codes
-from snac_core.types import Samples
+from snac_core.types import NoiseMode, Samples
 
 
 class SnacClient(RequestBuilder):
@@ -67,7 +67,7 @@ class SnacClient(RequestBuilder):
         codes: Codes,
         token_space: str | None = None,
         seed: int = 0,
-        noise: Noise = "seeded",
+        noise: NoiseMode = "seeded",
     ) -> Samples:
         """Return the audio of ``codes``: float32 samples at the codes' rate.
 
@@ -83,7 +83,7 @@ class SnacClient(RequestBuilder):
         items: Sequence[Codes],
         token_space: str | None = None,
         seed: int = 0,
-        noise: Noise = "seeded",
+        noise: NoiseMode = "seeded",
     ) -> list[Samples | ProblemError]:
         """Decode many in one request; a failed one yields its ProblemError."""
         request = self._decode_batch_request(items, token_space, seed, noise)

@@ -12,9 +12,10 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from service.errors import InvalidRequestError, MalformedBodyError
-from service.fields import LayoutField, Noise, Seed
+from service.fields import LayoutField, Seed
 from service.limits.body import check_nesting
 from service.websocket.pcm import PcmFormat
+from snac_core.types import NoiseMode
 
 
 class _Message(BaseModel):
@@ -36,7 +37,7 @@ class DecodeStart(Start):
     """How to read the tokens of a decoding stream, and the format of its audio."""
 
     seed: Seed = 0
-    noise: Noise = "seeded"
+    noise: NoiseMode = "seeded"
     format: PcmFormat = "s16le"
     num_samples: PositiveInt | None = Field(
         default=None, lt=2**53, description="Samples to return; null for all."

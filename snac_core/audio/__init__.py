@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from snac_core.audio.reading import read, read_incremental
 from snac_core.audio.samples import check_sample_rate, check_samples
+from snac_core.audio.suffixes import AUDIO_SUFFIXES
 from snac_core.audio.writing import (
     MEDIA_TYPES,
     OPUS_SAMPLE_RATES,
@@ -16,6 +17,7 @@ from snac_core.audio.writing import (
 )
 
 __all__ = [
+    "AUDIO_SUFFIXES",
     "MEDIA_TYPES",
     "OPUS_SAMPLE_RATES",
     "AudioFormat",

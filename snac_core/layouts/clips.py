@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from snac_core.codes import check_levels, whole_numbers
+from snac_core.codes import check_levels, check_range, whole_numbers
 from snac_core.config import SnacConfig
 from snac_core.errors import LayoutError
 from snac_core.types import Levels
@@ -58,18 +58,45 @@ class Layout:
         Together ``name/version``, as answers carry it.
     default_base
         Token id of code 0 at position 0; None where tokens are bare codes.
+    spacing
+        Token ids from one position to the next; 0 where tokens are bare codes.
+    write, read
+        Between levels and tokens; the third argument is `offsets`.
     """
 
     name: str
     version: int
     default_base: int | None
-    write: Callable[[Levels, SnacConfig, int], list[Any]]
-    read: Callable[[Any, SnacConfig, int], Levels]
+    spacing: int
+    write: Callable[[Levels, SnacConfig, Frames], list[Any]]
+    read: Callable[[Any, SnacConfig, Frames], Levels]
 
     @property
     def versioned(self) -> str:
         """The name with its version, such as ``orpheus/1``."""
         return f"{self.name}/{self.version}"
+
+    def offsets(self, config: SnacConfig, base: int | None = None) -> Frames:
+        """Return the token id of code 0 at each position of a coarse frame, [codes per frame].
+
+        Raises
+        ------
+        LayoutError
+            If the layout is not defined for ``config``, or for a base out of place.
+        """
+        if base is not None and self.default_base is None:
+            raise LayoutError(f"layout {self.name} takes no base; {base!r} was given")
+        base = base if base is not None else self.default_base or 0
+        if isinstance(base, bool) or not isinstance(base, int) or not 0 <= base <= MAX_BASE:
+            raise LayoutError(f"base must be a whole number in 0..{MAX_BASE}, not {base!r}")
+        fits = config.codes_per_frame == (1, 2, 4) and config.codebook_size <= ORPHEUS_SPACING
+        if self.spacing and not fits:
+            raise LayoutError(
+                f"layout {self.name} is defined for strides [4, 2, 1] and at most "
+                f"{ORPHEUS_SPACING} codes, not {list(config.vq_strides)} and "
+                f"{config.codebook_size}"
+            )
+        return base + self.spacing * np.arange(sum(config.codes_per_frame), dtype=np.int64)
 
 
 def find_layout(name: str) -> Layout:
@@ -108,8 +135,8 @@ def to_layout(
     LayoutError
         For a layout that is unknown or not defined for ``config``, or a base out of place.
     """
-    found = find_layout(layout)
-    return found.write(check_levels(codes_levels, config), config, _base(found, base))
+    found, levels = find_layout(layout), check_levels(codes_levels, config)
+    return found.write(levels, config, found.offsets(config, base))
 
 
 def from_layout(
@@ -126,7 +153,7 @@ def from_layout(
         For ``hierarchical`` codes that ``config`` could not have written.
     """
     found = find_layout(layout)
-    return found.read(tokens, config, _base(found, base))
+    return found.read(tokens, config, found.offsets(config, base))
 
 
 def depth_first(config: SnacConfig) -> list[tuple[int, int]]:
@@ -160,56 +187,29 @@ def _from_frames(frames: Frames, config: SnacConfig) -> Levels:
     return tuple(level.reshape(-1) for level in split)
 
 
-def _write_hierarchical(levels: Levels, config: SnacConfig, base: int) -> list[Any]:
+def _write_hierarchical(levels: Levels, config: SnacConfig, offsets: Frames) -> list[Any]:
     return [level.tolist() for level in levels]
 
 
-def _read_hierarchical(tokens: object, config: SnacConfig, base: int) -> Levels:
+def _read_hierarchical(tokens: object, config: SnacConfig, offsets: Frames) -> Levels:
     return check_levels(tokens, config)
 
 
-def _write_flat(levels: Levels, config: SnacConfig, base: int) -> list[Any]:
-    tokens: list[int] = _to_frames(levels, config).reshape(-1).tolist()
-    return tokens
-
-
-def _read_flat(tokens: object, config: SnacConfig, base: int) -> Levels:
-    return _read_frames(tokens, config, np.zeros(sum(config.codes_per_frame), dtype=np.int64))
-
-
-def _write_orpheus(levels: Levels, config: SnacConfig, base: int) -> list[Any]:
-    offsets = _offsets("orpheus", config, base, ORPHEUS_SPACING)
+def _write_frames(levels: Levels, config: SnacConfig, offsets: Frames) -> list[Any]:
     tokens: list[int] = (_to_frames(levels, config) + offsets).reshape(-1).tolist()
     return tokens
 
 
-def _read_orpheus(tokens: object, config: SnacConfig, base: int) -> Levels:
-    return _read_frames(tokens, config, _offsets("orpheus", config, base, ORPHEUS_SPACING))
-
-
 def _read_frames(tokens: object, config: SnacConfig, offsets: Frames) -> Levels:
-    flat = whole_numbers(tokens, "tokens", LayoutError)
-    width = len(offsets)
+    flat, width = whole_numbers(tokens, "tokens", LayoutError), len(offsets)
     if not flat.size or flat.size % width:
         raise LayoutError(f"{flat.size} tokens are not whole frames of {width}")
-    frames = flat.reshape(-1, width) - offsets
-    wrong = np.flatnonzero((frames < 0) | (frames >= config.codebook_size))
-    if wrong.size:
-        index = int(wrong[0])
-        low, value = int(offsets[index % width]), int(flat[index])
-        legal = f"{low}..{low + config.codebook_size - 1}"
-        raise LayoutError(
-            f"index {index}: token {value} is outside {legal}, the codes of position "
-            f"{index % width}",
-            index=index,
-            value=value,
-            legal=legal,
-        )
-    return _from_frames(frames, config)
+    low = np.tile(offsets, flat.size // width)
+    check_range(flat, low, low + config.codebook_size - 1, width=width, error=LayoutError)
+    return _from_frames(flat.reshape(-1, width) - offsets, config)
 
 
-def _write_mini_omni(levels: Levels, config: SnacConfig, base: int) -> list[Any]:
-    offsets = _offsets("mini-omni", config, base, MINI_OMNI_SPACING)
+def _write_mini_omni(levels: Levels, config: SnacConfig, offsets: Frames) -> list[Any]:
     frames = _to_frames(levels, config)
     width = len(offsets)
     rows = np.full((width, len(frames) + width + 1), MINI_OMNI_PAD, dtype=np.int64)
@@ -220,8 +220,7 @@ def _write_mini_omni(levels: Levels, config: SnacConfig, base: int) -> list[Any]
     return tokens
 
 
-def _read_mini_omni(tokens: object, config: SnacConfig, base: int) -> Levels:
-    offsets = _offsets("mini-omni", config, base, MINI_OMNI_SPACING)
+def _read_mini_omni(tokens: object, config: SnacConfig, offsets: Frames) -> Levels:
     width = len(offsets)
     if not isinstance(tokens, (list, tuple, np.ndarray)) or len(tokens) != width:
         raise LayoutError(f"mini-omni tokens must be {width} rows")
@@ -234,53 +233,47 @@ def _read_mini_omni(tokens: object, config: SnacConfig, base: int) -> Levels:
     for j, row in enumerate(rows):
         if len(row) != length:
             raise LayoutError(f"row {j} has {len(row)} tokens and row 0 has {length}")
-        low = np.full(length, MINI_OMNI_PAD, dtype=np.int64)
-        high = low.copy()
-        low[j + 1 : j + 1 + count] = 0
-        high[j + 1 : j + 1 + count] = config.codebook_size - 1
-        low[j + 1 + count] = high[j + 1 + count] = MINI_OMNI_EOA
-        codes = row - offsets[j]
-        wrong = np.flatnonzero((codes < low) | (codes > high))
-        if wrong.size:
-            index = int(wrong[0])
-            value = int(row[index])
-            legal = f"{low[index] + offsets[j]}..{high[index] + offsets[j]}"
-            raise LayoutError(
-                f"row {j}, index {index}: token {value} is outside {legal}",
-                level=j,
-                index=index,
-                value=value,
-                legal=legal,
-            )
-        frames[:, j] = codes[j + 1 : j + 1 + count]
+        check_mini_omni(row, j, 0, count, offsets, config)
+        frames[:, j] = row[j + 1 : j + 1 + count] - offsets[j]
     return _from_frames(frames, config)
 
 
-def _offsets(layout: str, config: SnacConfig, base: int, spacing: int) -> Frames:
-    if config.codes_per_frame != (1, 2, 4) or config.codebook_size > ORPHEUS_SPACING:
-        raise LayoutError(
-            f"layout {layout} is defined for strides [4, 2, 1] and at most {ORPHEUS_SPACING} "
-            f"codes, not {list(config.vq_strides)} and {config.codebook_size}"
-        )
-    return base + spacing * np.arange(sum(config.codes_per_frame), dtype=np.int64)
+def check_mini_omni(
+    tokens: Frames, row: int, first: int, frames: int | None, offsets: Frames, config: SnacConfig
+) -> npt.NDArray[np.bool_]:
+    """Check part of a row of mini-omni, and return which of its tokens are codes, [N].
 
+    Parameters
+    ----------
+    tokens
+        The part, [N].
+    first
+        Index in the row of the first of them.
+    frames
+        Coarse frames of the clip; None while that is not known.
 
-def _base(layout: Layout, base: int | None) -> int:
-    if base is None:
-        return layout.default_base or 0
-    if layout.default_base is None:
-        raise LayoutError(f"layout {layout.name} takes no base; {base!r} was given")
-    if isinstance(base, bool) or not isinstance(base, int) or not 0 <= base <= MAX_BASE:
-        raise LayoutError(f"base must be a whole number in 0..{MAX_BASE}, not {base!r}")
-    return base
+    Raises
+    ------
+    LayoutError
+        For a token that its place does not allow.
+    """
+    places = first + np.arange(len(tokens)) - (row + 1)
+    codes = (places >= 0) & (places < frames if frames is not None else True)
+    low = np.where(codes, 0, MINI_OMNI_PAD)
+    high = np.where(codes, config.codebook_size - 1, MINI_OMNI_PAD)
+    if frames is not None:
+        low[places == frames] = high[places == frames] = MINI_OMNI_EOA
+    low, high, where = low + offsets[row], high + offsets[row], f"row {row}, "
+    check_range(tokens, low, high, where=where, level=row, first=first, error=LayoutError)
+    return codes
 
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
-        Layout("hierarchical", 1, None, _write_hierarchical, _read_hierarchical),
-        Layout("flat", 1, None, _write_flat, _read_flat),
-        Layout("orpheus", 1, 128266, _write_orpheus, _read_orpheus),
-        Layout("mini-omni", 1, 152000, _write_mini_omni, _read_mini_omni),
+        Layout("hierarchical", 1, None, 0, _write_hierarchical, _read_hierarchical),
+        Layout("flat", 1, None, 0, _write_frames, _read_frames),
+        Layout("orpheus", 1, 128266, ORPHEUS_SPACING, _write_frames, _read_frames),
+        Layout("mini-omni", 1, 152000, MINI_OMNI_SPACING, _write_mini_omni, _read_mini_omni),
     )
 }

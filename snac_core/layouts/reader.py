@@ -10,23 +10,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from snac_core.codes import whole_numbers
+from snac_core.codes import check_range, whole_numbers
 from snac_core.config import SnacConfig
-from snac_core.errors import CodesError, LayoutError
-from snac_core.layouts.clips import (
-    MINI_OMNI_EOA,
-    MINI_OMNI_PAD,
-    find_layout,
-    from_layout,
-    to_layout,
-)
+from snac_core.errors import LayoutError
+from snac_core.layouts.clips import MINI_OMNI_EOA, check_mini_omni, find_layout, from_layout
+from snac_core.types import Levels
 
-Levels = tuple[npt.NDArray[np.int32], ...]
 Tokens = npt.NDArray[np.int64]
 
 MAX_LEAD_FRAMES = 1024
@@ -185,9 +178,9 @@ class TokenReader(ABC):
 class _Flat(TokenReader):
     """Frames one after another, each position of a frame with an offset."""
 
-    def __init__(self, config: SnacConfig, offsets: list[int]) -> None:
+    def __init__(self, config: SnacConfig, offsets: Tokens) -> None:
         super().__init__(config, (len(offsets),))
-        self._offsets = np.array(offsets, np.int64)
+        self._offsets = offsets
 
     def push(self, tokens: object) -> None:
         (lane,) = self._lanes
@@ -200,23 +193,11 @@ class _Flat(TokenReader):
 
     def _push_lane(self, index: int, values: Tokens) -> None:
         (lane,) = self._lanes
-        positions = (lane.seen + np.arange(len(values))) % lane.width
-        codes = values - self._offsets[positions]
-        wrong = np.flatnonzero((codes < 0) | (codes >= self.config.codebook_size))
-        if wrong.size:
-            first = int(wrong[0])
-            value, position = int(values[first]), int(positions[first])
-            low = int(self._offsets[position])
-            legal = f"{low}..{low + self.config.codebook_size - 1}"
-            raise LayoutError(
-                f"index {lane.seen + first}: token {value} is outside {legal}, the codes of "
-                f"position {position}",
-                index=lane.seen + first,
-                value=value,
-                legal=legal,
-            )
+        low = self._offsets[(lane.seen + np.arange(len(values))) % lane.width]
+        high = low + self.config.codebook_size - 1
+        check_range(values, low, high, first=lane.seen, width=lane.width, error=LayoutError)
         lane.seen += len(values)
-        lane.push(codes)
+        lane.push(values - low)
 
     def _levels(self, lanes: list[Tokens]) -> Levels:
         return from_layout(lanes[0], "flat", config=self.config)
@@ -233,17 +214,8 @@ class _Hierarchical(TokenReader):
 
     def _push_lane(self, index: int, values: Tokens) -> None:
         lane = self._lanes[index]
-        wrong = np.flatnonzero((values < 0) | (values >= self.config.codebook_size))
-        if wrong.size:
-            first = int(wrong[0])
-            value, legal = int(values[first]), f"0..{self.config.codebook_size - 1}"
-            raise CodesError(
-                f"level {index}, index {lane.seen + first}: code {value} is outside {legal}",
-                level=index,
-                index=lane.seen + first,
-                value=value,
-                legal=legal,
-            )
+        where, high = f"level {index}, ", self.config.codebook_size - 1
+        check_range(values, 0, high, where=where, noun="code", level=index, first=lane.seen)
         lane.seen += len(values)
         lane.push(values)
 
@@ -257,7 +229,7 @@ class _Hierarchical(TokenReader):
 class _MiniOmni(TokenReader):
     """A lane for each row; its codes are late, and padding surrounds them."""
 
-    def __init__(self, config: SnacConfig, offsets: list[int]) -> None:
+    def __init__(self, config: SnacConfig, offsets: Tokens) -> None:
         super().__init__(config, (1,) * len(offsets))
         self._offsets = offsets
         self._length: int | None = None
@@ -280,36 +252,19 @@ class _MiniOmni(TokenReader):
                 raise LayoutError(f"row {row} has {lane.seen} of its {total} tokens")
 
     def _push_lane(self, index: int, values: Tokens) -> None:
-        lane, lead = self._lanes[index], index + 1
-        places = lane.seen + np.arange(len(values)) - lead
-        codes = values - self._offsets[index]
+        lane, offset = self._lanes[index], self._offsets[index]
         if self._length is None:
-            ends = np.flatnonzero((codes == MINI_OMNI_EOA) & (places >= 1))
+            places = lane.seen + np.arange(len(values)) - (index + 1)
+            ends = np.flatnonzero((values == offset + MINI_OMNI_EOA) & (places >= 1))
             if ends.size:
                 self._end(index, int(places[ends[0]]))
-        length = self._length
-        in_codes = (places >= 0) & (places < length if length is not None else True)
-        low = np.where(in_codes, 0, MINI_OMNI_PAD)
-        high = np.where(in_codes, self.config.codebook_size - 1, MINI_OMNI_PAD)
-        if length is not None:
-            low[places == length] = high[places == length] = MINI_OMNI_EOA
-            total = length + len(self._lanes) + 1
+        if self._length is not None:
+            total = self._length + len(self._lanes) + 1
             if lane.seen + len(values) > total:
                 raise LayoutError(f"row {index} has more than its {total} tokens", level=index)
-        wrong = np.flatnonzero((codes < low) | (codes > high))
-        if wrong.size:
-            first = int(wrong[0])
-            at, value = lane.seen + first, int(values[first])
-            legal = f"{low[first] + self._offsets[index]}..{high[first] + self._offsets[index]}"
-            raise LayoutError(
-                f"row {index}, index {at}: token {value} is outside {legal}",
-                level=index,
-                index=at,
-                value=value,
-                legal=legal,
-            )
+        codes = check_mini_omni(values, index, lane.seen, self._length, self._offsets, self.config)
         lane.seen += len(values)
-        lane.push(codes[in_codes])
+        lane.push((values - offset)[codes])
 
     def _end(self, ending: int, length: int) -> None:
         self._length = length
@@ -335,21 +290,7 @@ def token_reader(layout: str, config: SnacConfig, base: int | None = None) -> To
         For a layout that is unknown or not defined for ``config``, or a base out of place.
     """
     found = find_layout(layout)
-    offsets = zero_frame(found.name, config, base)
+    offsets = found.offsets(config, base)
     if found.name == "hierarchical":
         return _Hierarchical(config)
-    if found.name == "mini-omni":
-        return _MiniOmni(config, row_offsets(config, base))
-    return _Flat(config, offsets)
-
-
-def zero_frame(layout: str, config: SnacConfig, base: int | None) -> list[Any]:
-    """Return a frame of zeros in ``layout``: its offsets."""
-    frame = [[0] * count for count in config.codes_per_frame]
-    return to_layout(frame, layout, config=config, base=base)
-
-
-def row_offsets(config: SnacConfig, base: int | None) -> list[int]:
-    """Return the token of code 0 in each row of mini-omni."""
-    rows = zero_frame("mini-omni", config, base)
-    return [row[index + 1] for index, row in enumerate(rows)]
+    return (_MiniOmni if found.name == "mini-omni" else _Flat)(config, offsets)

@@ -6,7 +6,7 @@ from typing import Any
 
 from snac_core.config import SnacConfig
 from snac_core.layouts.clips import MINI_OMNI_EOA, MINI_OMNI_PAD, find_layout, to_layout
-from snac_core.layouts.reader import Levels, row_offsets, zero_frame
+from snac_core.types import Levels
 
 
 class TokenWriter:
@@ -15,7 +15,7 @@ class TokenWriter:
     Raises
     ------
     LayoutError
-        As `service.token_reader.token_reader` does.
+        As `token_reader` does.
     """
 
     def __init__(self, layout: str, config: SnacConfig, base: int | None = None) -> None:
@@ -23,7 +23,7 @@ class TokenWriter:
         self.base = self.layout.default_base if base is None else base
         self.frames_written = 0
         self._config, self._base = config, base
-        zero_frame(self.layout.name, config, base)
+        self._offsets = self.layout.offsets(config, base).tolist()
 
     def write(self, levels: Levels) -> list[Any]:
         """Return whole coarse frames as tokens: one list, or one per lane."""
@@ -40,7 +40,6 @@ class _MiniOmniWriter(TokenWriter):
 
     def __init__(self, layout: str, config: SnacConfig, base: int | None) -> None:
         super().__init__(layout, config, base)
-        self._offsets = row_offsets(config, base)
         self._rows = [
             [offset + MINI_OMNI_PAD] * (row + 1) for row, offset in enumerate(self._offsets)
         ]

@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 import pytest
 import soundfile
 import structlog
@@ -34,6 +33,7 @@ from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.model import SNAC
 from snac_core.store import ModelStore
+from snac_core.types import Samples
 
 # What goes wrong is printed, without the pages that structlog would make of each traceback.
 structlog.configure(
@@ -49,7 +49,6 @@ structlog.configure(
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
-Samples = npt.NDArray[np.float32]
 RATE = 24000
 
 

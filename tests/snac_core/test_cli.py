@@ -105,6 +105,14 @@ def test_a_recording_becomes_codes_and_audio_again(model: Path) -> None:
     np.testing.assert_allclose(samples, expected, atol=1 / 32768)
 
 
+def test_a_folder_is_searched_for_every_kind_of_recording(run: Run) -> None:
+    Path("in").mkdir()
+    for name, kind in (("a.aifc", "AIFF"), ("b.rf64", "RF64"), ("c.snd", "AU")):
+        soundfile.write(Path("in", name), np.full(4000, 0.1), 16000, format=kind)
+    assert run("encode", "in", "--output", "out")[0] == 0
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.npz", "b.npz", "c.npz"]
+
+
 def test_a_folder_shows_progress_reports_what_failed_and_does_the_rest(model: Path) -> None:
     for name in ("a.wav", "deep/b.WAV", "deep/er/c.flac"):
         write_wav(Path("in") / name)

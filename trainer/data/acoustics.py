@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Samples = npt.NDArray[np.float32]
+from snac_core.types import Samples
 
 EQUALIZER_HZ = (100.0, 8000.0)
 """Centres of an equalizer's peak are drawn from here, evenly on a logarithmic axis."""

@@ -10,15 +10,13 @@ import dataclasses
 import io
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from snac_core.audio import OPUS_SAMPLE_RATES
+from snac_core.types import Samples
 from trainer.data.acoustics import add_reverberation, add_silence, equalize, limit_band
 from trainer.data.crops import at_loudness
 from trainer.errors import TrainerError
-
-Samples = npt.NDArray[np.float32]
 
 CODECS = {"opus": ("OGG", "OPUS"), "vorbis": ("OGG", "VORBIS"), "mp3": ("MP3", "MPEG_LAYER_III")}
 """Names of lossy codecs, and what libsndfile calls their container and coding."""

@@ -8,7 +8,8 @@ import math
 import numpy as np
 import pyloudnorm
 
-from trainer.data.recordings import Clip, Samples, read_at_speed
+from snac_core.types import Samples
+from trainer.data.recordings import Clip, read_at_speed
 
 TRIES = 4
 """Crops that are drawn of a recording whose first ones are quiet; the loudest is taken."""

@@ -12,20 +12,15 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import soxr
 
+from snac_core.audio import AUDIO_SUFFIXES
 from snac_core.errors import AudioError
+from snac_core.types import Samples
 from trainer.data import parquet_files
 from trainer.data.places import open_file
 from trainer.errors import TrainerError
-
-Samples = npt.NDArray[np.float32]
-
-SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
-)
 
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a recording whose header does not tell its length."""
@@ -69,7 +64,7 @@ class Clip(NamedTuple):
 
 def is_audio(name: str) -> bool:
     """Return whether a file's name ends as those of recordings do."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
+    return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES  # noqa: PTH122
 
 
 def clip_of(

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from snac_core.audio import AUDIO_SUFFIXES
 from snac_core.errors import AudioError
 from trainer.data import recording_index
 from trainer.data.lengths import MANIFEST, describes, known_lengths
 from trainer.data.parquet_files import open_parquet
 from trainer.data.places import files_under, is_url
 from trainer.data.recording_index import clips_in, pages
-from trainer.data.recordings import SUFFIXES, Clip, clip_of, is_audio
+from trainer.data.recordings import Clip, clip_of, is_audio
 from trainer.errors import TrainerError
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,9 @@ def found_in(place: str | Path, split: str = "train") -> Iterator[pa.Table]:
 
 
 def _nothing(place: str | Path) -> TrainerError:
-    return TrainerError(f"no audio under {place}; known suffixes: {', '.join(sorted(SUFFIXES))}")
+    return TrainerError(
+        f"no audio under {place}; known suffixes: {', '.join(sorted(AUDIO_SUFFIXES))}"
+    )
 
 
 def _opened(place: str | Path, files: list[str | Path]) -> Iterator[Clip]:

@@ -14,17 +14,17 @@ from torch.utils.data import Dataset, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from snac_core.errors import AudioError
+from snac_core.types import Samples
 from trainer.data import loader_processes
 from trainer.data.augment import Augmentation
 from trainer.data.crops import draw_crop
 from trainer.data.recording_index import seconds_of, weights_of
-from trainer.data.recordings import SUFFIXES, Clip, Samples, group_of, read_part
+from trainer.data.recordings import Clip, group_of, read_part
 from trainer.data.sampling import Bucketed, InOrder, Shuffled, Slices, Wanted
 from trainer.data.scan import audio_files, scan
 from trainer.data.unreadable import Unreadable
 
 __all__ = [
-    "SUFFIXES",
     "Bucketed",
     "Clip",
     "InOrder",

@@ -8,12 +8,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soxr
 
 from snac_core import quality
-
-Samples = npt.NDArray[np.float32]
+from snac_core.types import Samples
 
 STFT_SIZES = (512, 1024, 2048)
 STFT_FLOOR = 1e-5

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import pyarrow.lib
 import pyarrow.parquet as pq
 
+from snac_core.audio import AUDIO_SUFFIXES
 from snac_core.utils import atomic_files
-from trainer.data.recordings import SUFFIXES, group_of, is_audio
+from trainer.data.recordings import group_of, is_audio
 from trainer.errors import TrainerError
 
 MANIFESTS = (".csv", ".jsonl", ".parquet")
@@ -167,5 +168,5 @@ def nothing_found(inputs: Sequence[Path]) -> TrainerError:
     """Return the error that inputs hold no recordings."""
     return TrainerError(
         f"{', '.join(map(str, inputs))} holds no recordings but those prepared; known suffixes: "
-        f"{', '.join(sorted(SUFFIXES))}"
+        f"{', '.join(sorted(AUDIO_SUFFIXES))}"
     )

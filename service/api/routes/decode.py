@@ -27,12 +27,12 @@ from service.api.schemas import DecodeBatchAnswer
 from service.api.streaming_audio import STREAMED, StreamingAudioResponse
 from service.api.uploads import read_codes_body
 from service.errors import InvalidRequestError
-from service.fields import Noise, Seed
+from service.fields import Seed
 from service.limits.body import check_count
 from snac_core.audio import MEDIA_TYPES, AudioFormat
 from snac_core.codec import Codec
 from snac_core.inference.jobs import DecodeJob
-from snac_core.types import Samples
+from snac_core.types import NoiseMode, Samples
 from snac_core.utils.incremental import Incremental
 
 router = APIRouter(tags=["decode"])
@@ -51,7 +51,7 @@ async def decode(
     base: Annotated[int | None, Query(ge=0, lt=2**31)] = None,
     num_samples: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
     seed: Annotated[Seed | None, Query()] = None,
-    noise: Annotated[Noise | None, Query()] = None,
+    noise: Annotated[NoiseMode | None, Query()] = None,
     token_space: Annotated[str | None, Query(max_length=64)] = None,
     stream: Annotated[
         bool, Query(description="Send the audio while it is decoded; WAV and PCM only.")

@@ -18,9 +18,9 @@ from service.api.openapi import (
 from service.api.requests import CallDep
 from service.api.routes.decode import audio_headers
 from service.api.uploads import read_audio
-from service.fields import Noise, Seed
+from service.fields import Seed
 from snac_core.codec import Codec
-from snac_core.types import Samples
+from snac_core.types import NoiseMode, Samples
 from snac_core.utils.incremental import Incremental
 
 router = APIRouter(tags=["decode"])
@@ -36,7 +36,7 @@ router = APIRouter(tags=["decode"])
 async def reconstruct(
     call: CallDep,
     seed: Annotated[Seed, Query()] = 0,
-    noise: Annotated[Noise, Query()] = "seeded",
+    noise: Annotated[NoiseMode, Query()] = "seeded",
 ) -> Response:
     """Encode and decode one audio file; response headers give quality measures."""
     media = negotiate(call.accept, tuple(AUDIO_FORMATS))

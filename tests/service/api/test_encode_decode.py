@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import msgpack
 import numpy as np
-import numpy.typing as npt
 import pytest
 import soundfile
 
@@ -24,8 +23,8 @@ from snac_core.audio import read
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.layouts import from_layout
+from snac_core.types import Samples
 
-Samples = npt.NDArray[np.float32]
 SamplesOf = Callable[..., Samples]
 WavOf = Callable[..., bytes]
 

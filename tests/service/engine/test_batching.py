@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
@@ -25,9 +24,9 @@ from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.errors import ModelError
 from snac_core.inference.jobs import Step
+from snac_core.types import Samples
 from tests.service.waiting import wait_for
 
-Samples = npt.NDArray[np.float32]
 SamplesOf = Callable[..., Samples]
 
 

@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from service.engine.engine import Engine
@@ -18,8 +17,8 @@ from service.settings import Settings
 from snac_core.codec import Codec
 from snac_core.inference.jobs import Step
 from snac_core.streaming import StreamingDecoder
+from snac_core.types import Samples
 
-Samples = npt.NDArray[np.float32]
 STEPS, CLIPS = 40, 6
 
 

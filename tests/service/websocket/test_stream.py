@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -25,8 +24,8 @@ from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.layouts import to_layout
 from snac_core.streaming import StreamingEncoder
+from snac_core.types import Samples
 
-Samples = npt.NDArray[np.float32]
 # An answer to a ping may wait behind what the service does not read yet.
 connect = functools.partial(connect_pinging, ping_interval=None)
 
