@@ -71,7 +71,7 @@ def _measure(path: Path) -> Measured:
             if frames < LOUDNESS_SECONDS * rate:
                 kept.append(block[: LOUDNESS_SECONDS * rate - frames])
             frames += len(block)
-            digest.update(block)
+            digest.update(block.tobytes())
             peak = max(peak, float(block.max()), -float(block.min()))
     loudness = _loudness(np.concatenate(kept), rate)
     return Measured(frames, rate, channels, peak, loudness, digest.digest())
