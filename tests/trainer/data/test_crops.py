@@ -50,6 +50,6 @@ def test_what_has_no_loudness_stays_and_nothing_clips() -> None:
     assert at_loudness(short, RATE, -20.0) is short
     assert at_loudness(silent, RATE, -20.0) is silent
     assert np.abs(at_loudness(voice(1.0, 3), RATE, 10.0)).max() == pytest.approx(1.0)
-    faint = np.float32(1e-4) * voice(1.0, 4)
+    faint = np.float32(0.03) * voice(1.0, 4)
     louder = at_loudness(faint, RATE, -20.0)
     assert np.allclose(louder, faint * np.float32(10 ** (MOST_GAIN_DB / 20)))
