@@ -82,7 +82,7 @@ def leg(
     command += ["--device", device, "--resume", "auto", "--set", f"output_dir={run}"]
     for setting in settings:
         command += ["--set", setting]
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, stdout=sys.stderr) as process:
         try:
             if after_a_step:
                 while process.poll() is None and trained_rows(run) <= before:

@@ -19,4 +19,14 @@ Base = Annotated[
     int | None, Query(ge=0, lt=2**31, description="Token ID of code 0, for layouts that have one.")
 ]
 
+ChannelName = Annotated[
+    str,
+    Query(
+        pattern="^(average|loudest|[0-9]{1,2})$",
+        description="Which channel is read: the average of all, one by its index from 0, or the "
+        "loudest.",
+    ),
+]
+"""A query parameter."""
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -70,7 +70,7 @@ def encode(arguments: argparse.Namespace) -> int:
     codec = _load(arguments)
 
     def work(source: Path, target: Path) -> str:
-        (codes,) = codec.encode([audio.read(source, codec.sample_rate)])
+        (codes,) = codec.encode([audio.read(source, codec.sample_rate, channel=arguments.channel)])
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(_WRITE_CODES[target.suffix.lower()](codes))
         tokens = sum(map(len, codes.levels))
@@ -103,7 +103,7 @@ def reconstruct(arguments: argparse.Namespace) -> int:
     def work(source: Path, target: Path) -> str:
         if target.exists() and target.samefile(source):
             raise AudioError("this would overwrite the input with its reconstruction")
-        samples = audio.read(source, codec.sample_rate)
+        samples = audio.read(source, codec.sample_rate, channel=arguments.channel)
         codes = codec.encode([samples])
         (result,) = codec.decode(codes, noise=arguments.noise, seed=arguments.seed)
         _write_audio(target, result, codec.sample_rate)
@@ -266,6 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "encode", encode, "turn audio into codes")
     command.add_argument("input", type=Path, metavar="IN", help="audio file, or folder of them")
     _output(command, _WRITE_CODES)
+    _channel(command)
 
     command = _command(commands, "decode", decode, "turn codes into audio")
     command.add_argument("input", type=Path, metavar="IN", help="codes file, or folder of them")
@@ -279,6 +280,7 @@ def _parser() -> argparse.ArgumentParser:
         "--input", type=Path, required=True, metavar="IN", help="audio file, or folder of them"
     )
     _output(command, AUDIO_OUTPUTS)
+    _channel(command)
     _noise(command)
 
     command = commands.add_parser("inspect", help="print what a model is")
@@ -328,6 +330,22 @@ def _output(command: argparse.ArgumentParser, suffixes: Collection[str]) -> None
         required=True,
         metavar="OUT",
         help=f"file ending in {', '.join(suffixes)}, or folder",
+    )
+
+
+def _channel(command: argparse.ArgumentParser) -> None:
+    def channel(value: str) -> audio.Channel:
+        try:
+            return audio.parse_channel(value)
+        except AudioError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    command.add_argument(
+        "--channel",
+        type=channel,
+        default="average",
+        metavar="C",
+        help="average (the default), loudest, or a channel's index from 0",
     )
 
 

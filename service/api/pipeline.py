@@ -28,7 +28,14 @@ async def encode(call: Call, upload: Upload) -> tuple[Samples, Codes]:
     codec, max_seconds = call.codec, call.service.settings.max_seconds
 
     def plan() -> Incremental[tuple[Samples, EncodeJob]]:
-        samples = yield from audio.read_incremental(upload.data, codec.sample_rate, max_seconds)
+        samples = yield from audio.read_incremental(
+            upload.data,
+            codec.sample_rate,
+            max_seconds,
+            upload.channel,
+            upload.raw,
+            upload.warnings,
+        )
         upload.data = b""
         return samples, codec.encode_job(samples)
 

@@ -55,6 +55,9 @@ class EncodeAnswer(BaseModel):
     num_samples: int = Field(description="Samples of audio that the codes decode to.")
     sample_rate: int = Field(description="Hz.")
     duration: float = Field(description="Seconds.")
+    warnings: list[str] | None = Field(
+        default=None, description="What to know of the audio, if there is anything."
+    )
     model: ModelName
 
 

@@ -9,6 +9,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.api.content_negotiation import content_type
+from service.api.raw_audio import raw_format
 from service.api.requests import Call
 from service.errors import (
     InvalidRequestError,
@@ -16,13 +17,17 @@ from service.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
+from snac_core.audio import Channel, RawFormat
 
 MULTIPART = "multipart/form-data"
 MAX_FIELDS = 8
 """Most parts of a multipart body that are not files; they are ignored."""
 
 # What plain `curl --data-binary` and clients without a content type send.
-UNNAMED = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+UNNAMED = (
+    *("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"),
+    *("application/ogg", "application/mp4"),
+)
 
 
 class _InMemoryParser(MultiPartParser):
@@ -40,6 +45,16 @@ class Upload:
 
     data: bytes
     name: str = ""
+    channel: Channel = "average"
+    raw: RawFormat | None = None
+    """The format of samples without a header."""
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    """What there is to say of the audio once it has been read."""
+
+
+def warning_headers(upload: Upload) -> dict[str, str]:
+    """Return the header that carries an upload's warnings; none if there are none."""
+    return {"X-Audio-Warning": " ".join(upload.warnings)} if upload.warnings else {}
 
 
 async def read_audio(request: Request) -> Upload:
@@ -59,7 +74,9 @@ async def read_audio(request: Request) -> Upload:
             raise InvalidRequestError("the multipart body has no file in a part named 'file'")
         return uploads[0]
     if media in UNNAMED or media.startswith(("audio/", "video/")):
-        return Upload(b"".join([chunk async for chunk in request.stream()]))
+        data = b"".join([chunk async for chunk in request.stream()])
+        header = request.headers.get("content-type", "")
+        return Upload(data, raw=raw_format(header, data[:4]))
     raise UnsupportedMediaError(
         f"send audio as audio/*, application/octet-stream or {MULTIPART}, not {media!r:.100}"
     )

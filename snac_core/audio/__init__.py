@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from snac_core.audio.channels import AudioWarning, Channel, parse_channel
+from snac_core.audio.part import RawFormat
 from snac_core.audio.reading import read, read_incremental
 from snac_core.audio.samples import check_sample_rate, check_samples
 from snac_core.audio.suffixes import AUDIO_SUFFIXES
@@ -21,11 +23,15 @@ __all__ = [
     "MEDIA_TYPES",
     "OPUS_SAMPLE_RATES",
     "AudioFormat",
+    "AudioWarning",
+    "Channel",
+    "RawFormat",
     "check_sample_rate",
     "check_samples",
     "encode_bytes",
     "encode_incremental",
     "format_of",
+    "parse_channel",
     "read",
     "read_incremental",
     "wav_header",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from snac_core.audio.channels import AudioWarning, Channel
+from snac_core.audio.part import RawFormat
 from snac_core.audio.samples import _resampled, check_sample_rate, check_samples
 from snac_core.audio.source import SoundSource
 from snac_core.types import Samples
@@ -17,13 +20,18 @@ _MAX_RESERVED_SECONDS = 3600
 
 
 def read(
-    source: bytes | BinaryIO | str | Path, sample_rate: int, max_seconds: float | None = None
+    source: bytes | BinaryIO | str | Path,
+    sample_rate: int,
+    max_seconds: float | None = None,
+    channel: Channel = "average",
+    raw: RawFormat | None = None,
 ) -> Samples:
     """Read a recording as mono at ``sample_rate``.
 
-    Anything libsndfile reads: WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF, AU and more.
-    Channels are averaged. Resampling is soxr's high quality; n samples become
-    ``floor(n * sample_rate / rate + 0.5)``. Of a chained Ogg only the first link is read.
+    Anything libsndfile reads: WAV, FLAC, Ogg Vorbis and Opus, MP3, AIFF, CAF, AU and more, and
+    with the extra ``media`` what phones and browsers record; docs/audio.md has the details.
+    Resampling is soxr's high quality; n samples become ``floor(n * sample_rate / rate + 0.5)``.
+    An `AudioWarning` is issued if the channels' average is nearly silent and a channel is not.
 
     Parameters
     ----------
@@ -33,6 +41,10 @@ def read(
         Hz.
     max_seconds
         Longest recording to accept, by its header and by what is decoded.
+    channel
+        The channels' average, one channel by its index, or the loudest.
+    raw
+        The format of samples without a header.
 
     Returns
     -------
@@ -42,27 +54,41 @@ def read(
     Raises
     ------
     AudioError
-        For what is empty, not audio, cut short, damaged, without samples, not finite, or of
-        an absurd rate or channel count.
+        For what is empty, not audio, cut short, damaged, without samples, not finite, far
+        beyond full scale, or of an absurd rate or channel count.
     AudioTooLongError
         For more than ``max_seconds``.
     OSError
         Where a file cannot be opened or read.
     """
-    return run_to_end(read_incremental(source, sample_rate, max_seconds))
+    notes: list[str] = []
+    samples = run_to_end(read_incremental(source, sample_rate, max_seconds, channel, raw, notes))
+    for note in notes:
+        warnings.warn(note, AudioWarning, stacklevel=2)
+    return samples
 
 
 def read_incremental(
-    source: bytes | BinaryIO | str | Path, sample_rate: int, max_seconds: float | None = None
+    source: bytes | BinaryIO | str | Path,
+    sample_rate: int,
+    max_seconds: float | None = None,
+    channel: Channel = "average",
+    raw: RawFormat | None = None,
+    notes: list[str] | None = None,
 ) -> Incremental[Samples]:
-    """Do what ``read`` does, a block at a time; closed before its end, it lets go of the file."""
+    """Do what ``read`` does, a block at a time; closed before its end, it lets go of the file.
+
+    Warnings are appended to ``notes`` and not issued.
+    """
     check_sample_rate(sample_rate)
-    with SoundSource(source, max_seconds) as sound:
+    with SoundSource(source, max_seconds, channel, raw) as sound:
         expected = _resampled_length(sound.frames or 0, sound.sample_rate, sample_rate)
         recording = _Recording(min(expected, _MAX_RESERVED_SECONDS * sample_rate))
         for block in _resampled(sound.mono_blocks(), sound.sample_rate, sample_rate):
             recording.append(block)
             yield
+        if sound.warning and notes is not None:
+            notes.append(sound.warning)
     return check_samples(recording.finish())
 
 

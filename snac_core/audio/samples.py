@@ -14,6 +14,9 @@ MIN_SAMPLE_RATE = 1_000
 
 MAX_SAMPLE_RATE = 768_000
 
+MAX_PEAK = 16.0
+"""Largest magnitude of a sample that is read, full scale being 1: +24 dB."""
+
 
 def check_samples(samples: object) -> Samples:
     """Return ``samples`` as a contiguous float32 array, copying only where needed.

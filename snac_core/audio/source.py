@@ -11,9 +11,12 @@ from typing import BinaryIO
 
 import numpy as np
 
+from snac_core.audio import media
+from snac_core.audio.channels import Channel, Energy, check_channel
 from snac_core.audio.containers import parts_of
-from snac_core.audio.decoder import BLOCK_SAMPLES, Decoder, LibsndfileDecoder
-from snac_core.audio.samples import check_sample_rate
+from snac_core.audio.decoder import BLOCK_SAMPLES, Block, Decoder, LibsndfileDecoder
+from snac_core.audio.part import NotSupportedError, Part, RawFormat
+from snac_core.audio.samples import MAX_PEAK, check_sample_rate
 from snac_core.errors import AudioError, AudioTooLongError
 from snac_core.types import Samples
 
@@ -34,6 +37,10 @@ class SoundSource:
     max_seconds
         Longest recording to accept, by its header and by what is decoded. All channels
         together may have so many seconds of `USUAL_RATE`, which is 48 kHz in stereo.
+    channel
+        Which channel `mono_blocks` yields. ``loudest`` decodes the recording twice.
+    raw
+        The format of a recording without a header.
 
     Attributes
     ----------
@@ -43,6 +50,8 @@ class SoundSource:
         How many there are.
     frames
         Samples per channel that there should be; None if nothing says it.
+    warning
+        After all of `mono_blocks`: what there is to say of the channels; None for nothing.
 
     Raises
     ------
@@ -51,21 +60,27 @@ class SoundSource:
     """
 
     def __init__(
-        self, source: bytes | BinaryIO | str | Path, max_seconds: float | None = None
+        self,
+        source: bytes | BinaryIO | str | Path,
+        max_seconds: float | None = None,
+        channel: Channel = "average",
+        raw: RawFormat | None = None,
     ) -> None:
-        self._max_seconds = max_seconds
+        self._max_seconds, self._channel, self._raw_format = max_seconds, channel, raw
+        self.warning: str | None = None
         with contextlib.ExitStack() as stack:
-            raw = _opened(source, stack)
-            if not raw.seek(0, io.SEEK_END):
+            self._raw = _opened(source, stack)
+            if not self._raw.seek(0, io.SEEK_END):
                 raise AudioError("the audio is empty: 0 bytes")
-            self._decoder: Decoder = LibsndfileDecoder(parts_of(raw))
-            stack.callback(self._decoder.close)
+            self._decoder = self._decode()
+            stack.callback(lambda: self._decoder.close())
             self.sample_rate = self._decoder.sample_rate
             self.channels = self._decoder.channels
             self.frames = self._decoder.frames
             check_sample_rate(self.sample_rate)
             if not 1 <= self.channels <= MAX_CHANNELS:
                 raise AudioError(f"{self.channels} channels are outside 1..{MAX_CHANNELS}")
+            check_channel(channel, self.channels)
             self._check_length(self.frames or 0)
             self._open = stack.pop_all()
 
@@ -81,7 +96,41 @@ class SoundSource:
         self._open.close()
 
     def mono_blocks(self) -> Iterator[Samples]:
-        """Yield all samples, channels averaged, then make sure that there were no more."""
+        """Yield all samples of the chosen channel, then make sure that there were no more."""
+        channel, energy = self._channel, Energy(self.channels)
+        if channel == "loudest":
+            channel = 0
+            if self.channels > 1:
+                yield from self._measure(energy)
+                channel = energy.loudest
+        for block, average in self._blocks():
+            if channel == "average":
+                if self.channels > 1:
+                    energy.add(block, average)
+                yield average
+            else:
+                yield block[:, int(channel)].copy()
+        if channel == "average" and self.channels > 1:
+            self.warning = energy.warning()
+
+    def _measure(self, energy: Energy) -> Iterator[Samples]:
+        """Decode everything for the channels' energy; what is yielded is empty."""
+        for block, average in self._blocks():
+            energy.add(block, average)
+            yield np.empty(0, np.float32)
+        self._decoder.close()
+        self._decoder = self._decode()
+
+    def _decode(self) -> Decoder:
+        if self._raw_format:
+            return LibsndfileDecoder([Part(self._raw, raw=self._raw_format)])
+        try:
+            return LibsndfileDecoder(parts_of(self._raw))
+        except NotSupportedError as error:
+            return media.decoder(self._raw, error, self._max_seconds)
+
+    def _blocks(self) -> Iterator[tuple[Block, Samples]]:
+        """Yield blocks of all channels, checked, with their average."""
         frames = 0
         for block in self._decoder.blocks():
             with np.errstate(over="ignore", invalid="ignore"):
@@ -93,9 +142,17 @@ class SoundSource:
                     f"sample {frames + index} ({(frames + index) / self.sample_rate:.3f} s) is "
                     f"{block[index].tolist()}, which is not finite"
                 )
+            peak = max(float(block.max()), -float(block.min()))
+            if peak > MAX_PEAK:
+                raise AudioError(
+                    f"the audio has a peak of {peak:.6g} within {frames / self.sample_rate:.3f} to "
+                    f"{(frames + len(block)) / self.sample_rate:.3f} s: full scale is 1, and at "
+                    f"most {MAX_PEAK:g} (+24 dB) is read; 16-bit values stored as floats have to "
+                    "be divided by 32768"
+                )
             frames += len(block)
             self._check_length(frames)
-            yield mono
+            yield block, mono
 
     def _check_length(self, frames: int) -> None:
         if self._max_seconds is None:

@@ -1,4 +1,4 @@
-"""Holding a long computation up between two layers, to compute something short meanwhile.
+"""Preempting a long computation between two layers, to compute something short.
 
 A window of a long file keeps a CPU busy for a good part of a second. Whoever schedules windows
 can let a clip by in the middle of one, on the same thread, and nothing is computed twice for it.
@@ -17,7 +17,7 @@ from snac_core.model.layers import DecoderBlock, EncoderBlock
 
 
 class PreemptionPoints:
-    """The places in a model where it can be held up: before each part of an up- or downsampling.
+    """Where a model can be preempted: before each part of an up- or downsampling block.
 
     Whatever the parts compute inside is one piece, so that it may be compiled as one. A part
     that is put in another's place must be there before this is made.

@@ -1,10 +1,10 @@
-"""A network in rows as a GPU runs it with the least to say: captured once, then replayed.
+"""CUDA-graph capture and replay of a network.
 
-A batch is some hundred kernels, and to launch them one by one takes longer than a short clip is
-worth. A CUDA graph is one launch, of fixed shapes at fixed places. So batches are padded to few
-shapes, what is different each time, lengths included, is copied to where the graph reads it, and
-results are copied from where it writes them. A batch that keeps the GPU busy for longer than it
-takes to launch gains nothing by that, and runs as it is, without padding.
+A batch launches some hundred kernels, which takes longer than computing a short clip. A CUDA graph
+is one launch, of fixed shapes at fixed addresses. So batches are padded to few shapes, inputs
+(lengths included) are copied to where the graph reads them, and results from where it writes them.
+A batch that takes longer to compute than to launch gains nothing, and runs without a graph or
+padding.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from snac_core.model.noise import Noise
 
 Key: TypeAlias = tuple[str, int, int]
 Capture: TypeAlias = Callable[[Callable[[], list[Tensor]]], tuple[Callable[[], None], list[Tensor]]]
-"""What makes of a computation its replay, and the place where that leaves its results."""
+"""Turns a computation into its replay, and the tensors that the replay writes."""
 
 _MOST = 16
 # At ten thousand times real time, to compute this much takes longer than to launch it.
@@ -66,20 +66,20 @@ class Captured(NamedTuple):
 class GraphedNetwork:
     """A network on a GPU, for batches padded to few shapes. Any threads may use it at once.
 
-    The first batch of a shape runs as it is, which also has its kernels compiled; the second is
-    captured. What a graph reads of the model are the network's own weights, so another model has
-    another network, and may be used beside this one.
+    The first batch of a shape runs without a graph, which also compiles its kernels; the second is
+    captured. A graph reads the weights of its network, so each model needs a network of its own,
+    and several may be in use.
 
     Parameters
     ----------
     network
-        What computes, in rows or as the layers are written.
+        The network to capture, channels-last or the model itself.
     capture
-        How; `CudaCapture` but in tests.
+        How to capture: `CudaCapture`, except in tests.
     most
-        Graphs that are kept; the one that was not used for longest makes room.
+        Graphs to keep; the least recently used is dropped.
     seconds
-        Audio of a batch, padding included, from which on it runs as it is.
+        Batches of at least so much audio, padding included, run without a graph.
 
     Attributes
     ----------
@@ -212,7 +212,7 @@ def _lengths(like: Tensor, context: BatchContext) -> Tensor:
 
 
 def graphed(model: SNAC, device: torch.device, decoding: torch.dtype) -> GraphedNetwork:
-    """Return a folded model as a CUDA GPU computes it in rows, decoding in this type.
+    """Return the channels-last network of a folded model on a CUDA GPU, decoding in this type.
 
     Raises
     ------

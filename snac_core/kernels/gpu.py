@@ -1,8 +1,8 @@
-"""What a GPU computes of the network in rows, beside products: kernels in Triton.
+"""Triton kernels of the channels-last network: the operations beyond matrix multiplication.
 
-The formulas are those of ``snac_core/layers.py``. A signal is Tensor[B x T x C], channels side by
-side, so that what a warp reads lies together. Each kernel reads a signal once and writes each of
-its results once; what lies past an item's end is never read, and counts as zero.
+The formulas are those of ``snac_core/model/layers.py``. A signal is Tensor[B x T x C], channels
+side by side, so that what a warp reads lies together. Each kernel reads a signal once and writes
+each of its results once; what lies past an item's end is never read, and counts as zero.
 
 Sums are of float32, whatever the signals are. Nothing here waits for the GPU or asks it for an
 answer, so all of it may be captured in a CUDA graph.

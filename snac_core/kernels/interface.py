@@ -15,7 +15,7 @@ from snac_core.model.batch_context import BatchContext
 
 
 class KernelBackend(Protocol):
-    """The parts of the network that no library call does in one go.
+    """Backend interface: the operations beyond matrix multiplication.
 
     A signal is Tensor[B x T x C]; the rows of an item lie one after the other, and items may be
     further apart. What lies past an item's end, as `BatchContext` says, is never read.

@@ -1,11 +1,11 @@
-"""The network in rows: as a CPU computes it fastest, and a GPU has the fewest signals to move.
+"""The network in channels-last layout, the fastest on a CPU and on a GPU.
 
-The layers are those of `snac_core.layers`, walked once, and their weights are copied into the
-order that products of rows read. A signal of ``C`` channels is Tensor[B x T x C] here: every
-change of rate and every point-wise convolution is then a plain product of matrices, and a
-residual unit one pass through memory. A CPU takes one window at a time, a GPU batches, in which
-items may lie further apart than they are long. What has no form of its own here, such as
-attention, runs as it is written. Streams have `snac_core.delayed_rows`.
+The layers are those of `snac_core.model.layers`, with their weights copied into the order that
+matrix products read. A signal of ``C`` channels is Tensor[B x T x C]: every change of rate and
+every point-wise convolution is then one matrix product, and a residual unit one pass through
+memory. A CPU computes one window at a time, a GPU batches, whose items may have gaps between them
+in memory. Layers without a channels-last form, such as attention, run channels-first. Streams use
+`snac_core.streaming.channels_last`.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ Layer: TypeAlias = Callable[[Tensor, BatchContext, Workspace], Tensor]
 
 
 class ChannelsLastNetwork:
-    """A folded `SNAC` in rows. Any threads may use it at once.
+    """A folded `SNAC` in channels-last layout. Any threads may use it at once.
 
     Parameters
     ----------
     model
         What it computes. It copies the convolutions' weights and shares the rest.
     kernels
-        What it computes most of it with.
+        The backend of the operations beyond matrix multiplication.
     on_layer
-        Called before each layer, so that somebody else can be let by.
+        Called before each layer; other work may preempt this there.
     decoding
         The type of the signals, and of what is multiplied, in decoding; encoding is float32.
 
     Attributes
     ----------
     weights
-        The copies in float32, for others who compute the same layers.
+        The packed weights in float32, shared with streams.
     layers
-        What ``encode`` and ``decode`` walk, beside the quantizer.
+        The layers of ``encode`` and ``decode``, without the quantizer.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class ChannelsLastNetwork:
             for layer in layers:
                 self.on_layer()
                 x = layer(x, context, workspace)
-            # The space is somebody else's from here on.
+            # The workspace may be reused from here on.
             return _channels(x.clone())
 
     @contextlib.contextmanager
@@ -154,7 +154,7 @@ def _channels(x: Tensor) -> Tensor:
 
 
 class ChannelsFirst:
-    """A module that has no form of its own here."""
+    """A module without a channels-last form."""
 
     def __init__(self, module: nn.Module) -> None:
         # A chain of its own, as that says what must be masked.

@@ -1,6 +1,6 @@
-"""The network's weights in the order that products of rows read.
+"""The network's weights packed for channels-last matrix products.
 
-A signal of ``C`` channels is Tensor[T x C] in rows, so a weight has its input channels along the
+A signal of ``C`` channels is Tensor[T x C], so a weight has its input channels along the
 first axis and its output channels along the second. Whole clips and streams read the same copy.
 """
 

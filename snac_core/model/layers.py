@@ -1,7 +1,7 @@
 """Convolutional encoder and decoder of SNAC (Siuzdak et al., arXiv:2410.14411).
 
 Parameter names follow the published checkpoints, so that those load unchanged.
-Shapes are ``B x C x T``; every module here takes the `Extent` of its batch.
+Shapes are ``B x C x T``; every module here takes the `BatchContext` of its batch.
 """
 
 from __future__ import annotations

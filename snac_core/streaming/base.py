@@ -56,7 +56,7 @@ class Stream(ABC):
 
     @property
     def slot(self) -> int:
-        """This stream's row in the network's memory."""
+        """This stream's slot in the network's state pool."""
         if self._slot is None:
             raise RuntimeError("the stream has taken no step yet")
         return self._slot

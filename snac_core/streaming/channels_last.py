@@ -1,9 +1,9 @@
-"""The network of streams as a CPU computes it fastest: late, and in rows.
+"""The streaming network in channels-last layout, the fastest on a CPU.
 
-`snac_core.delay` says where each layer of a stream stands and what it remembers, and
-`snac_core.kernels.network` how a CPU computes a layer of a whole clip. Here is both: the layers
-of the one, each translated by itself, with the weights and kernels of the other. The memory is
-the same numbers in the same places, but for their order within a layer's own.
+`snac_core.streaming.layers` defines the timing and the state of each layer of a stream, and
+`snac_core.kernels.network` the channels-last computation of a whole clip. This module combines
+them: each streaming layer, with the packed weights and kernels of the network. The state has the
+same numbers in the same slices, in another order within a slice.
 
 A signal is Tensor[B x T x C], the rows of one stream below those of another. A product takes them
 all at once, so that weights are read once for all streams: those of the coarse layers are many
@@ -53,7 +53,7 @@ class ChannelsLastStreaming:
             for layer in self._layers:
                 self._network.on_layer()
                 x = layer(x, context, workspace)
-            # The space is somebody else's from here on.
+            # The workspace may be reused from here on.
             return x.clone().transpose(1, 2)
 
 
@@ -80,7 +80,7 @@ def _form(layer: layers.Layer, network: ChannelsLastNetwork) -> Layer:
 
 def _compiled(network: ChannelsLastNetwork) -> CpuKernels:
     if not isinstance(network.kernels, CpuBackend):
-        raise ValueError("streams in rows are for a CPU")
+        raise ValueError("channels-last streams are for a CPU")
     return network.kernels.compiled
 
 
@@ -110,7 +110,7 @@ def _exchange(context: StreamContext, state: StateSlice, x: Tensor) -> Tensor:
 
 
 class ChannelsFirst:
-    """A layer that has no form of its own here."""
+    """A layer without a channels-last form."""
 
     def __init__(self, layer: layers.Layer) -> None:
         self._layer = layer

@@ -3,7 +3,7 @@
 A stream is worked through in steps of one coarse frame (of whole attention windows where a
 model has attention). Each step is a job for `Codec.run`: steps of many streams make one
 batch, wherever in their clips those streams are, and nothing is computed twice
-(`snac_core.delay`).
+(`snac_core.streaming.layers`).
 
 >>> decoder = StreamingDecoder(codec)
 >>> for levels in frames:

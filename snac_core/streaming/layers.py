@@ -1,14 +1,13 @@
-"""The network taken a few positions at a time, each layer remembering what it still needs.
+"""Streaming layers: the network computed a few positions at a time, each layer with its state.
 
-A layer that looks ahead cannot answer yet for the newest position it was given, so every
-layer here answers late, by the right half of its kernel, and the delays add up along the
-network. What it still needs of the past is kept between calls in a row of numbers whose
-size never changes, from a clip's first position to its last: streams that stand anywhere
-can share a batch, and nothing is computed twice.
+A layer with lookahead cannot compute the newest position it was given, so its output is delayed by
+the right half of its kernel, and the delays add up along the network. What a layer needs of the
+past is kept between calls in a state of fixed size: streams at any position can share a batch, and
+nothing is computed twice.
 
-The layers are those of `snac_core.layers`, walked one by one; their weights stay where they
-are. What lies before a clip's start or past its end is zero before every layer that mixes
-time, as `BatchContext.mask` has it for whole clips.
+The layers are those of `snac_core.model.layers`, and share their weights. What lies before a clip's
+start or past its end is zero before every layer that mixes time, as `BatchContext.mask` has it for
+whole clips.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from snac_core.streaming.state import LayerTiming, StateSlice, StreamContext
 
 
 class Layer(ABC):
-    """One step of a delayed network."""
+    """One layer of a streaming network."""
 
     @abstractmethod
     def run(self, x: Tensor, context: StreamContext) -> Tensor:
-        """Return the layer's late output for its next input, Tensor[B x C x T]."""
+        """Return the layer's delayed output for its next input, Tensor[B x C x T]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Noisy(Layer):
 
 @dataclasses.dataclass(frozen=True)
 class Delay(Layer):
-    """Hands its input on, some positions later."""
+    """Delays its input by some positions."""
 
     state: StateSlice
 
@@ -137,7 +136,7 @@ def run_all(layers: Iterable[Layer], x: Tensor, context: StreamContext) -> Tenso
 
 
 class StreamingNetwork:
-    """A `Chain` in the form that answers late.
+    """A `Chain` with a state, whose output is delayed by its lookahead.
 
     Parameters
     ----------
@@ -155,7 +154,7 @@ class StreamingNetwork:
     state_size
         Numbers that one stream remembers between calls.
     delay
-        Samples by which the output comes late.
+        Samples by which the output is delayed.
     """
 
     def __init__(self, chain: Chain, channels: int, unit: int, align: int = 1) -> None:
@@ -166,7 +165,7 @@ class StreamingNetwork:
         self.delay = self._timing.delay * self._timing.unit
 
     def run(self, x: Tensor, context: StreamContext) -> Tensor:
-        """Return the output, late by `delay`, for the next input, Tensor[B x C x T].
+        """Return the output, delayed by `delay`, for the next input, Tensor[B x C x T].
 
         ``T`` is the same number of samples for every stream: whole positions at every
         resolution, and whole attention windows.

@@ -18,7 +18,7 @@ OPEN = 2**62
 
 @dataclasses.dataclass(frozen=True)
 class StreamContext:
-    """One call of a delayed network: where its streams stand, and their memory.
+    """One call of a streaming network: the position of each stream, and its state.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class StreamContext:
     noise
         Where decoder noise comes from, or ``"off"``; its ``start`` is not read.
     before, after
-        Tensor[B x S]: what the layers remember, and the place for what they will.
+        Tensor[B x S]: the layers' state, and the buffer for their next state.
     """
 
     now: Tensor
@@ -64,12 +64,12 @@ class StreamContext:
         return BatchContext(x.shape[-1] * timing.unit, noise=noise)
 
     def past(self, state: StateSlice) -> Tensor:
-        """Return what a layer remembers, Tensor[B x channels x positions]."""
+        """Return a layer's state, Tensor[B x channels x positions]."""
         held = self.before[:, state.start : state.start + state.size]
         return held.reshape(-1, state.channels, state.positions)
 
     def keep(self, state: StateSlice, x: Tensor) -> None:
-        """Remember ``x``, Tensor[B x channels x positions]."""
+        """Store ``x`` as the next state, Tensor[B x channels x positions]."""
         self.after[:, state.start : state.start + state.size] = x.flatten(1)
 
     def joined(self, state: StateSlice, x: Tensor) -> Tensor:
@@ -82,16 +82,16 @@ class StreamContext:
 
 
 class LayerTiming(NamedTuple):
-    """Where in the network a layer's input is."""
+    """The rate and the delay of a layer's input."""
 
     unit: int
     """Samples per position."""
     delay: int
-    """Positions by which it comes late."""
+    """Positions by which it is delayed."""
 
 
 class StateSlice(NamedTuple):
-    """A layer's part of the memory."""
+    """A layer's part of a stream's state."""
 
     start: int
     channels: int
@@ -104,10 +104,10 @@ class StateSlice(NamedTuple):
 
 
 class StatePool:
-    """What each stream of a network remembers: a row of one tensor, which grows.
+    """The state of each stream of a network: a slot of one tensor, which grows.
 
-    Rows are taken by whoever starts a stream and read and written by whoever runs steps,
-    which may be different threads.
+    The thread that starts a stream acquires a slot; the thread that runs steps, which may be
+    another, reads and writes it.
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
@@ -117,18 +117,18 @@ class StatePool:
 
     @property
     def capacity(self) -> int:
-        """Rows, in use or not."""
+        """Slots, in use or not."""
         return len(self._states)
 
     def acquire(self) -> int:
-        """Return a row that nobody uses. What it holds means nothing."""
+        """Return a free slot, with undefined contents."""
         with self._lock:
             if not self._free:
                 self._grow()
             return self._free.pop()
 
     def release(self, slot: int) -> None:
-        """Let another stream have ``slot``."""
+        """Free ``slot`` for another stream."""
         # Without the lock: the garbage collector may call this in a thread that holds it.
         self._free.append(slot)
 

@@ -1,4 +1,4 @@
-"""Long work in pieces, so that its thread can be used for something else between two of them.
+"""Incremental work: long work in pieces, whose thread can do something else between two of them.
 
 Such work is a generator that yields nothing, between pieces of some milliseconds, and returns its
 result. Whoever stops asking for the next piece has ended it.

@@ -16,10 +16,11 @@ from service.api.ndjson import Item, NdjsonItem, NdjsonResponse
 from service.api.openapi import AUDIO_BODY, AUDIO_FILES_BODY, COMPUTING, binary, problems
 from service.api.requests import Call, CallDep
 from service.api.schemas import EncodeAnswer, EncodeBatchAnswer
-from service.api.uploads import Upload, read_audio, read_uploads
+from service.api.uploads import Upload, read_audio, read_uploads, warning_headers
 from service.errors import InvalidRequestError
-from service.fields import Base, LayoutName
+from service.fields import Base, ChannelName, LayoutName
 from service.limits.body import check_count
+from snac_core.audio import parse_channel
 from snac_core.codec import Codec
 from snac_core.codes import UINT16_CODES, Codes
 from snac_core.layouts import Layout, find_layout, to_layout
@@ -36,11 +37,16 @@ router = APIRouter(tags=["encode"])
     },
     openapi_extra=AUDIO_BODY,
 )
-async def encode(call: CallDep, layout: LayoutName = "hierarchical", base: Base = None) -> Response:
+async def encode(
+    call: CallDep,
+    layout: LayoutName = "hierarchical",
+    base: Base = None,
+    channel: ChannelName = "average",
+) -> Response:
     """Encode one audio file, sent as the whole body or as the multipart part `file`.
 
     Any format that libsndfile reads (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...), at any
-    sample rate and with any number of channels.
+    sample rate and with any number of channels; raw samples if the content type says how.
     """
     media = negotiate(call.accept, (JSON, NPZ, MSGPACK))
     codec = call.admit()
@@ -48,13 +54,15 @@ async def encode(call: CallDep, layout: LayoutName = "hierarchical", base: Base 
     if media == NPZ and wanted.name != "hierarchical":
         raise InvalidRequestError(f"npz carries the layout hierarchical only, not {wanted.name}")
     upload = await call.before_deadline(read_audio(call.request))
+    upload.channel = parse_channel(channel)
 
     async def answer() -> bytes:
         _, codes = await pipeline.encode(call, upload)
         with call.stage("write"):
-            return await call.service.io.run(_serialise, codec, codes, wanted, base, media)
+            return await call.service.io.run(_serialise, call, upload, codes, wanted, base, media)
 
-    return Response(await call.run_until_disconnect(answer()), media_type=media)
+    body = await call.run_until_disconnect(answer())
+    return Response(body, media_type=media, headers=warning_headers(upload))
 
 
 @router.post(
@@ -72,7 +80,10 @@ async def encode(call: CallDep, layout: LayoutName = "hierarchical", base: Base 
     openapi_extra=AUDIO_FILES_BODY,
 )
 async def encode_batch(
-    call: CallDep, layout: LayoutName = "hierarchical", base: Base = None
+    call: CallDep,
+    layout: LayoutName = "hierarchical",
+    base: Base = None,
+    channel: ChannelName = "average",
 ) -> Response:
     """Encode the files in the multipart parts `files`; a failed one does not affect the others."""
     media = negotiate(call.accept, (JSON, NDJSON))
@@ -80,6 +91,8 @@ async def encode_batch(
     most = call.service.settings.max_files
     uploads = await call.before_deadline(read_uploads(call.request, "files", most))
     check_count(len(uploads), most, "files in parts named 'files'")
+    for upload in uploads:
+        upload.channel = parse_channel(channel)
 
     def items() -> list[Item]:
         return [_item(call, index, upload, wanted, base) for index, upload in enumerate(uploads)]
@@ -107,7 +120,7 @@ async def _item(
     named = {"index": index, "name": upload.name}
 
     def write(codes: Codes) -> bytes:
-        return _dump({**named, "result": _answer(call.codec, codes, layout, base)})
+        return _dump({**named, "result": _answer(call.codec, upload, codes, layout, base)})
 
     async def answer() -> NdjsonItem:
         _, codes = await pipeline.encode(call, upload)
@@ -120,7 +133,9 @@ async def _item(
     return made if isinstance(made, NdjsonItem) else NdjsonItem(_dump({**named, **made}))
 
 
-def _answer(codec: Codec, codes: Codes, layout: Layout, base: int | None) -> dict[str, Any]:
+def _answer(
+    codec: Codec, upload: Upload, codes: Codes, layout: Layout, base: int | None
+) -> dict[str, Any]:
     return {
         "layout": layout.versioned,
         "base": layout.default_base if base is None else base,
@@ -128,14 +143,18 @@ def _answer(codec: Codec, codes: Codes, layout: Layout, base: int | None) -> dic
         "num_samples": codes.num_samples,
         "sample_rate": codes.sample_rate,
         "duration": codes.duration,
+        **({"warnings": upload.warnings} if upload.warnings else {}),
         "model": {"version": codec.version, "token_space": codec.token_space},
     }
 
 
-def _serialise(codec: Codec, codes: Codes, layout: Layout, base: int | None, media: str) -> bytes:
+def _serialise(
+    call: Call, upload: Upload, codes: Codes, layout: Layout, base: int | None, media: str
+) -> bytes:
+    codec = call.codec
     if media == NPZ:
         return codes.to_npz()
-    answer = _answer(codec, codes, layout, base)
+    answer = _answer(codec, upload, codes, layout, base)
     if media == JSON:
         return _dump(answer)
     if layout.name == "hierarchical" and codec.config.codebook_size <= UINT16_CODES:

@@ -17,8 +17,9 @@ from service.api.openapi import (
 )
 from service.api.requests import CallDep
 from service.api.routes.decode import audio_headers
-from service.api.uploads import read_audio
-from service.fields import Seed
+from service.api.uploads import read_audio, warning_headers
+from service.fields import ChannelName, Seed
+from snac_core.audio import parse_channel
 from snac_core.codec import Codec
 from snac_core.types import NoiseMode, Samples
 from snac_core.utils.incremental import Incremental
@@ -37,11 +38,13 @@ async def reconstruct(
     call: CallDep,
     seed: Annotated[Seed, Query()] = 0,
     noise: Annotated[NoiseMode, Query()] = "seeded",
+    channel: ChannelName = "average",
 ) -> Response:
     """Encode and decode one audio file; response headers give quality measures."""
     media = negotiate(call.accept, tuple(AUDIO_FORMATS))
     codec = call.admit()
     upload = await call.before_deadline(read_audio(call.request))
+    upload.channel = parse_channel(channel)
 
     async def answer() -> tuple[bytes, dict[str, str]]:
         original, codes = await pipeline.encode(call, upload)
@@ -52,7 +55,7 @@ async def reconstruct(
             figures = await call.service.io.run_incremental(
                 lambda: _quality(codec, original, samples)
             )
-        return body, {**audio_headers(codec, samples), **figures}
+        return body, {**audio_headers(codec, samples), **figures, **warning_headers(upload)}
 
     body, headers = await call.run_until_disconnect(answer())
     return Response(body, headers=headers, media_type=media)

@@ -3,60 +3,23 @@
 from __future__ import annotations
 
 import math
-import socket
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, cast
 
-import httpx
 import numpy as np
 import pytest
 import torch
 
-from service.client import ProblemError, SnacClient
-from service.client.calls import RequestBuilder
 from service.engine.engine import Engine
 from service.engine.queued_job import Timing
 from service.errors import EngineDeadError, NotReadyError, OverloadedError
 from service.observability.metrics import Metrics
 from snac_core.codec import Codec
-from snac_core.codes import Codes
 from snac_core.errors import ModelError
 from snac_core.inference.jobs import Step
-from snac_core.types import Samples
 from tests.service.waiting import wait_for
-
-SamplesOf = Callable[..., Samples]
-
-
-class Watched:
-    """A codec whose runs can be held back, seen, and made to fail; all else is the codec's."""
-
-    def __init__(self, codec: Codec) -> None:
-        self._codec = codec
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-        self.runs: list[list[Step]] = []
-        self.fail: Callable[[Sequence[Step]], BaseException | None] = lambda steps: None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._codec, name)
-
-    def run(self, steps: Sequence[Step]) -> None:
-        self.entered.set()
-        assert self.gate.wait(300)
-        self.runs.append(list(steps))
-        error = self.fail(steps)
-        if error is not None:
-            raise error
-        self._codec.run(steps)
-
-
-@pytest.fixture
-def watched(codec: Codec) -> Watched:
-    return Watched(codec)
+from tests.support.codec_spy import CodecSpy, SamplesOf
 
 
 @pytest.fixture
@@ -67,12 +30,12 @@ def engine() -> Iterator[Engine]:
     engine.close()
 
 
-def submit(engine: Engine, codec: Watched | Codec, job: Any) -> Future[Timing]:
+def submit(engine: Engine, codec: CodecSpy | Codec, job: Any) -> Future[Timing]:
     return engine.submit(cast(Codec, codec), job)
 
 
 def test_jobs_of_one_kind_share_batches_and_kinds_do_not_mix(
-    engine: Engine, watched: Watched, samples_of: SamplesOf
+    engine: Engine, watched: CodecSpy, samples_of: SamplesOf
 ) -> None:
     clips = [samples_of(0.5, seed) for seed in range(6)]
     codes = watched.encode(clips)
@@ -100,7 +63,7 @@ def test_jobs_of_one_kind_share_batches_and_kinds_do_not_mix(
 def test_two_codecs_never_share_a_batch(
     engine: Engine, codec: Codec, samples_of: SamplesOf
 ) -> None:
-    old, new = Watched(codec), Watched(codec)
+    old, new = CodecSpy(codec), CodecSpy(codec)
     old.gate.clear()
     blocker = submit(engine, old, old.encode_job(samples_of(0.3)))
     assert old.entered.wait(300)
@@ -120,7 +83,7 @@ def test_two_codecs_never_share_a_batch(
     assert len(new.runs) == 1
 
 
-def test_a_short_clip_overtakes_a_long_file(watched: Watched, samples_of: SamplesOf) -> None:
+def test_a_short_clip_overtakes_a_long_file(watched: CodecSpy, samples_of: SamplesOf) -> None:
     engine = Engine(batch_seconds=5.0, max_queue_seconds=100.0, metrics=Metrics())
     engine.start()
     long_job = watched.encode_job(samples_of(60.0))
@@ -148,7 +111,7 @@ def test_a_clip_preempts_a_window(codec: Codec, samples_of: SamplesOf) -> None:
     clips: list[tuple[Any, Future[Timing]]] = []
     answered: list[bool] = []
 
-    class Posting(Watched):
+    class Posting(CodecSpy):
         def run(self, steps: Sequence[Step]) -> None:
             if steps[0].job is long_job:
                 job = codec.encode_job(samples_of(0.5, len(clips)))
@@ -169,7 +132,7 @@ def test_a_clip_preempts_a_window(codec: Codec, samples_of: SamplesOf) -> None:
 
 
 def test_a_dead_device_in_the_middle_of_a_window_ends_the_engine(
-    engine: Engine, watched: Watched, samples_of: SamplesOf
+    engine: Engine, watched: CodecSpy, samples_of: SamplesOf
 ) -> None:
     long_job = watched.encode_job(samples_of(20.0))
     dead = torch.AcceleratorError("device-side assert triggered")
@@ -186,7 +149,7 @@ def test_a_dead_device_in_the_middle_of_a_window_ends_the_engine(
 
 
 def test_what_was_given_up_leaves_no_residue_in_the_count(
-    engine: Engine, watched: Watched, samples_of: SamplesOf
+    engine: Engine, watched: CodecSpy, samples_of: SamplesOf
 ) -> None:
     watched.gate.clear()
     first = submit(engine, watched, watched.encode_job(samples_of(0.1)))
@@ -214,7 +177,7 @@ def test_clips_without_end_do_not_starve_a_long_file(
 
 
 def test_a_clip_that_fails_in_the_middle_of_a_window_fails_alone(
-    engine: Engine, watched: Watched, samples_of: SamplesOf
+    engine: Engine, watched: CodecSpy, samples_of: SamplesOf
 ) -> None:
     long_job = watched.encode_job(samples_of(20.0))
     bad = watched.encode_job(samples_of(0.5))
@@ -230,7 +193,7 @@ def test_a_clip_that_fails_in_the_middle_of_a_window_fails_alone(
     assert long_job.result() == watched.encode([samples_of(20.0)])[0]
 
 
-def test_the_padded_batch_stays_within_its_budget(watched: Watched, samples_of: SamplesOf) -> None:
+def test_the_padded_batch_stays_within_its_budget(watched: CodecSpy, samples_of: SamplesOf) -> None:
     engine = Engine(batch_seconds=4.0, max_queue_seconds=100.0, metrics=Metrics())
     jobs = [watched.encode_job(samples_of(0.5 + 0.25 * (i % 5), i)) for i in range(20)]
     waiting = [submit(engine, watched, job) for job in jobs]
@@ -244,7 +207,7 @@ def test_the_padded_batch_stays_within_its_budget(watched: Watched, samples_of: 
 
 
 def test_a_full_queue_says_when_to_come_back(
-    engine: Engine, watched: Watched, samples_of: SamplesOf
+    engine: Engine, watched: CodecSpy, samples_of: SamplesOf
 ) -> None:
     submit(engine, watched, watched.encode_job(samples_of(1.0))).result(300)
     engine.scheduler.max_queue_seconds = 5.0
@@ -260,7 +223,7 @@ def test_a_full_queue_says_when_to_come_back(
 
 
 def test_how_long_to_stay_away_comes_from_how_fast_the_queue_empties(
-    watched: Watched, samples_of: SamplesOf
+    watched: CodecSpy, samples_of: SamplesOf
 ) -> None:
     metrics = Metrics()
     engine = Engine(batch_seconds=30.0, max_queue_seconds=5.0, metrics=metrics)
@@ -285,7 +248,7 @@ def test_how_long_to_stay_away_comes_from_how_fast_the_queue_empties(
 
 
 def test_one_poisoned_item_fails_alone(
-    engine: Engine, watched: Watched, samples_of: SamplesOf
+    engine: Engine, watched: CodecSpy, samples_of: SamplesOf
 ) -> None:
     watched.gate.clear()
     blocker = submit(engine, watched, watched.encode_job(samples_of(0.2)))
@@ -308,7 +271,7 @@ def test_one_poisoned_item_fails_alone(
 
 
 def test_too_little_memory_halves_the_batch(
-    engine: Engine, watched: Watched, samples_of: SamplesOf
+    engine: Engine, watched: CodecSpy, samples_of: SamplesOf
 ) -> None:
     watched.gate.clear()
     blocker = submit(engine, watched, watched.encode_job(samples_of(0.2)))
@@ -328,7 +291,7 @@ def test_too_little_memory_halves_the_batch(
 
 
 def test_abandoned_jobs_cost_nothing(
-    engine: Engine, watched: Watched, samples_of: SamplesOf
+    engine: Engine, watched: CodecSpy, samples_of: SamplesOf
 ) -> None:
     watched.gate.clear()
     blocker = submit(engine, watched, watched.encode_job(samples_of(0.2)))
@@ -344,7 +307,7 @@ def test_abandoned_jobs_cost_nothing(
 
 
 def test_a_dead_device_kills_the_engine_and_every_waiter_hears_of_it(
-    engine: Engine, watched: Watched, samples_of: SamplesOf
+    engine: Engine, watched: CodecSpy, samples_of: SamplesOf
 ) -> None:
     watched.fail = lambda steps: torch.AcceleratorError("device-side assert triggered")
     watched.gate.clear()
@@ -358,7 +321,7 @@ def test_a_dead_device_kills_the_engine_and_every_waiter_hears_of_it(
         submit(engine, watched, watched.encode_job(samples_of(0.2)))
 
 
-def test_closing_answers_those_who_wait(watched: Watched, samples_of: SamplesOf) -> None:
+def test_closing_answers_those_who_wait(watched: CodecSpy, samples_of: SamplesOf) -> None:
     engine = Engine(batch_seconds=30.0, max_queue_seconds=100.0, metrics=Metrics())
     waiting = submit(engine, watched, watched.encode_job(samples_of(0.2)))
     engine.close()
@@ -366,155 +329,3 @@ def test_closing_answers_those_who_wait(watched: Watched, samples_of: SamplesOf)
         waiting.result(300)
     with pytest.raises(NotReadyError):
         submit(engine, watched, watched.encode_job(samples_of(0.2)))
-
-
-# Through HTTP
-
-
-@pytest.fixture
-def held(serve: Any, model_ref: str) -> Iterator[tuple[Any, Watched]]:
-    """A server with a small queue whose engine can be held back."""
-    with serve(
-        model=model_ref, device="cpu", max_queue_seconds=8.0, request_timeout=300.0
-    ) as running:
-        watched = Watched(running.service.models.codec)
-        running.service.models._codec = watched
-        yield running, watched
-        watched.gate.set()
-
-
-def test_overload_is_429_with_retry_after(
-    held: tuple[Any, Watched], samples_of: SamplesOf, wav_of: Any
-) -> None:
-    running, watched = held
-    watched.gate.clear()
-    wav = wav_of(samples_of(6.0))
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(running.http.post, "/v1/encode", content=wav)
-        assert watched.entered.wait(300)
-        refused = running.http.post("/v1/encode", content=wav)
-        watched.gate.set()
-        assert first.result(300).status_code == 200
-    assert refused.status_code == 429
-    assert int(refused.headers["Retry-After"]) >= 1
-    assert refused.json()["retry_after"] == int(refused.headers["Retry-After"])
-    assert refused.json()["type"] == "urn:snac:problem:overloaded"
-    assert running.metric('snac_requests_total{outcome="overloaded",route="/v1/encode"}') == 1
-
-
-def test_the_client_comes_back_after_429(
-    held: tuple[Any, Watched], samples_of: SamplesOf, wav_of: Any
-) -> None:
-    running, watched = held
-    watched.gate.clear()
-    wav = wav_of(samples_of(6.0))
-    with ThreadPoolExecutor(2) as pool, SnacClient(running.url) as client:
-        first = pool.submit(running.http.post, "/v1/encode", content=wav)
-        assert watched.entered.wait(300)
-        patient = pool.submit(client.encode, wav)
-        line = 'snac_requests_total{outcome="overloaded",route="/v1/encode"}'
-        wait_for(lambda: line in running.http.get("/metrics").text)
-        watched.gate.set()
-        assert patient.result(300).codes == Codes.from_dict(first.result(300).json())
-    with SnacClient(running.url, retries=0) as client:
-        watched.gate.clear()
-        watched.entered.clear()
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(running.http.post, "/v1/encode", content=wav)
-            assert watched.entered.wait(300)
-            with pytest.raises(ProblemError, match="429 The queue is full"):
-                client.encode(wav)
-            watched.gate.set()
-
-
-def test_a_client_that_leaves_is_dropped_from_the_queue(
-    held: tuple[Any, Watched], samples_of: SamplesOf, wav_of: Any
-) -> None:
-    running, watched = held
-    watched.gate.clear()
-    body = wav_of(samples_of(1.0))
-    host, port = running.url.removeprefix("http://").split(":")
-    with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(running.http.post, "/v1/encode", content=body)
-        assert watched.entered.wait(300)
-        with socket.create_connection((host, int(port))) as leaving:
-            head = f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-            leaving.sendall(head.encode() + body)
-            wait_for(lambda: len(running.service.engine.scheduler.waiting) == 1)
-        line = 'snac_requests_total{outcome="disconnected",route="/v1/encode"}'
-        wait_for(lambda: line in running.http.get("/metrics").text)
-        watched.gate.set()
-        assert first.result(300).status_code == 200
-    assert running.http.post("/v1/encode", content=body).status_code == 200
-    assert [len(steps) for steps in watched.runs] == [1, 1]
-
-
-def test_a_late_answer_is_504(
-    serve: Any, model_ref: str, samples_of: SamplesOf, wav_of: Any
-) -> None:
-    with serve(model=model_ref, device="cpu", request_timeout=0.2) as running:
-        watched = Watched(running.service.models.codec)
-        running.service.models._codec = watched
-        watched.gate.clear()
-        answer = running.http.post("/v1/encode", content=wav_of(samples_of(0.5)))
-        watched.gate.set()
-    assert answer.status_code == 504
-    assert answer.json()["type"] == "urn:snac:problem:deadline"
-
-
-def test_requests_cut_off_by_a_stop_are_told_so(
-    serve: Any, model_ref: str, samples_of: SamplesOf, wav_of: Any
-) -> None:
-    wav = wav_of(samples_of(0.5))
-    with ThreadPoolExecutor(1) as pool:
-        with serve(model=model_ref, device="cpu", drain_timeout=0) as running:
-            watched = Watched(running.service.models.codec)
-            running.service.models._codec = watched
-            watched.gate.clear()
-
-            def post() -> httpx.Response:
-                answer = httpx.post(f"{running.url}/v1/encode", content=wav, timeout=300)
-                watched.gate.set()
-                return answer
-
-            cut_off = pool.submit(post)
-            assert watched.entered.wait(300)
-        answer = cut_off.result()
-    assert answer.status_code == 503
-    assert answer.json()["type"] == "urn:snac:problem:not-ready"
-
-
-def test_an_unforeseen_error_is_500_and_keeps_its_words_to_the_log(
-    held: tuple[Any, Watched], samples_of: SamplesOf, wav_of: Any
-) -> None:
-    running, watched = held
-    watched.fail = lambda steps: KeyError("secret of the house")
-    answer = running.http.post("/v1/encode", content=wav_of(samples_of(0.5)))
-    assert answer.status_code == 500
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    assert "secret" not in answer.text
-    assert answer.json()["request_id"] == answer.headers["X-Request-Id"]
-    watched.fail = lambda steps: None
-    assert running.http.post("/v1/encode", content=wav_of(samples_of(0.5))).status_code == 200
-
-
-def test_engine_death_fails_the_probes(
-    held: tuple[Any, Watched], samples_of: SamplesOf, wav_of: Any
-) -> None:
-    running, watched = held
-    assert running.http.get("/health/live").status_code == 200
-    watched.fail = lambda steps: torch.AcceleratorError("device-side assert triggered")
-    answer = running.http.post("/v1/encode", content=wav_of(samples_of(0.5)))
-    assert answer.status_code == 503
-    assert answer.json()["type"] == "urn:snac:problem:engine-dead"
-    wait_for(lambda: not running.service.engine._thread.is_alive())
-    for probe in ("/health/live", "/health/ready"):
-        assert running.http.get(probe).status_code == 503
-
-
-def test_nobody_is_sent_away_for_long() -> None:
-    assert OverloadedError("full", retry_after=1e9).headers == {"Retry-After": "60"}
-    assert OverloadedError("full", retry_after=-1.0).headers == {"Retry-After": "1"}
-    calls = RequestBuilder("http://service", None, timeout=5.0, retries=1)
-    assert calls._pause(429, "3600", 0) == 5.0
-    assert calls._pause(503, "2", 0) == 2.0

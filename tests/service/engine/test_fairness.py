@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import functools
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import numpy as np
 
 from tests.service.waiting import wait_for
+from tests.support.http_raw import post
 
 CLIPS = 5
 
@@ -22,15 +21,6 @@ def queued(running: Any) -> float:
 
 def more_than(before: float, running: Any) -> bool:
     return queued(running) > before
-
-
-def send(url: str, body: bytes) -> socket.socket:
-    """Post ``body`` on a connection that can be given up."""
-    host, port = httpx.URL(url).host, httpx.URL(url).port
-    connection = socket.create_connection((host, port or 80))
-    head = f"POST /v1/encode HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    connection.sendall(head.encode() + body)
-    return connection
 
 
 def test_each_clip_is_answered_within_one_window_of_a_long_file(
@@ -51,7 +41,7 @@ def test_each_clip_is_answered_within_one_window_of_a_long_file(
 
         codec.run = in_turns
         try:
-            with send(running.url, minutes), ThreadPoolExecutor(1) as pool:
+            with post(running, "/v1/encode", minutes), ThreadPoolExecutor(1) as pool:
                 assert waiting.wait(300)
                 whole = queued(running)
                 assert whole > 600

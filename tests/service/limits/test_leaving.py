@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -30,8 +29,10 @@ from snac_core.audio.source import BLOCK_SAMPLES, SoundSource
 from snac_core.streaming import StreamingEncoder
 from snac_core.utils.incremental import Incremental
 from tests.service.waiting import wait_for
+from tests.support.http_raw import multipart, post
 
 ENDLESS_RATE = 768_000
+SERVE_ENDLESS = [sys.executable, "-m", "tests.service.limits.serve_endless"]
 CODES = {"codes": [[1] * 12, [1] * 24, [1] * 48]}
 
 
@@ -98,21 +99,6 @@ class Gate:
     def __exit__(self, *error: object) -> None:
         self.free.set()
         del self.codec.run
-
-
-def post(running: Any, path: str, content: bytes, **headers: str) -> socket.socket:
-    """Send a request, and leave its answer to whoever wants it."""
-    url = httpx.URL(running.url)
-    connection = socket.create_connection((url.host, url.port or 80), timeout=300)
-    lines = {"Host": "x", "Content-Length": str(len(content)), **headers}
-    head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
-    connection.sendall(f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + content)
-    return connection
-
-
-def multipart(*files: bytes) -> tuple[bytes, str]:
-    request = httpx.Request("POST", "http://x", files=[("files", ("a.wav", one)) for one in files])
-    return request.read(), request.headers["Content-Type"]
 
 
 def count(running: Any, outcome: str, path: str) -> float:
@@ -187,28 +173,11 @@ def test_reading_ends_with_the_time_that_a_request_has(
     wait_for(lambda: idle(narrow) and endless.half_read == 0)
 
 
-SERVE = f"""
-    import sys, numpy
-    from service.cli import main
-    from snac_core.audio.source import BLOCK_SAMPLES, SoundSource
-
-    mono_blocks = SoundSource.mono_blocks
-
-    def unending(source):
-        yield from mono_blocks(source)
-        while source.sample_rate == {ENDLESS_RATE}:
-            yield numpy.zeros(BLOCK_SAMPLES, numpy.float32)
-
-    SoundSource.mono_blocks = unending
-    sys.exit(main(["--port", "0", "--model", sys.argv[1]]))
-"""
-
-
 def test_a_service_that_stops_waits_for_no_reading(model_ref: str, wav_of: Any) -> None:
     wav = wav_of(np.zeros(1000, np.float32), ENDLESS_RATE)
     variables = {"SNAC_DEVICE": "cpu", "SNAC_DRAIN_DELAY": "0", "SNAC_DRAIN_TIMEOUT": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SERVE), model_ref],
+        [*SERVE_ENDLESS, model_ref, str(ENDLESS_RATE)],
         env={**os.environ, **variables},
         stderr=subprocess.PIPE,
         text=True,
