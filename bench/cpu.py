@@ -27,7 +27,6 @@ from measuring import (
     RATE,
     RESULTS,
     Row,
-    Samples,
     clips,
     codec,
     faster,
@@ -42,6 +41,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import snac_core
 from snac_core.codec import Codec
+from snac_core.types import Samples
 
 EAGER, WRITTEN = "upstream", "our layers as written"
 COMPILED, ONNX = "upstream + torch.compile", "upstream in ONNX Runtime"

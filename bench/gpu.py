@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import RATE, RESULTS, Row, Samples, clips, faster, in_turns, padded, save, upstream
+from measuring import RATE, RESULTS, Row, clips, faster, in_turns, padded, save, upstream
 from torch.profiler import ProfilerActivity, profile
 
 if "--rehearse" in sys.argv:
@@ -39,6 +39,7 @@ from snac_core.codes import Codes
 from snac_core.config import PRESETS
 from snac_core.model import SNAC
 from snac_core.quality import log_mel_distance
+from snac_core.types import Samples
 
 UPSTREAM = "upstream, clip by clip"
 BATCHED = "upstream, one batch"

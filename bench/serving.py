@@ -28,9 +28,10 @@ from typing import Any
 import httpx
 import numpy as np
 import torch
-from measuring import CONFIG, RATE, RESULTS, Row, Samples, clips, codec, save, upstream
+from measuring import CONFIG, RATE, RESULTS, Row, clips, codec, save, upstream
 
 from snac_core.audio import encode_bytes
+from snac_core.types import Samples
 
 PLAIN = "plain FastAPI handler"
 COMMANDS = {

@@ -109,7 +109,23 @@ def _train(options: argparse.Namespace) -> None:
             logging.getLogger().setLevel(logging.WARNING)
         best = train(config, world)
         if world.main:
-            print(f"best model: {best}" if best.exists() else "no best model yet")
+            print(_outcome(best))
+
+
+def _outcome(best: Path) -> str:
+    """Return what a run made of its base, in one line."""
+    if not best.exists():
+        return "no best model yet"
+    metrics = torch.load(best, map_location="cpu", weights_only=True, mmap=True)["metrics"]
+    loss, base, gain = (
+        metrics[name] for name in ("best_val_loss", "baseline_val_loss", "improvement")
+    )
+    interval = metrics.get("improvement_ci95", math.inf)
+    verdict = "" if gain > interval else "; not better than the base beyond chance"
+    return (
+        f"best model: {best}: val_loss {loss:.4f}, base {base:.4f}, {-gain:+.2%} "
+        f"(95 % interval {interval:.2%} to either side){verdict}"
+    )
 
 
 def _for_each_process(options: argparse.Namespace, overrides: Sequence[str]) -> list[str]:

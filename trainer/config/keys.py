@@ -21,6 +21,7 @@ from trainer.config.types import (
     Decay,
     FftSizes,
     Flag,
+    GateMetrics,
     Positives,
     Range,
     Shape,
@@ -247,6 +248,9 @@ class Validation(Group):
     eval_every_batches: Count | None = key(
         None, "Steps between validations, besides one after every epoch."
     )
+    min_delta: AtLeast0 = key(
+        0.0, "How far the validation loss must fall below the best so far to count as better."
+    )
     early_stop_patience: Count | None = key(
         None, "Validations in a row that are no better and end the run."
     )
@@ -271,6 +275,11 @@ class Saving(Group):
         None,
         "Checkpoint to go on from, or `auto` for the newest in `output_dir` if there "
         "is one; `null` starts anew.",
+    )
+    gate_metrics: GateMetrics = key(
+        (),
+        "Figures of the validation segments that must not get worse for a model to be published, "
+        "besides the loss: any of `log_mel`, `si_sdr` and `stoi`.",
     )
     publish_to: str | None = key(
         None, "Model store that receives each new best model that is better than the version there."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -114,3 +114,4 @@ Shape = Annotated[
 Curriculum = Annotated[
     tuple[Stage, ...], BeforeValidator(lambda value: () if value is None else value)
 ]
+GateMetrics = tuple[Literal["log_mel", "si_sdr", "stoi"], ...]

@@ -35,7 +35,7 @@ class TrainState:
     base_space, base_codes
         Its token space, and its codes of the fixed set while the quantizer trains.
     known
-        Losses of published versions on the fixed set.
+        Figures by segment of the base and of published versions on the fixed set.
     """
 
     step: int = 0
@@ -50,7 +50,7 @@ class TrainState:
     baseline: float = math.nan
     base_space: str = ""
     base_codes: list[Tensor] = dataclasses.field(default_factory=list)
-    known: dict[str, float] = dataclasses.field(default_factory=dict)
+    known: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
 
     def check_patience(self, patience: int | None) -> None:
         """Decide whether so many validations that were no better end the run; None never does."""
@@ -64,6 +64,8 @@ class TrainState:
         """Take on what `state_dict` returned."""
         for field in dataclasses.fields(self):
             setattr(self, field.name, values[field.name])
+        # Checkpoints of earlier versions hold mean losses here, which cannot be paired.
+        self.known = {name: found for name, found in self.known.items() if isinstance(found, dict)}
 
 
 class Throughput:

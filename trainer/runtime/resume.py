@@ -27,7 +27,7 @@ _FREE = frozenset(
     {
         *("output_dir", "experiment_name", "train_data", "val_data", "pretrained_model"),
         *("num_workers", "resume", "save_every", "save_every_batches", "save_every_minutes"),
-        *("keep_checkpoints", "publish_to", "sample_clips", "early_stop_patience"),
+        *("keep_checkpoints", "publish_to", "sample_clips", "early_stop_patience", "min_delta"),
         *("max_bad_steps", "log_every"),
     }
 )

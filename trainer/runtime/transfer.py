@@ -67,7 +67,7 @@ def pack(run: Path, folder: Path, half: bool = False, part_bytes: int = PART_BYT
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("part-*.bin"):
         old.unlink()
-    paths = []
+    paths: list[Path] = []
     for start in range(0, len(data), part_bytes):
         path = folder / f"part-{len(paths):03d}.bin"
         path.write_bytes(data[start : start + part_bytes])

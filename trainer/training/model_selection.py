@@ -16,9 +16,16 @@ from trainer.runtime.checkpointing import BEST, Writer
 from trainer.runtime.metrics import Metrics
 from trainer.runtime.progress import TrainState
 from trainer.training.learner import Learner
-from trainer.training.publish import PublishGate
+from trainer.training.publish import RANDOM, PublishGate
 from trainer.training.samples import Samples
-from trainer.training.validation import Measured, Terms, ValidationSet, agreement
+from trainer.training.validation import (
+    Measured,
+    Segments,
+    Terms,
+    ValidationSet,
+    agreement,
+    paired_change,
+)
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +81,8 @@ class ModelSelection:
         fixed = measured[self.validation_set.seconds]
         state.baseline = fixed.terms["loss"]
         state.base_space = token_space(model.config, model.state_dict())
+        state.known[self.base_version or RANDOM] = fixed.segments
         if self.base_version is not None:
-            state.known[self.base_version] = state.baseline
             state.base_codes = fixed.codes if self.config.quantizer_trains else []
         stages = {f"{length:g}": one.terms for length, one in measured.items()}
         report = {"val_loss": state.baseline, "fixed": fixed.terms, "stages": stages}
@@ -93,7 +100,7 @@ class ModelSelection:
         measured = self.validation_set.measure(model)
         loss = measured.terms["loss"]
         state.validated_at = state.step
-        better = loss < state.best
+        better = loss < state.best - self.config.min_delta
         log.info("step %d val_loss %.4f%s", state.step, loss, " (best)" if better else "")
         terms = measured.terms | self._token_space(measured)
         self._write(terms)
@@ -101,7 +108,7 @@ class ModelSelection:
         if better:
             state.best, state.no_better = loss, 0
             if self.world.main:
-                self._keep(terms)
+                self._keep(terms, measured.segments)
             return
         state.no_better += 1
         state.check_patience(self.config.early_stop_patience)
@@ -118,21 +125,25 @@ class ModelSelection:
             "step": self.state.step,
         }
 
-    def _keep(self, terms: Terms) -> None:
-        state, path = self.state, self.output / BEST
+    def _keep(self, terms: Terms, segments: Segments) -> None:
+        state, path, base = self.state, self.output / BEST, self.base_version or RANDOM
+        before = state.known.get(base)
+        change = None if before is None else paired_change(segments["loss"], before["loss"])
         metrics = {
             "baseline_val_loss": state.baseline,
             "best_val_loss": state.best,
             "improvement": 1.0 - state.best / state.baseline,
             **{f"val_{name}": value for name, value in terms.items() if name != "loss"},
         }
+        if change is not None and math.isfinite(change.ci95):
+            metrics["improvement_ci95"] = change.ci95 / state.baseline
         # Not gone on from, so that it holds no optimizer.
         weights = self.learner.best_guess.state_dict()
         self.writer.save(path, self.contents() | {"model": weights, "metrics": metrics})
         store = self.config.publish_to
         if store is not None and self.writer.saved(path):
             gate = PublishGate(Path(store), self.validation_set, state.known)
-            gate.offer(path, state.best, state.baseline)
+            gate.offer(path, segments, base)
 
     def _token_space(self, measured: Measured) -> Terms:
         """Say what became of the token space, where it does not stay that of the base."""

@@ -14,7 +14,7 @@ from snac_core.store import ModelStore, checkpoint, load
 from snac_core.store.weights import read_torch
 from trainer.errors import TrainerError
 from trainer.runtime.distributed import World
-from trainer.training.validation import ValidationSet
+from trainer.training.validation import Change, Segments, ValidationSet, paired_change
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +103,12 @@ def make_current(store: ModelStore, version: str, device: torch.device) -> None:
     store.set_current(version)
 
 
+RANDOM = "random weights"
+"""Stands in the place of a version for a run that starts from none."""
+
+
 class PublishGate:
-    """Publishes to one store what passes.
+    """Publishes to one store the models that are better than what they replace.
 
     Parameters
     ----------
@@ -113,43 +117,68 @@ class PublishGate:
     validation_set
         The segments on which two models are compared, and the loss that decides.
     known
-        Losses of versions on these segments, by id: of the base, and of what this run has
-        published before. What is learnt here is added.
+        Figures by segment of versions on these segments, by id: of the base (`RANDOM` for
+        random weights), and of what this run has published before. Those of a version that the
+        gate measures are added.
     """
 
-    def __init__(self, store: Path, validation_set: ValidationSet, known: dict[str, float]) -> None:
+    def __init__(
+        self, store: Path, validation_set: ValidationSet, known: dict[str, Segments]
+    ) -> None:
         self.store, self.validation_set, self.known = ModelStore(store), validation_set, known
 
-    def offer(self, path: Path, loss: float, baseline: float) -> str | None:
+    def offer(self, path: Path, segments: Segments, base: str) -> str | None:
         """Publish the checkpoint at ``path`` if it should be; return the version, or None.
 
-        Not published, and the log says why: a model that is no better than the one that the
-        run started from (``baseline``) or the one that it would replace, or that does not
-        give its golden clip when it is loaded from the store. Nor is a store that is full or
-        away for a while, or holds what cannot be loaded here, a reason to lose a day's training.
+        A model is published if its loss is lower than that of the model that the run started
+        from and than that of the version that it would replace, both beyond the 95 % confidence
+        interval of the paired differences, and if none of ``gate_metrics`` is worse beyond its
+        own interval. Otherwise the log says why it is not. A model that does not give its
+        golden clip is not published either, and a store that cannot be read or written does
+        not end the run.
+
+        Parameters
+        ----------
+        path
+            Checkpoint of the model.
+        segments
+            Its figures, as `ValidationSet.measure` returned them.
+        base
+            What the run started from, as ``known`` names it.
         """
-        if loss >= baseline:
-            log.info("not published: no better than the model that the run started from")
-            return None
         try:
-            replaced = self.store.current()
-            if replaced is not None and not loss < (theirs := self._loss_of(replaced)):
-                log.info(
-                    "not published: no better than %s, which it would replace and whose loss on "
-                    "the same segments is %.4f",
-                    replaced,
-                    theirs,
-                )
-                return None
+            for version in dict.fromkeys((base, self.store.current())):
+                if version is not None and (reason := self._objection(segments, version, base)):
+                    log.info("not published: %s", reason)
+                    return None
             version = publish(path, self.store.root, device=self.validation_set.world.device)
         except (SnacError, OSError, torch.OutOfMemoryError) as error:
             log.error("not published: %s", error)
             return None
-        self.known[version] = loss
+        self.known[version] = segments
         log.info("published %s to %s", version, self.store.root)
         return version
 
-    def _loss_of(self, version: str) -> float:
+    def _objection(self, mine: Segments, version: str, base: str) -> str | None:
+        """Return why a model with these figures should not replace ``version``, or None."""
+        theirs = self._segments_of(version)
+        name = "the model that the run started from"
+        if version != base:
+            name = (
+                f"{version}, which it would replace and whose loss on the same segments is "
+                f"{float(theirs['loss'].nanmean()):.4f}"
+            )
+        change = paired_change(mine["loss"], theirs["loss"])
+        if not change.mean + change.ci95 < 0:
+            return f"no better than {name}: loss {_said(change)}"
+        for figure in self.validation_set.qualities:
+            change = paired_change(mine[figure], theirs[figure])
+            worse = change.mean if figure == "log_mel" else -change.mean
+            if worse > change.ci95:
+                return f"{figure} is worse than that of {name}: {_said(change)}"
+        return None
+
+    def _segments_of(self, version: str) -> Segments:
         if version not in self.known:
             model = checkpoint.load_model(self.store.path(version)).to(
                 self.validation_set.world.device
@@ -160,5 +189,9 @@ class PublishGate:
                     f"not {self.validation_set.sample_rate}"
                 )
             alone = World(self.validation_set.world.device)
-            self.known[version] = self.validation_set.measure(model, world=alone).terms["loss"]
+            self.known[version] = self.validation_set.measure(model, world=alone).segments
         return self.known[version]
+
+
+def _said(change: Change) -> str:
+    return f"{change.mean:+.4f}, 95 % interval {change.ci95:.4f} to either side"

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from snac_core import quality
 from snac_core.model import SNAC, Reconstruction
 from snac_core.model.noise import Noise
 from snac_core.model.quantizer import Level
+from snac_core.types import Samples
 from trainer.config import TrainConfig, curriculum
 from trainer.data.loader_processes import ReaderDiedError, reading
 from trainer.data.segments import Clip, ValidationSegments, loader
@@ -25,6 +27,16 @@ from trainer.runtime.stopping import Stopped
 from trainer.training.batches import Batch, DeviceTransfer
 
 Terms = dict[str, float]
+Segments = dict[str, Tensor]
+"""Figures by segment, Tensor[segments] of float64 each; NaN for one that cannot be read."""
+
+QUALITIES: dict[str, Callable[[Samples, Samples, int], float]] = {
+    "log_mel": quality.log_mel_distance,
+    "si_sdr": lambda reference, made, _: quality.si_sdr(reference, made),
+    "stoi": quality.stoi,
+}
+"""What ``gate_metrics`` may name: from recording, reconstruction and sample rate."""
+
 NOTHING = -1
 """Stands in the place of a code where there is no recording."""
 
@@ -36,16 +48,25 @@ class Measured(NamedTuple):
     """Mean of each loss term over the segments, and of ``loss``."""
     codes: list[Tensor]
     """One Tensor[segments x T] of int16 per level, coarse to fine; `NOTHING` past the end."""
+    segments: Segments
+    """Each loss term, ``loss``, and where models are published each of ``gate_metrics``."""
+
+
+class Change(NamedTuple):
+    """The mean of paired differences, and half the width of its 95 % confidence interval."""
+
+    mean: float
+    ci95: float
 
 
 class _Part(NamedTuple):
     """The figures of one batch of segments."""
 
     first: int
-    read: int
-    terms: Terms
-    """Sums over those that could be read."""
+    read: Tensor
+    """Tensor[segments] of bool: which of them could be read."""
     codes: list[Tensor]
+    segments: Segments
 
 
 class ValidationSet:
@@ -85,6 +106,7 @@ class ValidationSet:
         self.unreadable = Unreadable() if unreadable is None else unreadable
         self.losses = Losses(config, sample_rate).to(world.device)
         self.seconds = curriculum.longest(config).length
+        self.qualities = config.gate_metrics if config.publish_to is not None else ()
 
     def segments(self, seconds: float) -> ValidationSegments:
         """Return the fixed segments of one length."""
@@ -101,7 +123,7 @@ class ValidationSet:
     def measure(
         self, model: SNAC, seconds: float | None = None, world: World | None = None
     ) -> Measured:
-        """Return the model's mean loss terms over segments of ``seconds``, and its codes.
+        """Return the model's loss terms over segments of ``seconds``, and its codes.
 
         Parameters
         ----------
@@ -126,9 +148,10 @@ class ValidationSet:
         model.eval()
         mine: list[_Part] = []
         lost: ReaderDiedError | None = None
+        segments = self.segments(seconds or self.seconds)
         try:
             with torch.no_grad(), uncompiled(self.config.compile), reading():
-                mine = self._measure(model, self.segments(seconds or self.seconds), world, stop)
+                mine = self._measure(model, segments, world, stop)
         except ReaderDiedError as error:
             lost = error
         model.train(was_training)
@@ -137,8 +160,8 @@ class ValidationSet:
             raise Stopped
         if any(died for *_, died in answers):
             raise lost or ReaderDiedError("of another process")
-        parts = (part for parts, *_ in answers for part in parts)
-        return self._together(sorted(parts, key=lambda part: part.first))
+        parts = [part for parts, *_ in answers for part in parts]
+        return self._together(sorted(parts, key=lambda part: part.first), len(segments))
 
     def _measure(
         self,
@@ -164,16 +187,19 @@ class ValidationSet:
             # By its number alone: a segment's noise is the same in any batch.
             noise = Noise(batch.places, torch.zeros_like(batch.places))
             out = model(batch.audio, batch.context(model.config, noise))
-            terms = self._sums(out, batch)
             where = batch.places.cpu() - first
+            segments = self._figures(out, batch, where, len(loaded.audio))
             codes = [_own_codes(level, batch.own, where, len(loaded.audio)) for level in out.levels]
-            found.append(_Part(first, len(batch.audio), terms, codes))
+            read = torch.zeros(len(loaded.audio), dtype=torch.bool)
+            read[where] = True
+            found.append(_Part(first, read, codes, segments))
         return found
 
-    def _sums(self, out: Reconstruction, batch: Batch) -> Terms:
-        """Return the sum of each term over segments: each counts the same, however short.
+    def _figures(self, out: Reconstruction, batch: Batch, where: Tensor, count: int) -> Segments:
+        """Return the figures of ``count`` segments, those of row i of the batch at ``where[i]``.
 
-        So neither what a segment is computed together with, nor how many at a time, matters.
+        Each segment is measured alone, so that neither the batch that it is in nor the size of
+        that batch changes its figures.
         """
         rows: list[dict[str, Tensor]] = []
         for row in range(len(batch.audio)):
@@ -181,21 +207,49 @@ class ValidationSet:
             levels = [Level(*(field[one] for field in level)) for level in out.levels]
             made = Reconstruction(out.audio[one], levels)
             rows.append(self.losses(made, batch.audio[one], batch.own[one]))
-        sums = torch.stack([torch.stack(list(row.values())) for row in rows]).double().sum(dim=0)
-        return dict(zip(rows[0], sums.tolist(), strict=True))
+            length = int(batch.own[row].sum())
+            pair = (audio[row, 0, :length].float().cpu() for audio in (batch.audio, out.audio))
+            rows[-1] |= self._quality(*pair, batch.audio.device)
+        values = torch.stack([torch.stack(list(row.values())) for row in rows]).double().cpu()
+        table = torch.full((count, values.shape[1]), math.nan, dtype=torch.float64)
+        table[where] = values
+        return dict(zip(rows[0], table.T, strict=True))
 
-    def _together(self, parts: list[_Part]) -> Measured:
-        count = sum(part.read for part in parts)
-        if not count:
+    def _quality(self, reference: Tensor, made: Tensor, device: torch.device) -> Segments:
+        pair = (reference.numpy(), made.numpy(), self.sample_rate)
+        return {
+            name: torch.tensor(QUALITIES[name](*pair), dtype=torch.float32, device=device)
+            for name in self.qualities
+        }
+
+    def _together(self, parts: list[_Part], count: int) -> Measured:
+        if not parts:
             raise TrainerError(f"none of the recordings in {self.config.val_data} can be read")
-        totals: Terms = {}
-        for part in parts:
-            for name, value in part.terms.items():
-                totals[name] = totals.get(name, 0.0) + value
-        if not math.isfinite(totals["loss"]):
-            raise TrainerError(f"the validation loss is {totals['loss'] / count}")
         codes = [torch.cat(levels) for levels in zip(*(p.codes for p in parts), strict=True)]
-        return Measured({name: value / count for name, value in totals.items()}, codes)
+        names, read = parts[0].segments, torch.zeros(count, dtype=torch.bool)
+        segments = {name: torch.full((count,), math.nan, dtype=torch.float64) for name in names}
+        for part in parts:
+            place = slice(part.first, part.first + len(part.read))
+            read[place] = part.read
+            for name, values in part.segments.items():
+                segments[name][place] = values
+        losses = [name for name in names if name not in self.qualities]
+        terms = {name: float(segments[name][read].mean()) for name in losses}
+        if not math.isfinite(terms["loss"]):
+            raise TrainerError(f"the validation loss is {terms['loss']}")
+        return Measured(terms, codes, segments)
+
+
+def paired_change(after: Tensor, before: Tensor) -> Change:
+    """Return how much a figure changed, Tensor[segments] each, of the same segments.
+
+    The interval is by the normal approximation, and infinite for fewer than two segments.
+    """
+    change = after - before
+    change = change[change.isfinite()]
+    if len(change) < 2:
+        return Change(float(change.sum()), math.inf)
+    return Change(float(change.mean()), 1.96 * float(change.std()) / math.sqrt(len(change)))
 
 
 def _never() -> bool:

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
-from tests.service.conftest import Running, Samples, Serve
+from snac_core.types import Samples
+from tests.service.conftest import Running, Serve
 
 KEY, ADMIN, ORIGIN = "a key of eight", "an operator's", "https://page.example"
 

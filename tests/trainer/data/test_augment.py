@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from snac_core.types import Samples
 from tests.trainer.conftest import voice
 from trainer.data.acoustics import add_reverberation, equalize, limit_band
 from trainer.data.augment import CODECS, Augmentation, add_noise, through_codec
-from trainer.data.recordings import Samples
 from trainer.errors import TrainerError
 
 RATE = 24000

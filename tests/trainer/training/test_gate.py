@@ -26,6 +26,10 @@ from trainer.training.publish import PublishGate, make_current
 CPU = torch.device("cpu")
 
 
+def figures(*losses: float) -> dict[str, torch.Tensor]:
+    return {"loss": torch.tensor(losses, dtype=torch.float64)}
+
+
 def test_what_is_no_better_than_what_it_would_replace_is_not_published(
     settings: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -89,8 +93,8 @@ def test_a_version_whose_configuration_is_not_understood_does_not_end_the_run(
             TrainingRun(configuration.parse(settings), World(CPU), writer, StopRequest())
         ) as run,
     ):
-        gate = PublishGate(store.root, run.validation_set, {})
-        assert gate.offer(tmp_path / "none.pt", 1.0, baseline=2.0) is None
+        gate = PublishGate(store.root, run.validation_set, {"base": figures(2.0, 2.2)})
+        assert gate.offer(tmp_path / "none.pt", figures(1.0, 1.1), "base") is None
     assert "not published: " in caplog.text
     assert "from_the_future" in caplog.text
 
@@ -103,10 +107,49 @@ def test_the_version_replaced_is_measured_as_the_run_measures_itself(
     there = store.publish(TINY, model.state_dict())
     config = configuration.parse(settings)
     with Writer() as writer, closing(TrainingRun(config, World(CPU), writer, StopRequest())) as run:
-        known = {"another": 1.0}
+        known = {"base": figures(2e9, 2e9, 2e9, 2e9)}
         gate = PublishGate(store.root, run.validation_set, known)
-        assert gate.offer(tmp_path / "none.pt", 1e9, baseline=2e9) is None
-        assert known == {"another": 1.0, there: run.validation_set.measure(model).terms["loss"]}
+        assert gate.offer(tmp_path / "none.pt", figures(1e9, 1e9, 1e9, 1e9), "base") is None
+        assert list(known) == ["base", there]
+        measured = run.validation_set.measure(model)
+        assert torch.equal(known[there]["loss"], measured.segments["loss"])
+        assert known[there]["loss"].mean() == measured.terms["loss"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "log_mel", "said"),
+    [
+        ([0.9, 2.2, 2.6, 4.2], [1.0, 1.1, 1.2, 1.3], "no better than the model that the run"),
+        ([0.9, 1.9, 2.9, 3.9], [2.0, 2.1, 2.2, 2.3], "log_mel is worse than that of the model"),
+        ([0.9, 1.9, 2.9, 3.9], [0.9, 1.2, 1.1, 1.4], ""),
+    ],
+    ids=["within the interval", "a figure falls", "better"],
+)
+def test_only_a_gain_beyond_its_interval_is_published(
+    settings: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    loss: list[float],
+    log_mel: list[float],
+    said: str,
+) -> None:
+    store = ModelStore(tmp_path / "store")
+    content = torch.load(train(configuration.parse(settings), CPU), weights_only=True)
+    changes = {"publish_to": str(store.root), "gate_metrics": ["log_mel"]}
+    changes["output_dir"] = str(tmp_path / "second")
+    config = configuration.parse({**settings, **changes})
+    torch.save(content, tmp_path / "model.pt")
+    with Writer() as writer, closing(TrainingRun(config, World(CPU), writer, StopRequest())) as run:
+        measured = run.validation_set.measure(run.model)
+        assert measured.segments["log_mel"].isfinite().all()
+        assert "log_mel" not in measured.terms
+        before = figures(1.0, 2.0, 3.0, 4.0) | {"log_mel": torch.tensor([1.0, 1.1, 1.2, 1.3])}
+        gate = PublishGate(store.root, run.validation_set, {"base": before})
+        mine = figures(*loss) | {"log_mel": torch.tensor(log_mel)}
+        with caplog.at_level(logging.INFO):
+            version = gate.offer(tmp_path / "model.pt", mine, "base")
+    assert store.versions() == ([] if said else [version])
+    assert f"not published: {said}" in caplog.text if said else version is not None
 
 
 def test_a_version_that_does_not_give_its_golden_clip_is_not_made_current(tmp_path: Path) -> None:
