@@ -91,6 +91,8 @@ def _explained(error: ValidationError) -> str:
     for found in error.errors():
         path = [part for part in found["loc"] if not str(part).startswith("<")]
         where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).lstrip(".")
+        if found["type"] == "too_short" and found["input"]:
+            continue  # Its items are wrong, which is said of each.
         if found["type"] == "missing":
             missing.append(where)
         elif found["type"] == "extra_forbidden":

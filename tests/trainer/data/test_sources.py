@@ -52,7 +52,7 @@ def test_sources_are_checked(places: Path, settings: dict[str, Any]) -> None:
         ([], "train_data must have at least 1 item"),
         ([{"path": one, "weigth": 1}], "did you mean 'weight'"),
         ([{"path": one, "weight": 0}], "weight must be greater than 0"),
-        ([{"weight": 1}], "is a path or needs one"),
+        ([{"weight": 1}], r"lacks train_data\[0\]\.path"),
         (7, "train_data must be a list"),
         ([one, shards], "not some of each"),
     ):
