@@ -52,6 +52,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
+        # They would lead where the client's own Host header says.
+        redirect_slashes=False,
     )
     app.state.service = service
     problems.install(app)

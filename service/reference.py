@@ -1,4 +1,4 @@
-"""The generated pages of docs/: settings and metrics."""
+"""The generated pages of docs/: settings, metrics and limits."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from prometheus_client.metrics import MetricWrapperBase
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from service.limits.table import LIMITS
 from service.observability.metrics import Metrics
-from service.settings import SECTIONS
+from service.settings import SECTIONS, Settings
 
 
 def settings_page() -> str:
@@ -55,7 +56,31 @@ def metrics_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"settings": settings_page, "metrics": metrics_page}
+def limits_page() -> str:
+    """Return docs/limits.md."""
+    lines = [
+        "# Limits",
+        "",
+        "What a client may have of the service, and what it is answered past that. Settings are",
+        "explained in [settings.md](settings.md); a figure in their place is not to be set. This",
+        "page is the output of `snac-service --reference limits`.",
+        "",
+        "| limit | setting | default | past it |",
+        "|---|---|---|---|",
+    ]
+    for limit in LIMITS:
+        field = Settings.model_fields.get(limit.setting)
+        setting = f"`SNAC_{limit.setting.upper()}`" if field else limit.setting
+        default = (_default(field) or "none") if field else ""
+        lines.append(f"| {limit.what} | {setting} | {default} | {limit.answer} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "settings": settings_page,
+    "metrics": metrics_page,
+    "limits": limits_page,
+}
 
 
 def _title(section: type) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Request
@@ -32,6 +33,9 @@ _admin_header = APIKeyHeader(
     auto_error=False,
     description="Required if the service has admin keys.",
 )
+
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
+"""Headers that proxies add."""
 
 BROWSER_HEADERS = (
     *("Accept", "Authorization", "Content-Encoding", "Content-Type"),
@@ -79,8 +83,9 @@ def require_key(
     """Admit a request if no keys are set or one was sent in either header, and count it."""
     given = header if header is not None or bearer is None else bearer.credentials
     service = request.app.state.service
-    name = check_api_key(service.settings, given)
-    who = caller(request.client.host if request.client else "", name)
+    address = _address(request)
+    name = service.guesses.check(address, given, lambda: check_api_key(service.settings, given))
+    who = caller(address, name)
     RequestState.of(request.scope).caller = who
     service.rates.count_request(who)
 
@@ -88,15 +93,23 @@ def require_key(
 def require_admin_key(
     request: Request, given: Annotated[str | None, Depends(_admin_header)]
 ) -> None:
-    """Admit an operator's request: with an admin key, or on loopback if none is set.
+    """Admit an operator's request: with an admin key, or on loopback if no keys are set at all.
 
-    Without a key, requests with an ``Origin`` header are refused: otherwise any web page could
-    make the operator's browser send them.
+    Without a key, requests that a proxy has passed on are refused, whoever they come from, and
+    requests with an ``Origin`` header: otherwise any web page could make the operator's browser
+    send them. Another worker of this service has its own way in.
     """
-    settings: Settings = request.app.state.service.settings
+    service = request.app.state.service
+    settings: Settings = service.settings
     if settings.admin_keyring:
-        _check(settings.admin_keyring, given, "X-Admin-Key")
-    elif not settings.on_loopback:
+        service.guesses.check(
+            _address(request), given, lambda: _check(settings.admin_keyring, given, "X-Admin-Key")
+        )
+    elif request.client is None:
+        return
+    elif settings.api_keyring or settings.trusted_proxies:
+        raise ForbiddenError("set SNAC_ADMIN_KEY: where keys or proxies are, this call needs one")
+    elif not settings.on_loopback or any(name in request.headers for name in _FORWARDED):
         raise ForbiddenError(
             "SNAC_ADMIN_KEY is not set, so this call is open on a loopback address only"
         )
@@ -104,9 +117,38 @@ def require_admin_key(
         raise ForbiddenError("set SNAC_ADMIN_KEY to make this call from a browser")
 
 
+def require_metrics_key(request: Request) -> None:
+    """Admit a scrape: with the key as a bearer token, if one is set, or from another worker."""
+    service = request.app.state.service
+    secret = service.settings.metrics_key
+    if secret is None or request.client is None:
+        return
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    token = given.strip() if scheme.lower() == "bearer" else None
+    ring = (Key("metrics", secret.get_secret_value()),)
+    service.guesses.check(
+        _address(request), token, lambda: _check(ring, token, "Authorization: Bearer", "Bearer")
+    )
+
+
 def caller(address: str, name: str) -> str:
-    """Return who is rate-limited: the key's name, or the address if no keys are set."""
-    return address if name == ANONYMOUS else name
+    """Return who is counted against limits: the key's name, or the address if no keys are set.
+
+    Of IPv6 that is the network: who has one address has all of its /64.
+    """
+    if name != ANONYMOUS:
+        return name
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def allow_origins(app: FastAPI, settings: Settings) -> None:
@@ -121,8 +163,8 @@ def allow_origins(app: FastAPI, settings: Settings) -> None:
         )
 
 
-def _check(ring: tuple[Key, ...], given: str | None, header: str) -> str:
-    challenge = {"WWW-Authenticate": "ApiKey"}
+def _check(ring: tuple[Key, ...], given: str | None, header: str, scheme: str = "ApiKey") -> str:
+    challenge = {"WWW-Authenticate": scheme}
     if given is None:
         also = " or as Authorization: Bearer" if header == "X-Api-Key" else ""
         raise UnauthorizedError(f"send the key in the {header} header{also}", challenge)

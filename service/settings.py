@@ -10,7 +10,14 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import keys
@@ -25,6 +32,15 @@ def _listed(value: object) -> object:
 
 _Secrets = Annotated[tuple[_Secret, ...], NoDecode, BeforeValidator(_listed)]
 _Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
+
+
+def _network(text: str) -> str:
+    return str(ipaddress.ip_network(text, strict=False))
+
+
+_Networks = Annotated[
+    tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_listed)
+]
 
 
 class Listening(BaseSettings):
@@ -55,6 +71,12 @@ class Models(BaseSettings):
     reload_interval: float = Field(
         default=2.0, gt=0, description="Seconds between polls of the model store."
     )
+    store_stale_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds without a look at the model store that succeeded, after which "
+        "`/health/ready` says `stale`; the model being served stays.",
+    )
     allow_token_space_change: bool = Field(
         default=False,
         description="Let a reload change the token space, and so the meaning of codes.",
@@ -66,6 +88,12 @@ class Models(BaseSettings):
         default=None,
         description="Run one process per device behind the same port: a list such as "
         "`cuda:0,cuda:1`, a number of devices, or `all` for every visible GPU.",
+    )
+    heartbeat_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds without a sign of life, after which one of several worker processes "
+        "is ended and started again.",
     )
 
 
@@ -121,6 +149,14 @@ class Limits(BaseSettings):
         description="Memory in bytes that all requests may hold together: bodies until the "
         "response, responses from before decoding until the client has received them. A request "
         "gets 429 if it does not fit now, and 413 if it can never fit.",
+    )
+    caller_share: float = Field(
+        default=0.75,
+        gt=0,
+        le=1,
+        description="Part of the streams, of the engine's queue and of the held bytes that one "
+        "caller, a key or an address, may have while nobody else has any; past it, 429. As others "
+        "come, each gets the same. 1 lets one have all.",
     )
     max_codes_bytes: int = Field(
         default=32 * 2**20, ge=1, description="Largest body of a decode request."
@@ -213,6 +249,22 @@ class Access(BaseSettings):
     admin_keys: _Secrets = Field(default=(), description="More such keys, comma-separated.")
     admin_keys_file: Path | None = Field(
         default=None, description="File with more such keys, as `SNAC_API_KEYS_FILE`."
+    )
+    metrics_key: _Secret | None = Field(
+        default=None,
+        description="Key that `/metrics` must be sent, as `Authorization: Bearer KEY`; without "
+        "one it is open to whoever reaches the port.",
+    )
+    key_guesses: int = Field(
+        default=30,
+        ge=1,
+        description="Wrong keys a minute from one address, after which no more are looked at and "
+        "the answer is 429; a key that was right goes on.",
+    )
+    trusted_proxies: _Networks = Field(
+        default=(),
+        description="Addresses and networks, with commas between them, of proxies whose "
+        "`X-Forwarded-For` is believed; without any, nobody's is.",
     )
     cors_origins: _Words = Field(
         default=(),

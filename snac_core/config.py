@@ -10,6 +10,24 @@ from typing import Any
 
 from snac_core.errors import ConfigError
 
+MOST = {
+    "sampling_rate": 192_000,
+    "encoder_dim": 4096,
+    "encoder_rates": 16,
+    "decoder_dim": 4096,
+    "decoder_rates": 16,
+    "attn_window_size": 1024,
+    "codebook_size": 2**16,
+    "codebook_dim": 256,
+    "vq_strides": 64,
+}
+"""Upper bounds of a configuration's numbers: far above any model's, and far below what building
+and trying one could take a machine's memory for."""
+
+MOST_ENTRIES = 8
+MOST_CHANNELS = 8192
+MOST_PAD_SAMPLES = 2**20
+
 
 @dataclasses.dataclass(frozen=True)
 class SnacConfig:
@@ -65,6 +83,8 @@ class SnacConfig:
             value = getattr(self, name)
             if not isinstance(value, (list, tuple)) or not value:
                 raise ConfigError(f"{name} must be a list of whole numbers, not {value!r}")
+            if len(value) > MOST_ENTRIES:
+                raise ConfigError(f"{name} may have {MOST_ENTRIES} entries, not {len(value)}")
             object.__setattr__(self, name, tuple(value))
         for name in ("noise", "depthwise"):
             if not isinstance(getattr(self, name), bool):
@@ -85,6 +105,8 @@ class SnacConfig:
         for name, value in counts:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"{name} must be a whole number of at least 1, not {value!r}")
+            if value > MOST[name]:
+                raise ConfigError(f"{name} may be at most {MOST[name]}, not {value!r:.40}")
 
     def _check_geometry(self) -> None:
         if math.prod(self.encoder_rates) != math.prod(self.decoder_rates):
@@ -107,6 +129,16 @@ class SnacConfig:
                 f"latent_dim {self.latent_dim} must be {self.latent_channels}, "
                 "encoder_dim doubled once for each of encoder_rates"
             )
+        if self.latent_channels > MOST_CHANNELS:
+            raise ConfigError(
+                f"encoder_dim {self.encoder_dim} doubled {len(self.encoder_rates)} times gives "
+                f"{self.latent_channels} channels; at most {MOST_CHANNELS} are built"
+            )
+        if self.pad_multiple > MOST_PAD_SAMPLES:
+            raise ConfigError(
+                f"audio would be padded to multiples of {self.pad_multiple} samples; at most "
+                f"{MOST_PAD_SAMPLES} are"
+            )
         if self.attn_window_size is not None:
             for name, dim in (
                 ("encoder output", self.latent_channels),
@@ -126,10 +158,12 @@ class SnacConfig:
         """
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
+            if not isinstance(key, str):
+                raise ConfigError(f"keys of the model configuration must be names, not {key!r:.40}")
             if key not in known:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {known}"
-                raise ConfigError(f"unknown key {key!r} in the model configuration{hint}")
+                raise ConfigError(f"unknown key {key!r:.80} in the model configuration{hint}")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,6 +17,8 @@ ZIP = "application/zip"
 AUDIO_FORMATS = {media: name for name, media in MEDIA_TYPES.items()}
 """Audio response formats by media type; the first is the default."""
 
+MAX_RANGES = 64
+
 _ALIASES = {
     "audio/wave": "audio/wav",
     "audio/x-wav": "audio/wav",
@@ -63,7 +65,7 @@ def negotiate(accept: str | None, offers: Sequence[str]) -> str:
     NotAcceptableError
         If the client accepts none of them.
     """
-    ranges = _parse(accept) if accept and accept.strip() else [_Range("*/*", 1.0)]
+    ranges = _parse(accept or "") or [_Range("*/*", 1.0)]
 
     def quality(offer: str) -> float:
         closest = max(ranges, key=lambda item: item.specificity(offer))
@@ -77,7 +79,8 @@ def negotiate(accept: str | None, offers: Sequence[str]) -> str:
 
 def _parse(accept: str) -> list[_Range]:
     ranges = []
-    for part in accept.split(","):
+    # More ranges than any client has reasons for are not weighed.
+    for part in filter(str.strip, accept.split(",")[:MAX_RANGES]):
         media, *parameters = (piece.strip().lower() for piece in part.split(";"))
         quality = 1.0
         for parameter in parameters:

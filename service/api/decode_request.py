@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import json
 from typing import Any
 
 import msgpack
 import numpy as np
 from pydantic import ValidationError
 
+from service.api import json_body
 from service.api.content_negotiation import JSON, MSGPACK, NPZ
+from service.api.json_body import to_array
 from service.api.schemas import DecodeOptions
 from service.api.uploads import UNNAMED
 from service.errors import InvalidRequestError, MalformedBodyError, UnsupportedMediaError
-from service.limits.body import MAX_LISTS, check_nesting
+from service.limits.body import MAX_LISTS, check_fields, check_names
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import SnacConfig
@@ -23,6 +25,10 @@ from snac_core.inference.jobs import DecodeJob
 from snac_core.layouts import find_layout, from_layout
 
 Fields = dict[str, Any]
+
+LONG_LIST = 64
+MAX_LIST_NUMBERS = 2**21
+"""Numbers in one list of msgpack: seven hours of the codes of one model, parsed in one go."""
 
 
 def parse_fields(data: bytes, media: str, config: SnacConfig, max_depth: int) -> Fields:
@@ -43,7 +49,7 @@ def parse_fields(data: bytes, media: str, config: SnacConfig, max_depth: int) ->
     if media == NPZ:
         return _codes_fields(Codes.from_npz(data, config))
     if media == JSON:
-        fields = _parse_json(data, max_depth)
+        fields = json_body.parse(data, max_depth)
     elif media == MSGPACK:
         fields = _parse_msgpack(data)
     else:
@@ -73,6 +79,7 @@ def read_codes(codec: Codec, fields: Fields, max_seconds: float) -> tuple[Codes,
     AudioTooLongError
         If they hold more than ``max_seconds`` of audio.
     """
+    check_names(fields, (*DecodeOptions.model_fields, "codes"))
     if "codes" not in fields:
         raise InvalidRequestError("codes: the field is required")
     try:
@@ -116,22 +123,17 @@ def _codes_fields(codes: Codes) -> Fields:
     }
 
 
-def _parse_json(data: bytes, max_depth: int) -> object:
-    check_nesting(data, max_depth)
-    try:
-        parsed: object = json.loads(data)
-    except ValueError as error:
-        raise MalformedBodyError(f"the body is not JSON: {error}") from None
-    return parsed
-
-
 def _parse_msgpack(data: bytes) -> object:
-    places = itertools.count(1)
+    lists = itertools.count(1)
 
-    def counted(value: object) -> object:
+    def counted(value: list[Any]) -> object:
         # An empty list takes one byte in msgpack and a hundred in memory.
-        if next(places) > MAX_LISTS:
+        if next(lists) > MAX_LISTS:
             raise MalformedBodyError(f"the msgpack has more than {MAX_LISTS} lists and objects")
+        # Whole numbers in an array take a quarter of what they take one by one.
+        if len(value) > LONG_LIST and set(map(type, value)) == {int}:
+            with contextlib.suppress(OverflowError):  # said where codes are checked
+                return to_array(value)
         return value
 
     def refused(code: int, data: bytes) -> object:
@@ -139,9 +141,13 @@ def _parse_msgpack(data: bytes) -> object:
 
     try:
         parsed: object = msgpack.unpackb(
-            data, list_hook=counted, object_hook=counted, ext_hook=refused
+            data,
+            list_hook=counted,
+            object_pairs_hook=check_fields,
+            ext_hook=refused,
+            max_array_len=MAX_LIST_NUMBERS,
         )
-    except (ValueError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         reason = str(error) or type(error).__name__
         raise MalformedBodyError(f"the body is not msgpack: {reason}") from None
     return parsed

@@ -22,12 +22,31 @@ from snac_core.utils.incremental import Incremental
 PCM_BYTES = 2
 """Bytes per sample in the largest format that audio is answered in."""
 
+SAMPLE_BYTES = 4
+"""Bytes of one sample in memory, float32."""
+
 
 async def encode(call: Call, upload: Upload) -> tuple[Samples, Codes]:
     """Read an audio file at the codec's sample rate and encode it; return samples and codes."""
     codec, max_seconds = call.codec, call.service.settings.max_seconds
+    rates = call.service.rates
+    rates.check_audio(call.caller)
+    kept = 0
+
+    def keep(count: int) -> None:
+        """Reserve memory for more samples, unless their caller may not have so much audio."""
+        nonlocal kept
+        rates.check_audio(call.caller, (kept + count) / codec.sample_rate)
+        call.reservation.grow(SAMPLE_BYTES * count)
+        kept += count
+
+    def let_go() -> None:
+        nonlocal kept
+        call.reservation.grow(-SAMPLE_BYTES * kept)
+        kept = 0
 
     def plan() -> Incremental[tuple[Samples, EncodeJob]]:
+        let_go()  # of what was read before, when this begins again
         samples = yield from audio.read_incremental(
             upload.data,
             codec.sample_rate,
@@ -35,13 +54,17 @@ async def encode(call: Call, upload: Upload) -> tuple[Samples, Codes]:
             upload.channel,
             upload.raw,
             upload.warnings,
+            keep,
         )
         upload.data = b""
         return samples, codec.encode_job(samples)
 
-    with call.stage("read"):
-        samples, job = await call.service.io.run_incremental(plan)
-    await compute(call, job, len(samples) / codec.sample_rate)
+    try:
+        with call.stage("read"):
+            samples, job = await call.service.io.run_incremental(plan)
+        await compute(call, job)
+    finally:
+        let_go()
     return samples, job.result()
 
 
@@ -64,7 +87,7 @@ async def decode(
         job = await call.service.io.run(plan)
     reserved = PCM_BYTES * job.codes.num_samples * (4 if as_text else 3) // 3
     with call.reservation.reserve(reserved):
-        await compute(call, job, job.codes.duration)
+        await compute(call, job)
         samples = job.result()
 
         def write() -> Incremental[bytes]:
@@ -78,10 +101,11 @@ async def decode(
     return samples, body
 
 
-async def compute(call: Call, job: Job, seconds: float) -> None:
-    """Run ``job`` on the engine, and count ``seconds`` of audio against the caller's rate limit.
+async def compute(call: Call, job: Job) -> None:
+    """Run ``job`` on the engine, and count what it computes against the caller's rate limit.
 
-    A job that the engine refuses is not counted.
+    That is all of a job's windows, whatever part of their audio is answered. A job that the
+    engine refuses is not counted.
 
     Raises
     ------
@@ -90,10 +114,10 @@ async def compute(call: Call, job: Job, seconds: float) -> None:
     """
     service, state = call.service, call.state
     # Nothing else can be queued between the check and the run.
-    service.engine.check_open(job.seconds)
-    service.rates.count_audio(state.caller or "", seconds)
+    service.engine.check_open(job.seconds, call.caller)
+    service.rates.count_audio(call.caller, job.seconds)
     began = tracing.now()
-    timing = await service.engine.run(call.codec, job)
+    timing = await service.engine.run(call.codec, job, caller=call.caller)
     state.add_time("queue", timing.queue)
     state.add_time("inference", timing.inference)
     waited = round(1e9 * timing.queue)

@@ -64,6 +64,11 @@ class Call:
         return self.request.headers.get("accept")
 
     @property
+    def caller(self) -> str:
+        """Who is counted against limits."""
+        return self.state.caller or ""
+
+    @property
     def from_outside(self) -> bool:
         """Whether the request came through the port, not from another worker's socket."""
         return self.request.client is not None
@@ -83,7 +88,7 @@ class Call:
         """
         self.service.lifecycle.check_started()
         codec = self.use(self.service.models.codec)
-        self.service.engine.check_open()
+        self.service.engine.check_open(caller=self.caller)
         return codec
 
     async def run_until_disconnect(
@@ -167,4 +172,5 @@ async def set_deadline(
     """Set the call's deadline: the service's own, or an earlier one that the request asks for."""
     most = call.service.settings.request_timeout
     seconds = min(timeout or most, most)
+    call.reservation.belongs_to(call.caller)
     call.deadline = Deadline(asyncio.get_running_loop().time() + seconds, seconds)

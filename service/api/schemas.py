@@ -171,3 +171,6 @@ class Health(BaseModel):
     """The response of a successful health probe."""
 
     status: str
+    store: Literal["fresh", "stale"] | None = Field(
+        default=None, description="Whether the model store has been read of late."
+    )

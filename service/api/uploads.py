@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -17,9 +18,14 @@ from service.errors import (
     TooLargeError,
     UnsupportedMediaError,
 )
+from service.limits.memory import SMALL_BYTES
 from snac_core.audio import Channel, RawFormat
 
 MULTIPART = "multipart/form-data"
+PARSED_BYTES = 8
+"""Memory that codes may take once they are parsed, for each byte of their body: a msgpack number
+of one byte becomes an int64."""
+
 MAX_FIELDS = 8
 """Most parts of a multipart body that are not files; they are ignored."""
 
@@ -28,6 +34,12 @@ UNNAMED = (
     *("", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"),
     *("application/ogg", "application/mp4"),
 )
+
+
+MAX_FIELD_BYTES = 16 * 2**10
+"""Bytes of one of them."""
+
+_UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
 
 
 class _InMemoryParser(MultiPartParser):
@@ -97,8 +109,16 @@ async def read_uploads(request: Request, part: str, most: int) -> list[Upload]:
     media = content_type(request.headers.get("content-type"))
     if media != MULTIPART:
         raise UnsupportedMediaError(f"send {MULTIPART}, not {media!r:.100}")
+    _, parameters = parse_options_header(request.headers["content-type"])
+    charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
+    if charset.lower() not in _UTF8:
+        raise UnsupportedMediaError(f"names of files and fields are UTF-8, not {charset!r:.40}")
     parser = _InMemoryParser(
-        request.headers, request.stream(), max_files=most, max_fields=MAX_FIELDS
+        request.headers,
+        request.stream(),
+        max_files=most,
+        max_fields=MAX_FIELDS,
+        max_part_size=MAX_FIELD_BYTES,
     )
     try:
         form = await parser.parse()
@@ -132,4 +152,7 @@ async def read_codes_body(call: Call) -> tuple[bytes, str]:
         return bytes(body)
 
     media = content_type(call.request.headers.get("content-type"))
-    return await call.before_deadline(read()), media
+    data = await call.before_deadline(read())
+    if len(data) > SMALL_BYTES:
+        call.reservation.grow(PARSED_BYTES * len(data))
+    return data, media

@@ -47,8 +47,9 @@ class Engine:
         max_queue_seconds: float,
         metrics: Metrics,
         turn_seconds: float = 0.03,
+        caller_share: float = 1.0,
     ) -> None:
-        self.scheduler = Scheduler(batch_seconds, max_queue_seconds, turn_seconds)
+        self.scheduler = Scheduler(batch_seconds, max_queue_seconds, turn_seconds, caller_share)
         self._metrics = metrics
         self._closing = False
         self._death: BaseException | None = None
@@ -85,10 +86,12 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join()
 
-    async def run(self, codec: Codec, job: Job, *, urgent: bool = False) -> Timing:
+    async def run(
+        self, codec: Codec, job: Job, *, urgent: bool = False, caller: str = ""
+    ) -> Timing:
         """Run ``job`` with ``codec``; cancelling this removes the job from the queue.
 
-        An ``urgent`` job goes first; it should be small.
+        An ``urgent`` job goes first; it should be small. Callers share the engine fairly.
 
         Raises
         ------
@@ -99,30 +102,32 @@ class Engine:
         Exception
             Whatever the codec raises for this job's own steps.
         """
-        return await asyncio.wrap_future(self.submit(codec, job, urgent=urgent))
+        return await asyncio.wrap_future(self.submit(codec, job, urgent=urgent, caller=caller))
 
-    def submit(self, codec: Codec, job: Job, *, urgent: bool = False) -> Future[Timing]:
+    def submit(
+        self, codec: Codec, job: Job, *, urgent: bool = False, caller: str = ""
+    ) -> Future[Timing]:
         """Queue ``job``; see `run`."""
         done: Future[Timing] = Future()
         now = time.perf_counter()
         with self._wake:
-            self._check_open(job.seconds)
+            self._check_open(job.seconds, caller)
             steps = deque(job.steps)
-            self.scheduler.add(QueuedJob(codec, job, done, steps, len(steps), now, urgent))
+            self.scheduler.add(QueuedJob(codec, job, done, steps, len(steps), now, urgent, caller))
             self._wake.notify()
         return done
 
-    def check_open(self, seconds: float = 0.0) -> None:
+    def check_open(self, seconds: float = 0.0, caller: str = "") -> None:
         """Raise what `run` would raise now for so much audio, or for the shortest job."""
         with self._wake:
-            self._check_open(seconds)
+            self._check_open(seconds, caller)
 
-    def _check_open(self, seconds: float) -> None:
+    def _check_open(self, seconds: float, caller: str) -> None:
         if self._death is not None:
             raise EngineDeadError("the engine thread has ended; the service must be restarted")
         if self._closing:
             raise NotReadyError("the service is stopping")
-        self.scheduler.check_open(seconds)
+        self.scheduler.check_open(seconds, caller)
 
     # The thread
 

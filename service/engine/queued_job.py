@@ -30,6 +30,7 @@ class QueuedJob:
     left: int
     queued_at: float
     urgent: bool
+    caller: str = ""
     timing: Timing = dataclasses.field(default_factory=Timing)
     started: bool = False
 

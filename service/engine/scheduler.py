@@ -3,6 +3,10 @@
 Jobs take turns, one step each, so that a short clip does not wait for all windows of a long file.
 A batch holds steps of one codec and one kind. Urgent jobs (the next step of a stream whose
 listener has little audio left) get every other batch.
+
+Callers take turns as well: who has had less of the engine goes first, so that one with many jobs
+gets no more of it than one with few. It is start-time fair queueing, Goyal, Vin and Cheng 1996,
+with audio-seconds as the cost.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from service.engine.queued_job import QueuedJob
 from service.errors import OverloadedError
+from service.shares import Shares
 from snac_core.inference.jobs import Step
 
 Batch = list[tuple[QueuedJob, Step]]
@@ -26,12 +31,20 @@ class Scheduler:
         least one step, however long.
     max_queue_seconds
         Audio-seconds that may be queued. A longer job is accepted while nothing else waits.
+    caller_share
+        Part of the queue that one caller may have alone; see `service.shares`.
     turn_seconds
         Engine time, estimated from the rate so far, that a batch may take beyond one step of
         each job. It bounds how long a short clip waits for the windows of a long file.
     """
 
-    def __init__(self, batch_seconds: float, max_queue_seconds: float, turn_seconds: float) -> None:
+    def __init__(
+        self,
+        batch_seconds: float,
+        max_queue_seconds: float,
+        turn_seconds: float,
+        caller_share: float = 1.0,
+    ) -> None:
         self.batch_seconds = batch_seconds
         self.max_queue_seconds = max_queue_seconds
         self.turn_seconds = turn_seconds
@@ -43,9 +56,11 @@ class Scheduler:
         """Audio-seconds per second of engine time, a moving average over batches."""
         self._budget = batch_seconds
         self._last_urgent = False
+        self._share = caller_share
+        self._served: dict[str, float] = {}
 
-    def check_open(self, seconds: float) -> None:
-        """Raise OverloadedError if ``seconds`` more do not fit."""
+    def check_open(self, seconds: float, caller: str = "") -> None:
+        """Raise OverloadedError if ``seconds`` more of ``caller`` do not fit."""
         idle = not self.waiting and not self.running
         excess = self.queued_seconds + seconds - self.max_queue_seconds
         if excess >= 0 and not idle:
@@ -55,9 +70,24 @@ class Scheduler:
                 retry_after=excess / self.rate if self.rate else 1.0,
             )
 
+        if idle or not caller:
+            return
+        shares = Shares(self.max_queue_seconds, self._share)
+        for queued in self._jobs():
+            shares.take(queued.caller, sum(step.seconds for step in queued.waiting))
+        if not shares.allows(caller, seconds):
+            raise OverloadedError(
+                f"{shares.of(caller):.0f} audio-seconds of this caller are waiting, which is its "
+                f"share of {self.max_queue_seconds:.0f}",
+                retry_after=seconds / self.rate if self.rate else 1.0,
+            )
+
     def add(self, queued: QueuedJob) -> None:
-        """Queue a job."""
+        """Queue a job. A caller who was away has no claim to what others had meanwhile."""
         self.queued_seconds += queued.job.seconds
+        callers = {one.caller for one in self._jobs()}
+        self._served = {caller: self._served.get(caller, 0.0) for caller in callers}
+        self._served.setdefault(queued.caller, min(self._served.values(), default=0.0))
         self.waiting.append(queued)
 
     def next_batch(self, eligible: Callable[[QueuedJob], bool] = lambda queued: True) -> Batch:
@@ -68,13 +98,12 @@ class Scheduler:
         for queued in [queued for queued in self.waiting if queued.done.cancelled()]:
             self.waiting.remove(queued)
             self._discount(queued.waiting)
-        # Urgent jobs first, or last if they had the batch before; otherwise first come.
-        candidates = sorted(
-            filter(eligible, self.waiting), key=lambda queued: queued.urgent is self._last_urgent
-        )
+        candidates = self._in_turn([queued for queued in self.waiting if eligible(queued)])
         if not candidates:
             return []
         batch = self._fill(candidates)
+        for queued, step in batch:
+            self._served[queued.caller] = self._served.get(queued.caller, 0.0) + step.seconds
         served = {queued for queued, _ in batch}
         self.waiting = [queued for queued in self.waiting if queued not in served]
         self.running = self.running + batch
@@ -99,7 +128,7 @@ class Scheduler:
 
     def clear(self) -> set[QueuedJob]:
         """Forget everything; returns the jobs that were waiting or running."""
-        jobs = {*self.waiting, *(queued for queued, _ in self.running)}
+        jobs = self._jobs()
         self.waiting, self.running, self.queued_seconds = [], [], 0.0
         return jobs
 
@@ -110,6 +139,22 @@ class Scheduler:
     def recover(self) -> None:
         """Raise the batch budget by 2% after a success, to ``batch_seconds`` at most."""
         self._budget = min(self.batch_seconds, 1.02 * self._budget)
+
+    def _in_turn(self, jobs: list[QueuedJob]) -> list[QueuedJob]:
+        """Return urgent jobs first, or last if they had the batch before; then by fair turns.
+
+        A job's turn is what its caller has had and would have had with its jobs before this one.
+        """
+        turns: dict[QueuedJob, tuple[bool, float]] = {}
+        ahead: dict[str, float] = {}
+        for queued in jobs:
+            turn = ahead.get(queued.caller, self._served.get(queued.caller, 0.0))
+            turns[queued] = queued.urgent is self._last_urgent, turn
+            ahead[queued.caller] = turn + queued.waiting[0].seconds
+        return sorted(jobs, key=turns.__getitem__)
+
+    def _jobs(self) -> set[QueuedJob]:
+        return {*self.waiting, *(queued for queued, _ in self.running)}
 
     def _fill(self, candidates: list[QueuedJob]) -> Batch:
         """Take one step of each job that can join the first one's batch, then more in turn."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Iterable
+from typing import Any
+
 import numpy as np
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +19,10 @@ from service.errors import (
 MAX_LISTS = 200_000
 """Lists and objects in one body: codes have a handful, and text has none."""
 
+MAX_FIELDS = 64
+"""Fields of one object: no message has as many, and a check of each takes time."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -68,17 +76,40 @@ def check_count(count: int, limit: int, what: str) -> None:
         raise TooLargeError(f"the batch has {count} {what}, and may have at most {limit}")
 
 
+def check_fields(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Return an object of its fields; MalformedBodyError if they are more than `MAX_FIELDS`."""
+    if len(pairs) > MAX_FIELDS:
+        raise MalformedBodyError(f"an object has {len(pairs)} fields; at most {MAX_FIELDS} may be")
+    return dict(pairs)
+
+
+def check_names(fields: Iterable[object], known: Collection[str]) -> None:
+    """Check an object's names before its values are looked at: a check of each takes time.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming the first few that are unknown.
+    """
+    unknown = [name for name in fields if name not in known]
+    if unknown:
+        errors = [{"place": f"{name!s:.64}", "reason": "unknown field"} for name in unknown[:5]]
+        named = ", ".join(error["place"] for error in errors)
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise InvalidRequestError(f"unknown fields: {named}{more}", errors)
+
+
 def check_nesting(data: bytes, max_depth: int) -> None:
     """Check how deep and how many the lists and objects of JSON text are, before it is parsed.
 
-    Brackets in strings count too: nothing that a client has to say here holds any.
+    Brackets in strings do not count.
 
     Raises
     ------
     MalformedBodyError
         Saying the limit.
     """
-    brackets = data.translate(None, _NOT_BRACKETS)
+    brackets = _STRING.sub(b"", data).translate(None, _NOT_BRACKETS)
     if len(brackets) > 2 * MAX_LISTS:
         raise MalformedBodyError(f"the JSON has more than {MAX_LISTS} lists and objects")
     marks = np.frombuffer(brackets, np.uint8)

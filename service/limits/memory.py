@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 from fastapi import Request
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.errors import OverloadedError, TooLargeError
 from service.observability.metrics import Metrics
 from service.problems import problem_response
+from service.shares import Shares
 
 SMALL_BYTES = 2**16
 """Responses up to this size are not counted: a connection buffers them at once, and probes and
@@ -19,7 +21,7 @@ problems must always be possible."""
 
 
 class MemoryBudget:
-    """Bytes that all requests of one app may hold together.
+    """Bytes that all requests of one app may hold together; threads may take some at once.
 
     Parameters
     ----------
@@ -27,18 +29,35 @@ class MemoryBudget:
         Upper bound.
     metrics
         Receives the bytes in use.
+    caller_share
+        Part of it that one caller's requests may have; see `service.shares`.
     """
 
-    def __init__(self, max_bytes: int, metrics: Metrics) -> None:
-        self.max_bytes, self.used = max_bytes, 0
+    def __init__(self, max_bytes: int, metrics: Metrics, caller_share: float = 1.0) -> None:
+        self.max_bytes, self.lock = max_bytes, threading.Lock()
+        self.shares = Shares(max_bytes, caller_share)
         metrics.held_bytes.set_function(lambda: self.used)
+
+    @property
+    def used(self) -> int:
+        """Bytes in use."""
+        return int(self.shares.used)
 
 
 class Reservation:
-    """Memory reserved for one request: its body and intermediate results, then its response."""
+    """Memory reserved for one request: its body and intermediate results, then its response.
 
-    def __init__(self, budget: MemoryBudget) -> None:
-        self._budget, self.size = budget, 0
+    Parameters
+    ----------
+    budget
+        Where from.
+    caller
+        Whose it is; one request of a caller that has no other may have all that is free.
+    """
+
+    def __init__(self, budget: MemoryBudget, caller: str = "") -> None:
+        self._budget, self.size, self._caller = budget, 0, caller
+        self._closed = False
 
     def resize(self, size: int) -> None:
         """Reserve ``size`` bytes in place of the current reservation.
@@ -50,24 +69,50 @@ class Reservation:
         TooLargeError
             If they exceed the whole budget.
         """
+        with self._budget.lock:
+            self._resize(0 if self._closed else size)
+
+    def _resize(self, size: int) -> None:
         budget, more = self._budget, size - self.size
-        most = budget.max_bytes
+        shares, most = budget.shares, budget.max_bytes
         if more > 0 and size > most:
             raise TooLargeError(
                 f"this needs {size} bytes; requests and answers may hold {most} together"
             )
-        if more > 0 and budget.used + more > most:
+        if more > 0 and shares.used + more > most:
             raise OverloadedError(
                 f"requests and answers hold {budget.used} bytes, of at most {most}, and this "
                 f"needs {more}",
                 retry_after=1.0,
             )
-        budget.used += more
+        alone = shares.of(self._caller) <= self.size
+        if more > 0 and not alone and not shares.allows(self._caller, more):
+            raise OverloadedError(
+                f"requests and answers of this caller hold {shares.of(self._caller):.0f} bytes, "
+                f"its share of {most}, and this needs {more}",
+                retry_after=1.0,
+            )
+        shares.take(self._caller, more)
         self.size = size
+
+    def belongs_to(self, caller: str) -> None:
+        """Count it for ``caller`` from now on."""
+        with self._budget.lock:
+            self._budget.shares.take(self._caller, -self.size)
+            self._budget.shares.take(caller, self.size)
+            self._caller = caller
+
+    def close(self) -> None:
+        """Release everything; a thread that is still at it gets no more."""
+        with self._budget.lock:
+            self._closed = True
+            self._resize(0)
 
     def grow(self, more: int) -> None:
         """Reserve ``more`` bytes in addition, or release some if negative; raises as `resize`."""
-        self.resize(self.size + more)
+        with self._budget.lock:
+            if not self._closed:
+                self._resize(self.size + more)
 
     @contextlib.contextmanager
     def reserve(self, size: int) -> Iterator[None]:
@@ -103,7 +148,8 @@ class MemoryLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        reservation = Reservation(self.budget)
+        client = scope.get("client")
+        reservation = Reservation(self.budget, client[0] if client else "")
         scope.setdefault("state", {})["reservation"] = reservation
         size, refused = 0, False
 
@@ -135,4 +181,4 @@ class MemoryLimit:
         try:
             await self.app(scope, counted, until_taken)
         finally:
-            reservation.resize(0)
+            reservation.close()

@@ -33,6 +33,12 @@ class RateLimits:
         if self._requests is not None:
             self._count(self._requests, caller, 1, "requests")
 
+    def check_audio(self, caller: str, seconds: float = 1 / _MS) -> None:
+        """Raise what `count_audio` would raise now, for work that comes before the engine's."""
+        item = self._for_audio(seconds)
+        if item is not None and not self._counter.test(item, caller, cost=_cost(seconds)):
+            raise self._exceeded(item, caller, _cost(seconds), "audio-milliseconds")
+
     def count_audio(self, caller: str, seconds: float) -> None:
         """Count audio of ``caller``.
 
@@ -41,23 +47,35 @@ class RateLimits:
         RateLimitError
             If it exceeds the limit now.
         TooLargeError
-            If it exceeds a whole minute's limit, and so can never fit.
+            If it exceeds the limit of a whole minute, and so can never fit.
         """
-        if self._audio is None:
-            return
-        if seconds > self.audio_share:
+        item = self._for_audio(seconds)
+        if item is not None:
+            self._count(item, caller, _cost(seconds), "audio-milliseconds")
+
+    def _for_audio(self, seconds: float) -> limits.RateLimitItem | None:
+        if self._audio is not None and seconds > self.audio_share:
             raise TooLargeError(
                 f"{seconds:.1f} s of audio; {self.audio_share:g} s a minute are what one caller has"
             )
-        self._count(self._audio, caller, math.ceil(seconds * _MS), "audio-milliseconds")
+        return self._audio
 
     def _count(self, item: limits.RateLimitItem, caller: str, cost: int, what: str) -> None:
         if not self._counter.hit(item, caller, cost=cost):
-            stats = self._counter.get_window_stats(item, caller)
-            raise RateLimitError(
-                f"{cost} more {what} would pass the limit of {item.amount} a minute",
-                retry_after=stats.reset_time - time.time(),
-            )
+            raise self._exceeded(item, caller, cost, what)
+
+    def _exceeded(
+        self, item: limits.RateLimitItem, caller: str, cost: int, what: str
+    ) -> RateLimitError:
+        stats = self._counter.get_window_stats(item, caller)
+        return RateLimitError(
+            f"{cost} more {what} would pass the limit of {item.amount} a minute",
+            retry_after=stats.reset_time - time.time(),
+        )
+
+
+def _cost(seconds: float) -> int:
+    return math.ceil(seconds * _MS)
 
 
 def _per_minute(amount: float | None, name: str) -> limits.RateLimitItem | None:

@@ -19,14 +19,16 @@ import gc
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import structlog
 import torch
 
 import snac_core
 from service.errors import NotReadyError, ReloadError
+from service.models.catalog import Catalog, Entry
+from service.models.loader import Loader
 from service.models.warmup import warm_up
 from service.observability.metrics import Metrics
 from service.settings import Settings
@@ -36,6 +38,9 @@ from snac_core.store import ModelStore
 from snac_core.utils.malloc import give_back_freed_memory
 
 log = structlog.get_logger(__name__)
+
+BUSY_SECONDS = 120.0
+"""How long the store may take for one reload before another is refused."""
 
 _POINTER = "current.json"
 _Fingerprint = tuple[tuple[str, int, int], ...]
@@ -73,13 +78,22 @@ class ModelManager:
         self._served_since = ""
         self._failures: dict[str, Failure] = {}
         self._lock = threading.Lock()
-        # A separate thread: a download must not block the I/O threads.
-        self._loading = ThreadPoolExecutor(1, thread_name_prefix="snac-reload")
+        # A thread of its own: a download must not keep those that read and write waiting.
+        self._loader = Loader("snac-reload")
         self.store: ModelStore | None = None
         if settings.model_store is not None:
             self.store = ModelStore(settings.model_store)
         elif ModelStore.is_store(Path(settings.model)):
             self.store = ModelStore(Path(settings.model))
+        self._catalog = Catalog(self.store) if self.store else None
+        metrics.store_age.set_function(lambda: self._catalog.age if self._catalog else 0.0)
+
+    @property
+    def store_state(self) -> Literal["fresh", "stale"] | None:
+        """Whether the store has been read of late; None without one."""
+        if self._catalog is None:
+            return None
+        return "stale" if self._catalog.age > self._settings.store_stale_seconds else "fresh"
 
     @property
     def codec(self) -> Codec:
@@ -126,7 +140,7 @@ class ModelManager:
                 return self._serve(codec)
             try:
                 return self._serve(self._load(self.store, current, on_progress))
-            except SnacError as error:
+            except Exception as error:
                 previous = self.store.previous()
                 self._note_failure(self.store, current, error)
                 if previous is None:
@@ -182,7 +196,8 @@ class ModelManager:
                     codec = self._load(self.store, target)
                 if self.store.roll_back() != target:
                     raise StoreError("somebody else changed the current version meanwhile")
-            except SnacError as error:
+            except Exception as error:
+                _log_unforeseen(error)
                 raise ReloadError(f"nothing was rolled back: {self._reason(error)}") from error
             if codec is not self._codec:
                 self._metrics.reloads.labels(outcome="succeeded").inc()
@@ -190,13 +205,36 @@ class ModelManager:
             return codec
 
     async def run_in_loader(self, change: Callable[..., Codec], **how: bool) -> Codec:
-        """Run `check` or `roll_back` in the loading thread, while requests are served."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._loading, functools.partial(change, **how))
+        """Run `check` or `roll_back` in the thread that loads, while requests are answered.
+
+        Raises
+        ------
+        ReloadError
+            If that thread has been at something else for too long: the store hangs.
+        """
+        if self._loader.busy_seconds > BUSY_SECONDS:
+            raise ReloadError(
+                f"the model store has not answered for {self._loader.busy_seconds:.0f} s; the "
+                "model being served stays"
+            )
+        return await asyncio.wrap_future(self._loader.submit(functools.partial(change, **how)))
+
+    def look_soon(self) -> None:
+        """Look at the store as `check` does with ``retry``, and wait for nothing."""
+
+        def look() -> None:
+            try:
+                self.check(retry=True)
+            except ReloadError as error:
+                log.warning("nothing was reloaded", reason=str(error))
+
+        self._loader.submit(look)
 
     def close(self) -> None:
-        """Start no more reloads."""
-        self._loading.shutdown(wait=False, cancel_futures=True)
+        """Begin no more reloads."""
+        self._loader.close()
+        if self._catalog is not None:
+            self._catalog.close()
 
     async def watch(self) -> None:
         """Poll the store until cancelled."""
@@ -210,51 +248,42 @@ class ModelManager:
                 log.exception("polling the model store failed; it continues")
 
     def describe(self) -> list[VersionState]:
-        """List the versions in the store, and the model being served wherever it came from."""
-        served = self._codec
-        states = []
-        for version in self._listed():
-            failure = self._failures.get(version)
-            state = "failed" if failure else "available"
-            if served is not None and version == served.version:
-                state = "serving"
-            states.append(self._describe(version, state, failure))
+        """List the versions in the store, and the model being served wherever it is from."""
+        served, failures = self._codec, dict(self._failures)
+        entries = self._catalog.entries() if self._catalog else []
+        listed = {entry.version for entry in entries}
+        # Such as one since removed, or the pointer to the current one.
+        entries = entries + [Entry(name, None) for name in failures if name not in listed]
+        states = [
+            self._describe(entry, failures.get(entry.version))
+            for entry in sorted(entries, key=lambda entry: entry.version)
+        ]
         if served is not None and all(state.version != served.version for state in states):
             states.append(VersionState(served.version, "serving", served.token_space))
         return states
 
-    def _listed(self) -> list[str]:
-        """Return the store's versions and failed ones that may have been removed since."""
-        try:
-            known = self.store.versions() if self.store else []
-        except StoreError as error:
-            log.warning("the store cannot be listed", reason=str(error))
-            known = []
-        return sorted({*known, *self._failures})
-
-    def _describe(self, version: str, state: str, failure: Failure | None) -> VersionState:
-        reason = failure.reason if failure else None
-        failed_at = failure.at if failure else None
-        try:
-            manifest = self.store.manifest(version) if self.store else None
-        except StoreError as error:
-            state = "serving" if state == "serving" else "failed"
-            reason = reason or self._reason(error)
-            return VersionState(version, state, reason=reason, failed_at=failed_at)
+    def _describe(self, entry: Entry, failure: Failure | None) -> VersionState:
+        manifest = entry.manifest
+        reason = failure.reason if failure else self._said(entry.reason) if entry.reason else None
+        state = "failed" if reason else "available"
+        if self._codec is not None and entry.version == self._codec.version:
+            state = "serving"
         return VersionState(
-            version,
+            entry.version,
             state,
             token_space=manifest.token_space if manifest else None,
             created=manifest.created if manifest else None,
             parent=manifest.parent if manifest else None,
             reason=reason,
-            failed_at=failed_at,
+            failed_at=failure.at if failure else None,
         )
 
     def _check(self, store: ModelStore, retry: bool, allow_change: bool) -> Codec:
         version = _POINTER
         try:
             version = store.current() or ""
+            if self._catalog is not None:
+                self._catalog.note_seen()
             self._failures.pop(_POINTER, None)
             if not version or version == self.codec.version:
                 return self.codec
@@ -263,9 +292,9 @@ class ModelManager:
                 raise ReloadError(f"{version} is not served: {known.reason}")
             self._guard(store, version, allow_change)
             codec = self._load(store, version)
-        except (SnacError, OSError, RuntimeError) as error:
-            if isinstance(error, ReloadError):
-                raise
+        except ReloadError:
+            raise
+        except Exception as error:
             self._note_failure(store, version, error)
             raise ReloadError(
                 f"{version} is not served: {self._failures[version].reason}"
@@ -319,15 +348,24 @@ class ModelManager:
             return  # reported already
         self._metrics.reloads.labels(outcome="failed").inc()
         log.error("version not served", version=version, reason=str(error))
+        _log_unforeseen(error)
         self._failures[version] = Failure(self._reason(error), _now(), _fingerprint(store, version))
 
     def _reason(self, error: Exception) -> str:
         """Return an error's message for clients, without the path of the store."""
-        said = str(error)
+        return self._said(str(error) or type(error).__name__)
+
+    def _said(self, said: str) -> str:
         if self.store is None:
             return said
         root = str(self.store.root)
         return said.replace(root + os.sep, "").replace(root, "the store")
+
+
+def _log_unforeseen(error: Exception) -> None:
+    """Log where an error came from that no file is expected to cause."""
+    if not isinstance(error, (SnacError, OSError)):
+        log.error("that was not foreseen", exc_info=error)
 
 
 def _fingerprint(store: ModelStore, version: str) -> _Fingerprint:

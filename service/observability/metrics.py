@@ -36,6 +36,11 @@ class Metrics:
             "Requests answered, by route and outcome: ok, or the problem's name.",
             ["route", "outcome"],
         )
+        self.connections_refused = counter(
+            "snac_connections_refused",
+            "Connections ended before a request was understood, by reason.",
+            ["reason"],
+        )
         self.request_seconds = seconds(
             "snac_request_seconds",
             "Time from a request's headers to the end of its response.",
@@ -120,6 +125,10 @@ class Metrics:
             "snac_model_requests",
             "Requests that used a model version, by outcome.",
             ["version", "outcome"],
+        )
+        self.store_age = gauge(
+            "snac_store_age_seconds",
+            "Seconds since the model store was last read; it grows while the store hangs.",
         )
         self.reloads = counter(
             "snac_reload", "Attempts to load another version, by outcome.", ["outcome"]

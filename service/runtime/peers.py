@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -44,6 +47,12 @@ class Worker:
     def announce(self) -> None:
         """Record for the supervisor that this worker has served."""
         served(self.folder, self.number).touch()
+
+    def beat(self) -> None:
+        """Give the process that started it a sign of life, once it has served."""
+        path = served(self.folder, self.number)
+        if path.exists():
+            os.utime(path)
 
     async def others_metrics(self) -> dict[int, str]:
         """Return the metrics of the other workers that answer in time."""
@@ -115,3 +124,22 @@ def shared_port(host: str, port: int) -> socket.socket:
     shared.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     shared.bind(address)
     return shared
+
+
+@contextlib.contextmanager
+def only_service(host: str, port: int) -> Iterator[None]:
+    """Be the only one of this user's services of several workers at an address, for the block.
+
+    Sockets of a shared port let any process of the same user share it, and the kernel would
+    spread clients over two services with two models. A name that only one process can have goes
+    with the process, however it ends.
+
+    Raises
+    ------
+    OSError
+        If there is another.
+    """
+    with socket.socket(socket.AF_UNIX) as name:
+        if port:
+            name.bind(f"\0snac-service-{os.getuid()}-{host}-{port}")
+        yield

@@ -6,6 +6,7 @@ import torch
 
 from service.engine.engine import Engine
 from service.engine.io_pool import IoPool
+from service.limits.guesses import KeyGuesses
 from service.limits.memory import MemoryBudget
 from service.limits.rates import RateLimits
 from service.models.manager import ModelManager
@@ -30,7 +31,8 @@ class Service:
         self.lifecycle = Lifecycle()
         self.models = ModelManager(settings, self.metrics)
         self.rates = RateLimits(settings)
-        self.memory = MemoryBudget(settings.max_held_bytes, self.metrics)
+        self.guesses = KeyGuesses(settings.key_guesses)
+        self.memory = MemoryBudget(settings.max_held_bytes, self.metrics, settings.caller_share)
         self.tracing: Tracing = NoTracing()
         self.worker: Worker | None = None
         on_gpu = torch.cuda.is_available() if settings.device is None else "cuda" in settings.device
@@ -39,6 +41,7 @@ class Service:
             settings.max_queue_seconds,
             self.metrics,
             settings.turn_seconds,
+            settings.caller_share,
         )
         self._begun = False
         self.streams = Streams(settings, self.engine, self.rates, self.metrics)

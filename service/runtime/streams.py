@@ -19,6 +19,7 @@ from service.limits.rates import RateLimits
 from service.observability.metrics import Metrics
 from service.problems import problem_type
 from service.settings import Settings
+from service.shares import Shares
 from snac_core.codec import Codec
 from snac_core.inference.jobs import Job
 
@@ -60,6 +61,8 @@ class Stream:
         self._first_input: float | None = None
         self._given_seconds = 0.0
         self._first_sent = False
+        self.price = 1.0
+        """Audio that is computed for each second of a step."""
         self.uncounted_seconds = 0.0
         """Computed audio that the rate limit has not counted yet."""
         self._stop = asyncio.Event()
@@ -135,6 +138,7 @@ class Streams:
         self._settings, self._engine = settings, engine
         self._rates, self._metrics = rates, metrics
         self._open: set[Stream] = set()
+        self._shares = Shares(settings.max_streams, settings.caller_share)
         self._draining = False
         self._none_left = asyncio.Event()
         self._none_left.set()
@@ -147,14 +151,20 @@ class Streams:
         """The open streams."""
         return tuple(self._open)
 
-    def check_open(self) -> None:
+    def check_open(self, caller: str) -> None:
         """Raise what `open` would raise now."""
         if self._draining:
             raise NotReadyError("the service is stopping")
-        self._engine.check_open()
+        self._engine.check_open(caller=caller)
         if len(self._open) >= self._settings.max_streams:
             raise OverloadedError(
                 f"{len(self._open)} streams are open, and no more may be", retry_after=1.0
+            )
+        if not self._shares.allows(caller, 1):
+            raise OverloadedError(
+                f"{self._shares.of(caller):.0f} streams of this caller are open, which is its "
+                f"share of {self._settings.max_streams}",
+                retry_after=1.0,
             )
 
     @contextlib.contextmanager
@@ -168,9 +178,10 @@ class Streams:
         NotReadyError
             If the service is stopping.
         """
-        self.check_open()
+        self.check_open(caller)
         stream = Stream(kind, caller, self._settings, self._metrics)
         self._open.add(stream)
+        self._shares.take(caller, 1)
         self._none_left.clear()
         self._metrics.streams_open.labels(kind=kind).inc()
         try:
@@ -183,6 +194,7 @@ class Streams:
             raise
         finally:
             self._open.discard(stream)
+            self._shares.take(caller, -1)
             self._metrics.streams_open.labels(kind=kind).dec()
             self.count(kind, stream.outcome)
             if not self._open:
@@ -212,8 +224,10 @@ class Streams:
                 while True:
                     try:
                         self._count(stream)
-                        await self._engine.run(codec, step, urgent=stream.urgent)
-                        stream.uncounted_seconds += step.seconds
+                        await self._engine.run(
+                            codec, step, urgent=stream.urgent, caller=stream.caller
+                        )
+                        stream.uncounted_seconds += step.seconds * stream.price
                         return
                     except OverloadedError:
                         await asyncio.sleep(_RETRY_SECONDS)

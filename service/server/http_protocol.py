@@ -10,17 +10,31 @@ import asyncio
 import os
 import socket
 import struct
+from typing import TYPE_CHECKING
 
-from starlette.types import ASGIApp
+from fastapi import FastAPI
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from service.server.websocket_protocol import websocket_options
+from service.observability.metrics import Metrics
+from service.server.websocket_protocol import StreamProtocol, websocket_options
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
+PIECE_BYTES = 4096
+"""Bytes parsed at a time where requests may be many; all that is left of a body at once."""
+
+MOST_WAITING_BYTES = 2**20
+"""Bytes of requests that may wait behind one that is being answered; one read brings fewer."""
 
 
 class TimeoutHttpProtocol(HttpToolsProtocol):
     """HTTP/1.1 with bounds on a request's head and on how long an answer may lie unread.
+
+    One request of a connection is under way at a time. What comes behind it waits unparsed, and
+    no more is read.
 
     What is no body, trailers and the lines between chunks, has the bound of a head; and a request
     that goes on after its answer must end within the time that a head has.
@@ -33,6 +47,10 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
 
     _in_head = True
     _head_bytes = 0
+    _head_size = 0
+    _body_left = 0
+    _unparsed = b""
+    _running: RequestResponseCycle | None = None
     _head_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
 
@@ -44,27 +62,77 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop watching."""
         self._stop(self._head_timer, self._write_timer)
+        self._unparsed = b""
+        self.pipeline.clear()
         super().connection_lost(exc)
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
+
+    def count_refusal(self, reason: str) -> None:
+        """Count a connection that is ended without a request having been answered."""
 
     def data_received(self, data: bytes) -> None:
+        """Parse what has come, up to the first request that has to wait for another's answer."""
+        self._unparsed += data
+        while self._unparsed and not self.pipeline and self._speaks():
+            size = PIECE_BYTES if self._in_head else max(PIECE_BYTES, self._body_left)
+            piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+            self._parse(piece)
+        if len(self._unparsed) > MOST_WAITING_BYTES:
+            self.count_refusal("pipelining")
+            _reset(self.transport)
+        elif self._unparsed and self._speaks():
+            self.flow.pause_reading()
+
+    def _parse(self, data: bytes) -> None:
         """Count what belongs to no body, and refuse what has no end."""
         self._head_bytes += len(data)
-        if self._in_head:
+        if self._in_head and not self._answering:
             self._await_head()
         super().data_received(data)
-        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+        if not self._speaks():
             return
         if self._head_bytes > self.max_header_bytes:
-            if self._in_head:
-                self.send_400_response(f"A head may have at most {self.max_header_bytes} bytes.")
+            if self._in_head and not self._answering:
+                self.send_400_response("")
             else:
+                self.count_refusal("header-bytes")
                 _reset(self.transport)
-        elif self.cycle is not None and self.cycle.response_complete:
+        elif self.cycle is not None and not self._answering:
             # Any byte ends uvicorn's keep-alive timer, also one that belongs to no new request.
             self._await_head()
 
+    @property
+    def _answering(self) -> bool:
+        """Whether a request is under way: what comes meanwhile may come slowly."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _speaks(self) -> bool:
+        """Whether this protocol still has the connection."""
+        return not self.transport.is_closing() and self.transport.get_protocol() is self
+
+    def on_message_begin(self) -> None:
+        """Count the head of another request."""
+        super().on_message_begin()
+        self._head_size = self._body_left = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Count the target."""
+        self._head_size += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a line, and note how long the body is."""
+        self._head_size += len(name) + len(value) + 4
+        if name.lower() == b"content-length" and value.isdigit():
+            self._body_left = int(value)
+        super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The head is whole."""
+        if self._head_size > self.max_header_bytes:
+            raise ValueError("the head is too large")  # the parser's caller refuses it
         self._in_head, self._head_bytes = False, 0
         self._stop(self._head_timer)
         self._head_timer = None
@@ -73,6 +141,7 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Others count bodies."""
         self._head_bytes = 0
+        self._body_left = max(0, self._body_left - len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -80,10 +149,26 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
         self._in_head = True
         super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP or has too large a head, and count it."""
+        large = max(self._head_size, self._head_bytes) > self.max_header_bytes
+        if large:
+            msg = f"A head may have at most {self.max_header_bytes} bytes."
+        self.count_refusal("header-bytes" if large else "malformed")
+        super().send_400_response(msg)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         """The answer is written as far as uvicorn cares; see it leave."""
         super().on_response_complete()
         self._watch_writing()
+        if self.pipeline:
+            self.flow.pause_reading()
+        elif self._unparsed and self._speaks():
+            self.loop.call_soon(self.data_received, b"")
 
     def pause_writing(self) -> None:
         """More is written than the client takes."""
@@ -99,7 +184,21 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Hand over to a protocol with limits of its own."""
         self._stop(self._head_timer, self._write_timer)
+        if self._answering:
+            self.count_refusal("handshake")
+            _reset(self.transport)
+            return
+        if any(name == b"transfer-encoding" for name, _ in self.headers) or self._body_left:
+            self.count_refusal("handshake")
+            super().send_400_response("A WebSocket handshake has no body.")
+            return
+        # Nobody here reads cookies, and one of 9 kB is more than a handshake's lines may have.
+        self.scope["headers"] = [line for line in self.headers if line[0] != b"cookie"]
         super().handle_websocket_upgrade()
+        protocol = self.transport.get_protocol()
+        if isinstance(protocol, StreamProtocol) and not protocol.handshake_initiated:
+            self.count_refusal("handshake")
+            protocol.refuse()
 
     def _await_head(self) -> None:
         if self._head_timer is None:
@@ -137,7 +236,7 @@ def _reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def protocol(settings: Settings) -> type[TimeoutHttpProtocol]:
+def protocol(settings: Settings, metrics: Metrics) -> type[TimeoutHttpProtocol]:
     """Return the protocol with the bounds that ``settings`` give it."""
 
     class Bounded(TimeoutHttpProtocol):
@@ -146,20 +245,25 @@ def protocol(settings: Settings) -> type[TimeoutHttpProtocol]:
         min_rate = settings.min_rate
         max_header_bytes = settings.max_header_bytes
 
+        def count_refusal(self, reason: str) -> None:
+            metrics.connections_refused.labels(reason=reason).inc()
+
     return Bounded
 
 
-def server_config(app: ASGIApp, settings: Settings) -> Config:
+def server_config(app: FastAPI, settings: Settings) -> Config:
     """Return how uvicorn is to serve ``app``."""
     return Config(
         app,
         host=settings.host,
         port=settings.port,
-        http=protocol(settings),
+        http=protocol(settings, app.state.service.metrics),
         **websocket_options(settings),
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=settings.drain_timeout,
     )

@@ -29,6 +29,9 @@ from snac_core.utils.malloc import share_freed_memory
 log = structlog.get_logger(__name__)
 
 
+TICKS_A_SECOND = 10
+
+
 class Server(uvicorn.Server):
     """uvicorn that announces its model, and turns not ready before it stops listening."""
 
@@ -45,6 +48,8 @@ class Server(uvicorn.Server):
             _announce(self._service, self.servers[0].sockets[0].getsockname()[1])
             if self._service.worker is not None:
                 self._service.worker.announce()
+        if self._service.worker is not None and counter % TICKS_A_SECOND == 0:
+            self._service.worker.beat()
         dead = self._service.worker is not None and not self._service.engine.alive
         return await super().on_tick(counter) or dead or lifecycle.failure is not None
 
@@ -102,6 +107,7 @@ def serve(settings: Settings, worker: Worker | None = None) -> int:
     # early signal must not be lost, and a late one must not undo a clean exit.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
+    signal.signal(signal.SIGHUP, lambda number, frame: service.models.look_soon())
     server.run(sockets)
     if service.lifecycle.failure is not None:
         explain(service.lifecycle.failure)

@@ -26,7 +26,7 @@ import torch
 
 from service.observability import logs
 from service.runtime.lifecycle import REFUSED
-from service.runtime.peers import Worker, served, shared_port
+from service.runtime.peers import Worker, only_service, served, shared_port
 from service.settings import Settings
 from snac_core.errors import ConfigError
 
@@ -66,18 +66,27 @@ def devices(settings: Settings) -> list[str | None]:
 def supervise(settings: Settings, where: Sequence[str | None]) -> int:
     """Run a worker on each device until a signal; returns an exit code.
 
-    If a worker cannot start at first, all end; one that ends later is restarted.
+    If a worker cannot start at first, all end; one that ends or gives no sign of life later is
+    restarted.
     """
     logs.configure(settings.log_level, settings.log_format)
-    with (
-        tempfile.TemporaryDirectory(prefix="snac-") as folder,
-        shared_port(settings.host, settings.port) as reserved,
-        _threads_shared_out(where),
-    ):
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(only_service(settings.host, settings.port))
+            reserved = stack.enter_context(shared_port(settings.host, settings.port))
+        except OSError as error:
+            sys.stderr.write(
+                f"snac-service: {settings.host}:{settings.port} cannot be listened on: "
+                f"{error.strerror}\n"
+            )
+            return 1
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="snac-"))
+        stack.enter_context(_threads_shared_out(where))
         port = reserved.getsockname()[1]
         supervisor = Supervisor(settings.model_copy(update={"port": port}), where, Path(folder))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, supervisor.stop)
+        signal.signal(signal.SIGHUP, supervisor.hand_on)
         return supervisor.run()
 
 
@@ -90,6 +99,7 @@ class Supervisor:
         self._begun: dict[int, float] = {}
         self._pauses: dict[int, float] = {}
         self._due: dict[int, float] = {}
+        self._beats: dict[int, tuple[int, float]] = {}
         self._stopping = False
 
     def run(self) -> int:
@@ -100,7 +110,8 @@ class Supervisor:
         while self._processes or (self._due and not self._stopping):
             # A signal ends the workers, and thereby this wait.
             sentinels = [process.sentinel for process in self._processes.values()]
-            wait(sentinels, _LOOK_SECONDS if self._due else None)
+            wait(sentinels, _LOOK_SECONDS)
+            self._end_silent()
             for number, process in list(self._processes.items()):
                 if process.is_alive():
                     continue
@@ -127,6 +138,31 @@ class Supervisor:
         for process in self._processes.values():
             process.terminate()
 
+    def hand_on(self, number: int, frame: FrameType | None) -> None:
+        """Send every worker the signal that has come."""
+        for process in self._processes.values():
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, number)
+
+    def _end_silent(self) -> None:
+        """End workers that have served and give no sign of life; they are replaced as the dead.
+
+        How old a sign is by the file's clock does not matter, only when it was last another.
+        """
+        for number, process in self._processes.items():
+            try:
+                beat = served(self._folder, number).stat().st_mtime_ns
+            except FileNotFoundError:
+                continue
+            now = time.monotonic()
+            last, since = self._beats.get(number, (0, now))
+            if beat != last:
+                self._beats[number] = beat, now
+            elif now - since > self._settings.heartbeat_timeout and not self._stopping:
+                log.error("a worker is silent and is ended", worker=number, seconds=now - since)
+                process.kill()
+                self._beats[number] = beat, now
+
     def _has_started(self, number: int) -> bool:
         return number in self._pauses or served(self._folder, number).exists()
 
@@ -139,6 +175,8 @@ class Supervisor:
 
     def _start(self, number: int, replacement: bool) -> None:
         settings = self._settings.model_copy(update={"device": self._where[number]})
+        self._beats.pop(number, None)
+        served(self._folder, number).unlink(missing_ok=True)
         worker = Worker(number, len(self._where), self._folder, replacement)
         process = multiprocessing.get_context("spawn").Process(
             target=_work, args=(settings, worker), name=f"snac-worker-{number}"

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from websockets.frames import Frame
 
 SEND_BUFFER_BYTES = 2**17
 """What the system may hold of a stream that its client has not taken: seconds of audio."""
 
 MOST_UNREAD_PONGS = 1000
 """Answers to pings, of 131 bytes at most, that may wait behind what a peer does not read."""
+
+
+_BAD_HANDSHAKE = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+PIECE_BYTES = 4096
+"""Bytes parsed at a time: hundreds of the smallest messages, or a part of a large one."""
+
+MOST_FRAGMENTS = 4096
+"""Frames of one message. Empty ones would otherwise cost memory and never count as bytes."""
 
 
 class StreamProtocol(WebSocketsSansIOProtocol):
@@ -26,6 +38,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     """
 
     _unread_pongs = 0
+    _unparsed = b""
+    _parsing: asyncio.Handle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Bound the system's buffer."""
@@ -33,6 +47,63 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         connection: socket.socket | None = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse piece by piece, with other connections' turns in between."""
+        if not self.handshake_initiated:
+            super().data_received(data)
+            return
+        self._unparsed += data
+        if self._parsing is None:
+            self._parse()
+
+    def _parse(self) -> None:
+        """Parse the next piece, unless messages wait to be taken: `receive` goes on then."""
+        self._parsing = None
+        if self.disconnected or self.transport.is_closing():
+            self._unparsed = b""
+            return
+        if self._unparsed and self._may_parse():
+            piece, self._unparsed = self._unparsed[:PIECE_BYTES], self._unparsed[PIECE_BYTES:]
+            super().data_received(piece)
+        if self._unparsed and self._may_parse():
+            self._parsing = self.loop.call_soon(self._parse)
+        self._read_or_pause()
+
+    def _may_parse(self) -> bool:
+        return self.close_sent or self.queue.empty()
+
+    def _read_or_pause(self) -> None:
+        """Read from the peer only while nothing that has come waits."""
+        pause = bool(self._unparsed) or not self._may_parse()
+        if pause != self.read_paused and not self.transport.is_closing():
+            (self.transport.pause_reading if pause else self.transport.resume_reading)()
+            self.read_paused = pause
+
+    async def receive(self) -> Any:
+        """Return the next message, after a turn for others: messages may be many and empty."""
+        await asyncio.sleep(0)
+        message = await self.queue.get()
+        if self.queue.empty():
+            if self._unparsed and self._parsing is None:
+                self._parsing = self.loop.call_soon(self._parse)
+            self._read_or_pause()
+        return message
+
+    def handle_cont(self, event: Frame) -> None:
+        """Take one more part of a message, if it has not too many."""
+        if len(self.frames) >= MOST_FRAGMENTS:
+            self.conn.fail(1009, f"a message may have {MOST_FRAGMENTS} frames")
+            self.handle_parser_exception()
+            return
+        super().handle_cont(event)
+
+    def refuse(self) -> None:
+        """Answer a handshake that the parser did not take, and end the connection."""
+        answer = b"".join(self.conn.data_to_send())
+        self.transport.write(answer or _BAD_HANDSHAKE)
+        self.handshake_complete = self.close_sent = True
+        self.transport.close()
 
     def handle_ping(self) -> None:
         """Answer, unless too many answers wait already: then cut the connection."""

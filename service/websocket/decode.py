@@ -40,6 +40,11 @@ class DecodeSession(Session[DecodeStart]):
         self._reader = token_reader(start.layout, codec.config, start.base)
         self._decoder = StreamingDecoder(codec, start.noise, start.seed, start.lookahead_frames)
         exact, frames = self._decoder.network.delay, start.lookahead_frames
+        config = codec.config
+        if frames is not None:
+            # What is not waited for is guessed, and computed again once it is there.
+            ahead = max(0, exact - frames * config.frame_samples)
+            self.stream.price = 1 + config.padded_samples(ahead) / config.pad_multiple
         return {
             **described(codec, start.layout, start.base),
             "format": start.format,
@@ -52,15 +57,18 @@ class DecodeSession(Session[DecodeStart]):
         """Process a message: tokens, or the end."""
         if self._end is not None:
             raise InvalidRequestError("nothing may follow the end")
+        before = self._reader.tokens
         if isinstance(message, bytes):
             self._reader.push_raw(message)
         else:
             value = parse_json(message, self.service.settings.max_json_depth)
             if isinstance(value, dict) and value.get("type") == "end":
                 self._finish(check(End, value))
+                self.stream.touch()
                 return
             self._reader.push(tokens_of(value))
-        self.stream.received()
+        if self._reader.tokens > before:
+            self.stream.received()
 
     async def work(self) -> dict[str, Any]:
         """Decode until the end of input; returns the content of "done"."""

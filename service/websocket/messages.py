@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from service.errors import InvalidRequestError, MalformedBodyError
 from service.fields import LayoutField, Seed
-from service.limits.body import check_nesting
+from service.limits.body import check_names, check_nesting
 from service.websocket.pcm import PcmFormat
 from snac_core.types import NoiseMode
 
@@ -95,6 +95,8 @@ def parse_json(text: str, max_depth: int) -> object:
 
 def check(kind: type[_M], value: object) -> _M:
     """Validate a message as ``kind``; raises InvalidRequestError naming the invalid fields."""
+    if isinstance(value, dict):
+        check_names(value, kind.model_fields)
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -125,6 +127,7 @@ def start_from_query(kind: type[_S], query: Mapping[str, str]) -> _S | None:
     """
     if not query:
         return None
+    check_names(query, kind.model_fields)
     try:
         return kind.model_validate_strings(dict(query))
     except ValidationError as error:

@@ -127,6 +127,7 @@ class Session(ABC, Generic[_S]):
         if start is None:
             depth = self.service.settings.max_json_depth
             start = check_start(self.start_type, await self._receive(), depth)
+            self.stream.touch()
         codec = self.service.models.codec
         self.check(codec, start)
         model = {"version": codec.version, "token_space": codec.token_space}
@@ -162,7 +163,6 @@ class Session(ABC, Generic[_S]):
         message = await self._socket.receive()
         if message["type"] == "websocket.disconnect":
             raise DisconnectedError(f"the client closed with {message.get('code')}")
-        self.stream.touch()
         content: str | bytes | None = message.get("text")
         content = message.get("bytes") or b"" if content is None else content
         most = self.service.settings.stream_message_bytes
@@ -234,11 +234,13 @@ def _admit(websocket: WebSocket, service: Service) -> str:
     """Return the caller after checking origin, key, limits and readiness."""
     settings = service.settings
     _check_origin(websocket, settings.cors_origins)
-    name = check_api_key(settings, _given_key(websocket))
-    who = caller(websocket.client.host if websocket.client else "", name)
+    address = websocket.client.host if websocket.client else ""
+    given = _given_key(websocket)
+    name = service.guesses.check(address, given, lambda: check_api_key(settings, given))
+    who = caller(address, name)
     service.rates.count_request(who)
     service.lifecycle.check_ready()
-    service.streams.check_open()
+    service.streams.check_open(who)
     return who
 
 
@@ -247,7 +249,11 @@ def _check_origin(websocket: WebSocket, allowed: tuple[str, ...]) -> None:
     origin = websocket.headers.get("origin")
     if origin is None or origin in allowed or "*" in allowed:
         return
-    if urlsplit(origin).netloc != websocket.headers.get("host"):
+    try:
+        host: str | None = urlsplit(origin).netloc
+    except ValueError:
+        host = None
+    if host is None or host != websocket.headers.get("host"):
         raise ForbiddenError("pages of another origin may stream only if SNAC_CORS_ORIGINS has it")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -75,16 +76,20 @@ def read_incremental(
     channel: Channel = "average",
     raw: RawFormat | None = None,
     notes: list[str] | None = None,
+    keep: Callable[[int], None] | None = None,
 ) -> Incremental[Samples]:
     """Do what ``read`` does, a block at a time; closed before its end, it lets go of the file.
 
-    Warnings are appended to ``notes`` and not issued.
+    Warnings are appended to ``notes`` and not issued. ``keep`` is told how many samples more are
+    about to be kept; what it raises ends the reading.
     """
     check_sample_rate(sample_rate)
     with SoundSource(source, max_seconds, channel, raw) as sound:
         expected = _resampled_length(sound.frames or 0, sound.sample_rate, sample_rate)
         recording = _Recording(min(expected, _MAX_RESERVED_SECONDS * sample_rate))
         for block in _resampled(sound.mono_blocks(), sound.sample_rate, sample_rate):
+            if keep is not None:
+                keep(len(block))
             recording.append(block)
             yield
         if sound.warning and notes is not None:

@@ -1,8 +1,8 @@
 """Builds the C++ kernels of this folder with the machine's compiler, and loads them.
 
 A library is kept in the user's cache (``XDG_CACHE_HOME``), under a name made of everything that
-decides it, so that a compiler is needed only the first time. It is looked for in this package's
-folder, too. Ahead of time, as for an image without a compiler,
+decides it and a checksum, so that a compiler is needed only the first time. It is looked for in
+this package's folder, too. Ahead of time, as for an image without a compiler,
 
     python -m snac_core.kernels.build [FOLDER]
 
@@ -16,7 +16,6 @@ import ctypes
 import functools
 import hashlib
 import logging
-import os
 import platform
 import shutil
 import subprocess
@@ -27,6 +26,7 @@ from pathlib import Path
 import torch
 
 from snac_core.errors import KernelsError
+from snac_core.kernels import cache
 from snac_core.types import Compile
 
 _FOLDER = Path(__file__).parent
@@ -98,43 +98,38 @@ def library(source: str = "cpu") -> Path:
             f"they are for Linux on x86-64 with AVX2 or AVX-512, not for {sys.platform} on "
             f"{platform.machine()} with {kind}"
         )
-    name = _name(kind, source)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "snac_tokenizer"
-    for folder in (_FOLDER, cache):
-        if (folder / name).exists():
-            return folder / name
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        return build(kind, cache, source)
-    except PermissionError:
-        # A home that cannot be written to: built anew in each process.
-        return build(kind, Path(_own_folder().name), source)
+    stem, user = _stem(kind, source), cache.user_folder()
+    for folder in filter(None, (_FOLDER, user)):
+        if found := cache.find(folder, stem):
+            return found
+    if user is not None:
+        try:
+            return build(kind, user, source)
+        except OSError as error:
+            _log.warning("%s cannot be written to: %s", user, error.strerror)
+    # Nowhere to keep it: built anew in each process.
+    return build(kind, cache.process_folder(), source)
 
 
 def _source(name: str) -> Path:
     return _FOLDER / f"{name}.cpp"
 
 
-def _name(kind: str, source: str) -> str:
+def _stem(kind: str, source: str) -> str:
     key = hashlib.sha256(_source(source).read_bytes())
     key.update(" ".join((torch.__version__, kind, *_FLAGS[kind])).encode())
-    return f"kernels-{source}-{kind.lower()}-{key.hexdigest()[:16]}.so"
-
-
-@functools.cache
-def _own_folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="snac-kernels-")
+    return f"kernels-{source}-{kind.lower()}-{key.hexdigest()[:16]}"
 
 
 def build(kind: str, folder: Path, source: str = "cpu") -> Path:
     """Build for a kind of CPU, one of `KINDS`, into ``folder``; KernelsError if that fails."""
     compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-    target = folder / _name(kind, source)
+    stem = _stem(kind, source)
     if compiler is None:
-        raise KernelsError(f"{target} is not there, nor any of {', '.join(_COMPILERS)}")
+        raise KernelsError(f"{folder / stem} is not there, nor any of {', '.join(_COMPILERS)}")
     torch_folder = Path(torch.__file__).parent
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        unlinked, linked = Path(own) / "kernels.o", Path(own) / target.name
+        unlinked, linked = Path(own) / "kernels.o", Path(own) / f"{stem}.so"
         defines = ("-DCPU_CAPABILITY=" + kind, "-DCPU_CAPABILITY_" + kind)
         include = ("-I", str(torch_folder / "include"))
         options = ("-O3", "-std=c++20", "-fPIC", "-fopenmp", *_FLAGS[kind], *defines, *include)
@@ -142,8 +137,7 @@ def build(kind: str, folder: Path, source: str = "cpu") -> Path:
         # Without -fopenmp: torch has its own copy of that library, and two would compete.
         libraries = ("-L", str(torch_folder / "lib"), "-ltorch_cpu")
         _run(compiler, "-shared", str(unlinked), "-o", str(linked), *libraries)
-        linked.replace(target)
-    return target
+        return cache.keep(linked, folder, stem)
 
 
 def _run(*command: str) -> None:

@@ -22,29 +22,36 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import (  # type: ignore[attr-defined]
-    EntryNotFoundError,
-    HTTPError,  # of whichever httpx the client is built on
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from torch import Tensor
 
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError, ModelError, StoreError
 from snac_core.model import SNAC
+from snac_core.store import hub
 from snac_core.store import manifest as manifests
 from snac_core.store.golden import check_golden
+from snac_core.store.hub import TORCH_WEIGHTS
 from snac_core.store.identity import content_hash, token_space
 from snac_core.store.manifest import CONFIG, MANIFEST, WEIGHTS, Manifest
 from snac_core.store.model_store import VERSION_ID, ModelStore
-from snac_core.store.weights import build, read_safetensors, read_torch
+from snac_core.store.weights import (
+    build,
+    check_shapes,
+    count_weights,
+    parse_safetensors,
+    read_safetensors,
+    read_torch,
+)
 from snac_core.types import Compile, Precision
+from snac_core.utils.atomic_files import read_regular
 
-TORCH_WEIGHTS = "pytorch_model.bin"
 STARTER = "starter"
+
+_MAX_CONFIG_BYTES = 2**20
+_MAX_HEADER_BYTES = 2**20
+_MAX_WEIGHT_BYTES = 8
+"""A float64: weights take no more than that each, and a safetensors header."""
 # A name ending in .pt is a mistyped path: no use in asking the hub for that.
 _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/(?P<name>\w[\w.-]*(?<!\.pt)))(@(?P<revision>[\w./-]+))?")
 
@@ -142,8 +149,9 @@ def read(ref: str | Path) -> Checkpoint:
         tried.append("this installation has no starter model")
     elif isinstance(ref, str) and (match := _HUB_ID.fullmatch(ref)):
         try:
-            return _read_hub(match["repo"], match["revision"], match["name"])
-        except _NotOnHubError as error:
+            config, weights = hub.files_of(match["repo"], match["revision"])
+            return _read_published(config, weights, match["name"])
+        except hub.NotOnHubError as error:
             tried.append(str(error))
     else:
         tried.append("it is neither 'starter' nor a Hugging Face id such as 'owner/name'")
@@ -159,10 +167,7 @@ def _read_folder(folder: Path) -> Checkpoint:
         folder = store.path(version)
     # What is called a version must be whole, even if it is its manifest that is missing.
     if VERSION_ID.fullmatch(folder.name) or (folder / MANIFEST).exists():
-        manifest = manifests.verify(folder)
-        config = _read_config(folder / CONFIG)
-        weights = read_safetensors(folder / WEIGHTS)
-        return Checkpoint(config, weights, manifest.version, manifest.token_space, manifest)
+        return _read_version(folder)
     files = [folder / name for name in (WEIGHTS, TORCH_WEIGHTS) if (folder / name).exists()]
     if not files or not (folder / CONFIG).exists():
         raise ModelError(
@@ -170,6 +175,28 @@ def _read_folder(folder: Path) -> Checkpoint:
             f"and {WEIGHTS} or {TORCH_WEIGHTS}"
         )
     return _read_published(folder / CONFIG, files[0], folder.resolve().name)
+
+
+def _read_version(folder: Path) -> Checkpoint:
+    """Read a published version, whole and as it was published.
+
+    The manifest is believed about files, and not about the token space, which follows from the
+    weights.
+    """
+    manifest = manifests.verify(folder)
+    data = manifests.read_verified(folder, manifest, CONFIG, _MAX_CONFIG_BYTES)
+    config = _parse_config(data, folder / CONFIG)
+    most = _MAX_HEADER_BYTES + _MAX_WEIGHT_BYTES * count_weights(config)
+    data = manifests.read_verified(folder, manifest, WEIGHTS, most)
+    weights = parse_safetensors(data, folder / WEIGHTS)
+    check_shapes(config, weights)
+    space = token_space(config, weights)
+    if space != manifest.token_space:
+        raise StoreError(
+            f"{folder / MANIFEST} says token space {manifest.token_space!r}, and the weights give "
+            f"{space!r}"
+        )
+    return Checkpoint(config, weights, manifest.version, space, manifest)
 
 
 def _read_published(config_path: Path, weights_path: Path, name: str) -> Checkpoint:
@@ -200,48 +227,18 @@ def _read_trainer_checkpoint(path: Path) -> Checkpoint:
     return _named(path.stem, config, content["model"])
 
 
-class _NotOnHubError(ModelError):
-    """The hub answered that it has no such model."""
-
-
-def _read_hub(repo: str, revision: str | None, name: str) -> Checkpoint:
-    """Read a model from the Hugging Face Hub or from its client's cache."""
-    try:
-        config = Path(hf_hub_download(repo, CONFIG, revision=revision))
-        # The commit whose config.json that is, so that both files are of one commit even if
-        # somebody pushes between the two downloads.
-        weights = _hub_weights(repo, commit=config.parent.name)
-    except RepositoryNotFoundError as error:
-        raise _NotOnHubError(
-            f"the Hugging Face Hub has no model {repo!r} that this machine may read"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise _NotOnHubError(f"{repo!r} on the Hugging Face Hub has no {revision!r}") from error
-    except (OSError, ValueError, HTTPError) as error:
-        reason = str(error.__cause__ or error).strip().split("\n")[0]
-        raise ModelError(
-            f"{repo!r} cannot be had from the Hugging Face Hub and is not in its cache: {reason}"
-        ) from error
-    return _read_published(config, weights, name)
-
-
-def _hub_weights(repo: str, commit: str) -> Path:
-    # Looking for what is cached first, since without a network the client takes half a minute
-    # to give up on the one of the two that was never there.
-    for name in (WEIGHTS, TORCH_WEIGHTS):
-        cached = try_to_load_from_cache(repo, name, revision=commit)
-        if isinstance(cached, str):
-            return Path(cached)
-    try:
-        return Path(hf_hub_download(repo, WEIGHTS, revision=commit))
-    except EntryNotFoundError:
-        return Path(hf_hub_download(repo, TORCH_WEIGHTS, revision=commit))
-
-
 def _read_config(path: Path) -> SnacConfig:
     try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        data = read_regular(path, _MAX_CONFIG_BYTES)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    return _parse_config(data, path)
+
+
+def _parse_config(data: bytes, path: Path) -> SnacConfig:
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a JSON object, not a {type(values).__name__}")
@@ -252,6 +249,7 @@ def _read_config(path: Path) -> SnacConfig:
 
 
 def _named(name: str, config: SnacConfig, weights: Mapping[str, Tensor]) -> Checkpoint:
+    check_shapes(config, weights)
     version = f"{name}-{content_hash(config, weights)}"
     return Checkpoint(config, weights, version, token_space(config, weights))
 

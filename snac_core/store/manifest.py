@@ -5,16 +5,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from snac_core.errors import StoreError
+from snac_core.utils.atomic_files import open_regular, read_regular
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 MANIFEST = "manifest.json"
 MODEL_CARD = "README.md"
+
+MAX_MANIFEST_BYTES = 16 * 2**20
+
+_SEAL = re.compile(rb'^ "sha256": "([0-9a-f]{64})",?\n', re.MULTILINE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,18 +72,19 @@ class Manifest:
 
         Keys that a later release may have added are ignored.
         """
-        try:
-            body = json.loads(raw)
-            body.pop("sha256")
-            intact = _sealed(body) == raw
-            body["golden"] = tuple(tuple(level) for level in body["golden"])
-            known = [field.name for field in dataclasses.fields(cls)]
-            manifest = cls(**{key: body[key] for key in known if key in body})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreError(f"not a manifest ({error})") from error
-        if not intact:
+        seal = _SEAL.search(raw)
+        if seal is None:
+            raise StoreError("not a manifest (it has no sha256)")
+        body = raw[: seal.start()] + raw[seal.end() :]
+        if hashlib.sha256(body).hexdigest().encode() != seal[1]:
             raise StoreError("changed since it was written: its sha256 does not match")
-        return manifest
+        try:
+            values = json.loads(body)
+            _check_types(values)
+            values["golden"] = tuple(tuple(level) for level in values["golden"])
+            return cls(**{key: values[key] for key in _fields(cls) if key in values})
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise StoreError(f"not a manifest ({error})") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready mapping."""
@@ -88,7 +95,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of the version in ``folder``; StoreError if it is not whole."""
     path = folder / MANIFEST
     try:
-        return Manifest.from_bytes(path.read_bytes())
+        return Manifest.from_bytes(read_regular(path, MAX_MANIFEST_BYTES))
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
     except StoreError as error:
@@ -107,20 +114,42 @@ def verify(folder: Path) -> Manifest:
     for name in (CONFIG, WEIGHTS):
         if name not in manifest.files:
             raise StoreError(f"{folder / MANIFEST} has no sha256 for {name}")
-    for name, expected in manifest.files.items():
+    for name in manifest.files:
         if Path(name).name != name:
             raise StoreError(f"{folder / MANIFEST} names {name!r}, which is not a plain file name")
         try:
-            with (folder / name).open("rb") as file:
+            with open_regular(folder / name) as file:
                 actual = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise StoreError(f"{folder / name} cannot be read: {error.strerror}") from error
-        if actual != expected:
-            raise StoreError(
-                f"{folder / name} is not the file that was published: its sha256 is {actual}, "
-                f"the manifest has {expected}"
-            )
+        _check_digest(folder / name, manifest, actual)
     return manifest
+
+
+def read_verified(folder: Path, manifest: Manifest, name: str, most: int) -> bytes:
+    """Return the contents of one file of a version: what is returned is what was checked.
+
+    Raises
+    ------
+    StoreError
+        If it is missing, unreadable, longer than ``most`` bytes or not the one that was
+        published.
+    """
+    try:
+        data = read_regular(folder / name, most)
+    except OSError as error:
+        raise StoreError(f"{folder / name} cannot be read: {error.strerror}") from error
+    _check_digest(folder / name, manifest, hashlib.sha256(data).hexdigest())
+    return data
+
+
+def _check_digest(path: Path, manifest: Manifest, actual: str) -> None:
+    expected = manifest.files[path.name]
+    if actual != expected:
+        raise StoreError(
+            f"{path} is not the file that was published: its sha256 is {actual}, "
+            f"the manifest has {expected}"
+        )
 
 
 def to_json(values: Mapping[str, Any]) -> bytes:
@@ -129,6 +158,30 @@ def to_json(values: Mapping[str, Any]) -> bytes:
         return json.dumps(values, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
     except (ValueError, TypeError) as error:
         raise StoreError(f"a model store cannot hold this: {error}") from error
+
+
+def _fields(kind: type[Manifest]) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _check_types(values: object) -> None:
+    """Raise TypeError for a value that is not of its field's type: a seal proves no sense."""
+    if not isinstance(values, dict):
+        raise TypeError(f"it is a {type(values).__name__}")
+    for names, kinds in (
+        (("version", "token_space", "created"), (str,)),
+        (("parent", "trainer_config_hash"), (str, type(None))),
+        (("files", "metrics"), (dict,)),
+        (("golden",), (list,)),
+    ):
+        for name in names:
+            if name in values and not isinstance(values[name], kinds):
+                raise TypeError(f"{name} is a {type(values[name]).__name__}")
+    if not all(isinstance(digest, str) for digest in values["files"].values()):
+        raise TypeError("files must give a sha256 for each name")
+    for level in values["golden"]:
+        if not isinstance(level, list) or not all(type(code) is int for code in level):
+            raise TypeError("golden must be lists of whole numbers")
 
 
 def _sealed(body: Mapping[str, Any]) -> bytes:

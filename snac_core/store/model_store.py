@@ -46,6 +46,7 @@ from snac_core.store.weights import build, canonical
 from snac_core.utils import atomic_files
 
 VERSION_ID = re.compile(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z-[0-9a-f]{8}")
+_MOST_POINTER_BYTES = 2**16
 _log = logging.getLogger(__name__)
 
 
@@ -270,13 +271,13 @@ class ModelStore:
     def _pointer(self) -> Pointer | None:
         path = self._pointer_path
         try:
-            values = json.loads(path.read_bytes())
+            values = json.loads(atomic_files.read_regular(path, _MOST_POINTER_BYTES))
             pointer = Pointer(values["version"], values["previous"])
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(
                 f"{path} is damaged; remove it and set the current version again"
             ) from error

@@ -65,7 +65,7 @@ async def decode(
     media = negotiate(call.accept, offers)
     codec, settings = call.admit(), call.service.settings
     if stream:
-        call.service.streams.check_open()
+        call.service.streams.check_open(call.caller)
     data, sent = await read_codes_body(call)
     query = {
         "layout": layout,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -12,11 +12,17 @@ from service.api.requests import CallDep, ServiceDep
 from service.api.schemas import Health
 from service.errors import EngineDeadError
 from service.observability.merged_metrics import merge
+from service.security import require_metrics_key
 
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/health/live", summary="Liveness probe", responses=problems(503))
+@router.get(
+    "/health/live",
+    summary="Liveness probe",
+    responses=problems(503),
+    response_model_exclude_none=True,
+)
 async def live(service: ServiceDep) -> Health:
     """Return 200 while the engine thread is alive, even during loading; otherwise restart."""
     if service.lifecycle.failure is not None:
@@ -26,16 +32,26 @@ async def live(service: ServiceDep) -> Health:
     return Health(status="alive")
 
 
-@router.get("/health/ready", summary="Readiness probe", responses=problems(503))
+@router.get(
+    "/health/ready",
+    summary="Readiness probe",
+    responses=problems(503),
+    response_model_exclude_none=True,
+)
 async def ready(service: ServiceDep) -> Health:
     """Return 200 while requests are accepted: after a model is loaded and before stopping."""
     service.lifecycle.check_ready()
     if not service.ready:
         raise EngineDeadError("the engine thread has ended")
-    return Health(status="ready")
+    return Health(status="ready", store=service.models.store_state)
 
 
-@router.get("/health/startup", summary="Startup probe", responses=problems(503))
+@router.get(
+    "/health/startup",
+    summary="Startup probe",
+    responses=problems(503),
+    response_model_exclude_none=True,
+)
 async def startup(service: ServiceDep) -> Health:
     """Return 503 with the loading step until a model is loaded and warm; then 200."""
     service.lifecycle.check_started()
@@ -45,6 +61,7 @@ async def startup(service: ServiceDep) -> Health:
 @router.get(
     "/metrics",
     summary="Prometheus metrics",
+    dependencies=[Depends(require_metrics_key)],
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )

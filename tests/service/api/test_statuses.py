@@ -148,7 +148,7 @@ def cut_off(serve: Any, model_ref: str) -> dict[str, Answer]:
             answers[LISTING[0]].add_done_callback(lambda _: go_on.set())
             assert begun.wait(300)
             deadline = time.monotonic() + 300
-            while models._loading._work_queue.qsize() < len(OPERATING) - 1:
+            while models._loader.waiting < len(OPERATING) - 1:
                 assert time.monotonic() < deadline, "the calls did not begin within 300 s"
                 time.sleep(0.01)
         return {call: answer_of(answer.result()) for call, answer in answers.items()}

@@ -89,7 +89,9 @@ def test_answers_that_nobody_takes_are_bounded_together(serve: Any, model_ref: s
     """Two have room. A third is refused before it is made, until one is read, or given up."""
     whole = 44 + 2 * 2048 * len(CODES["codes"][0])
     with (
-        serve(model=model_ref, device="cpu", max_held_bytes=whole * 5 // 2) as running,
+        serve(
+            model=model_ref, device="cpu", caller_share=1, max_held_bytes=whole * 5 // 2
+        ) as running,
         contextlib.ExitStack() as connections,
     ):
 
@@ -137,7 +139,9 @@ def test_answers_have_their_room_before_they_are_made(serve: Any, model_ref: str
     """Of five that are asked for at once two have room, and two more once those have left."""
     body, room = len(json.dumps(CODES)), 2 * 2048 * len(CODES["codes"][0])
     with (
-        serve(model=model_ref, device="cpu", max_held_bytes=room * 5 // 2) as running,
+        serve(
+            model=model_ref, device="cpu", caller_share=1, max_held_bytes=room * 5 // 2
+        ) as running,
         contextlib.ExitStack() as stack,
     ):
         codec = running.service.models.codec
@@ -197,15 +201,19 @@ def test_an_item_that_fails_gives_its_room_to_others(serve: Any, model_ref: str)
         assert [item.get("problem", {}).get("status") for item in results] == [500, None]
 
 
-def test_lines_that_nobody_takes_are_bounded(serve: Any, model_ref: str, wav_of: Any) -> None:
+def test_lines_that_nobody_takes_are_bounded(
+    serve: Any, model_ref: str, wav_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Six files; the connection takes two of their lines unread, and two and a half have room."""
+    # Decoded audio would be all that has room.
+    monkeypatch.setattr("service.api.pipeline.SAMPLE_BYTES", 0)
     flac = wav_of(np.zeros(24000 * 300, np.float32), format="FLAC", subtype="PCM_16")
     files = [("files", ("a.flac", flac))] * 6
     request = httpx.Request("POST", "http://x/v1/encode/batch?layout=orpheus", files=files)
     content = request.read()
     line = 7 * 7 * 24000 * 300 // 2048
     most = len(content) + line * 5 // 2
-    with serve(model=model_ref, device="cpu", max_held_bytes=most) as running:
+    with serve(model=model_ref, device="cpu", caller_share=1, max_held_bytes=most) as running:
         codec = running.service.models.codec
         strides = [codec.config.hop * stride for stride in codec.config.vq_strides]
 
@@ -236,7 +244,7 @@ def test_lines_that_nobody_takes_are_bounded(serve: Any, model_ref: str, wav_of:
 
 def test_an_answer_that_never_has_room_is_413(serve: Any, model_ref: str) -> None:
     """In base64 one item has room, as audio two; the next is refused before it is decoded."""
-    with serve(model=model_ref, device="cpu", max_held_bytes=600_000) as running:
+    with serve(model=model_ref, device="cpu", caller_share=1, max_held_bytes=600_000) as running:
         answer = running.http.post("/v1/decode/batch", json={"items": [CODES] * 2})
         results = answer.json()["results"]
         assert [item.get("problem", {}).get("status") for item in results] == [None, 413]

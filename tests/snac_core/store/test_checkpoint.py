@@ -322,7 +322,8 @@ class Hub:
                 self.send_response(404 if code else 200)
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("X-Repo-Commit", COMMIT)
-                self.send_header("ETag", f'"{hash(content) & 0xFFFFFFFF:08x}-{len(content)}"')
+                etag = f"{hash(content) & 0xFFFFFFFF:08x}-{len(content)}"
+                self.send_header("ETag", '"../../../escaped"' if name == "liar" else f'"{etag}"')
                 if code:
                     self.send_header("X-Error-Code", code)
                 self.end_headers()
@@ -385,10 +386,10 @@ class Downloaded:
 @pytest.fixture(scope="module")
 def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Downloaded:
     folder = tmp_path_factory.mktemp("hub")
-    both, pickled, empty = (
-        folder / "hub" / "owner" / name for name in ("both", "pickled", "empty")
+    both, pickled, empty, liar = (
+        folder / "hub" / "owner" / name for name in ("both", "pickled", "empty", "liar")
     )
-    for repository in (both, pickled, empty):
+    for repository in (both, pickled, empty, liar):
         model = write_upstream(repository)
     safetensors.torch.save_file(model.state_dict(), both / "model.safetensors")
     (empty / "pytorch_model.bin").unlink()
@@ -398,7 +399,7 @@ def downloaded(tmp_path_factory: pytest.TempPathFactory) -> Downloaded:
         expected[ref] = f"{codec.version} {codec.token_space}"
 
     hub = Hub(folder / "hub")
-    refused = ("owner/absent", "owner/both@v9", "owner/empty", "owner/na--me")
+    refused = ("owner/absent", "owner/both@v9", "owner/empty", "owner/na--me", "owner/liar")
     answers = load_each(folder, hub.endpoint, *expected, *refused)
     hub.server.shutdown()
     hub.server.server_close()
@@ -430,6 +431,13 @@ def test_what_the_hub_does_not_have_is_said(downloaded: Downloaded) -> None:
     assert answers["owner/empty"].startswith("error: 'owner/empty' cannot be had")
     assert "pytorch_model.bin" in answers["owner/empty"]
     assert answers["owner/na--me"].startswith("error: 'owner/na--me' cannot be had")
+
+
+def test_a_hub_that_lies_about_a_file_s_tag_writes_nowhere(downloaded: Downloaded) -> None:
+    assert downloaded.answers["owner/liar"] == (
+        "error: the hub names a file '../../../escaped', which is no file name"
+    )
+    assert not list(downloaded.folder.rglob("*escaped*"))
 
 
 def test_offline_only_the_cache_is_used(downloaded: Downloaded) -> None:
