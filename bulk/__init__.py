@@ -1,1 +1,5 @@
 """Corpora into tokens, with Ray Data."""
+
+from __future__ import annotations
+
+import snac_core.utils.openmp  # noqa: F401 - before torch

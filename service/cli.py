@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from pydantic import ValidationError
 
-import service.server.openmp  # noqa: F401 - before torch
+import snac_core.utils.openmp  # noqa: F401 - before torch
 from service import reference
 from service.server import supervisor
 from service.server.server import explain, serve

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+import snac_core.utils.openmp  # noqa: F401 - before torch
 from snac_core import audio
 from snac_core.codec import Codec
 from snac_core.codes import Codes

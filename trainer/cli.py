@@ -29,10 +29,9 @@ from trainer.runtime.distributed import (
     device_called,
     is_worker,
     joined_world,
-    launch,
     process_count,
-    tell_launcher,
 )
+from trainer.runtime.launcher import known_to_launcher, launch
 from trainer.training.dry_run import plan
 from trainer.training.loop import train
 from trainer.training.publish import publish
@@ -44,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         restart_keeping_freed_memory()
         # What stops a container ends a run as Ctrl-C does: with a checkpoint.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # Before there is anything to save.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
@@ -77,9 +78,14 @@ def _prepare(options: argparse.Namespace) -> None:
         val_groups=options.val_groups.split(",") if options.val_groups else (),
         copy=options.copy,
         flac=options.flac,
+        sample_rate=options.sample_rate,
         shards=options.shards,
         shard_recordings=options.shard_recordings,
         shard_bytes=options.shard_mb * 1e6,
+        min_seconds=options.min_seconds,
+        max_seconds=options.max_seconds,
+        min_loudness=options.min_loudness,
+        max_loudness=options.max_loudness,
         jobs=options.jobs,
     )
     print(f"{split.train} recordings to train on, {split.val} to validate: {options.output_dir}")
@@ -98,13 +104,12 @@ def _train(options: argparse.Namespace) -> None:
     if not alone:
         launch(_for_each_process(options, overrides), processes, options.max_restarts)
         return
-    with joined_world(options.device) as world:
+    with joined_world(options.device) as world, known_to_launcher(world.rank):
         if not world.main:
             logging.getLogger().setLevel(logging.WARNING)
         best = train(config, world)
         if world.main:
             print(_outcome(best))
-            tell_launcher()
 
 
 def _outcome(best: Path) -> str:
@@ -231,7 +236,21 @@ def _parser() -> argparse.ArgumentParser:
         "--val-groups", metavar="A,B,...", help="validate on these groups, whatever the ratio"
     )
     command.add_argument("--copy", action="store_true", help="copy files instead of linking")
-    command.add_argument("--flac", action="store_true", help="convert to mono FLAC at 24 kHz")
+    command.add_argument("--flac", action="store_true", help="convert to mono FLAC")
+    command.add_argument(
+        "--sample-rate",
+        type=_positive,
+        default=24000,
+        metavar="HZ",
+        help="of converted recordings: that of the model (default: 24000)",
+    )
+    for name, default, what in (
+        ("min-seconds", 0.0, "leave out what is shorter"),
+        ("max-seconds", math.inf, "leave out what is longer"),
+        ("min-loudness", -math.inf, "leave out what is quieter, in LUFS"),
+        ("max-loudness", math.inf, "leave out what is louder, in LUFS"),
+    ):
+        command.add_argument(f"--{name}", type=float, default=default, metavar="N", help=what)
     command.add_argument("--shards", action="store_true", help="write WebDataset tar shards")
     command.add_argument("--shard-recordings", type=_positive, default=10_000, metavar="N")
     command.add_argument("--shard-mb", type=_positive, default=1000, metavar="N")

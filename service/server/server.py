@@ -14,7 +14,7 @@ import structlog
 import uvicorn
 from pydantic import ValidationError
 
-import service.server.openmp  # noqa: F401 - before torch
+import snac_core.utils.openmp  # noqa: F401 - before torch
 from service.app import create_app
 from service.observability import logs
 from service.runtime.lifecycle import ENGINE_DEAD

@@ -186,14 +186,23 @@ class Data(Group):
 
     train_data: TrainData = key(
         ...,
-        "Folder of audio, searched in depth, or folder or pattern of WebDataset "
-        "shards (`*.tar`); or a list of them, each a path or "
+        "Folder of audio, searched in depth, Parquet manifest of `prepare`, folder or pattern of "
+        "WebDataset shards (`*.tar`) or of Parquet files of recordings, as a path or a URL; or a "
+        "list of them, each a path or "
         '`{"path": ..., "weight": 2.0}`: a weight is how many times an epoch takes each '
         "recording.",
     )
     val_data: str = key(..., "Folder or shards that validation segments are cut from.")
     num_workers: Whole = key(
         ..., "Processes that read audio, for each training process; 0 reads in that process."
+    )
+    min_crop_db: float | None = key(
+        None,
+        "Training segments whose RMS is below this (dB of full scale) are drawn again, up to "
+        "three times; `null` takes any.",
+    )
+    loudness: float | None = key(
+        None, "Loudness (LUFS) that training segments are brought to; `null` leaves them."
     )
     gain_probability: Share = key(0.5, "Share of training segments with a random gain.")
     gain_db: Range = key((-6.0, 6.0), "Range of that gain, dB.")
@@ -256,7 +265,9 @@ class Saving(Group):
 
     save_every: Count = key(2, "Epochs between `checkpoint_epoch{N}.pt`.")
     save_every_batches: Count | None = key(None, "Steps between writing `checkpoint_latest.pt`.")
-    save_every_minutes: Above0 | None = key(None, "Minutes between writing `checkpoint_latest.pt`.")
+    save_every_minutes: Above0 | None = key(
+        10.0, "Minutes between writing `checkpoint_latest.pt`; `null` for never."
+    )
     keep_checkpoints: Count | None = key(
         None, "How many of the newest `checkpoint_epoch{N}.pt` stay; `null` for all."
     )

@@ -15,6 +15,7 @@ import soundfile
 from snac_core.audio import OPUS_SAMPLE_RATES
 from snac_core.types import Samples
 from trainer.data.acoustics import add_reverberation, add_silence, equalize, limit_band
+from trainer.data.crops import at_loudness
 from trainer.errors import TrainerError
 
 CODECS = {"opus": ("OGG", "OPUS"), "vorbis": ("OGG", "VORBIS"), "mp3": ("MP3", "MPEG_LAYER_III")}
@@ -34,6 +35,10 @@ class Augmentation:
 
     Parameters
     ----------
+    min_crop_db
+        A crop whose RMS is below this (dB of full scale) is drawn again, up to three times.
+    loudness
+        The segment is first brought to this loudness (LUFS); None leaves it as it is.
     speed_probability, speed_range
         The segment is played so many times as fast, by resampling: pitch and formants move
         with it. In steps of a hundredth.
@@ -57,6 +62,8 @@ class Augmentation:
         The sign of all samples changes, which nobody hears and a codec should not mind.
     """
 
+    min_crop_db: float | None = None
+    loudness: float | None = None
     noise_probability: float = 0.0
     noise_snr_db: tuple[float, float] = (10.0, 40.0)
     codec_probability: float = 0.0
@@ -114,9 +121,11 @@ class Augmentation:
             Each kind of change draws from a stream of its own, so that turning one on leaves
             the others as they were.
         """
-        noise, coding, loudness, sign, room, tone, band, pause = random.spawn(8)
+        noise, coding, level, sign, room, tone, band, pause = random.spawn(8)
         if not len(samples):
             return samples
+        if self.loudness is not None:
+            samples = at_loudness(samples, sample_rate, self.loudness)
         if room.random() < self.reverb_probability:
             seconds = room.uniform(*self.reverb_seconds)
             samples = add_reverberation(samples, sample_rate, seconds, room)
@@ -132,8 +141,8 @@ class Augmentation:
             samples = through_codec(samples, sample_rate, codec, quality)
         if pause.random() < self.silence_probability:
             samples = add_silence(samples, pause)
-        if loudness.random() < self.gain_probability:
-            gain = 10.0 ** (loudness.uniform(*self.gain_db) / 20.0)
+        if level.random() < self.gain_probability:
+            gain = 10.0 ** (level.uniform(*self.gain_db) / 20.0)
             peak = float(np.abs(samples).max())
             samples = samples * np.float32(min(gain, 1.0 / max(peak, 1e-9)))
         if sign.random() < self.polarity_probability:

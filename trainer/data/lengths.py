@@ -16,6 +16,21 @@ MEASURED_AS_THEY_ARE = b"measured_as_they_are"
 copies they are what was measured, and converted they are not."""
 
 
+def describes(folder: Path) -> bool:
+    """Return whether a manifest of `prepare` beside ``folder`` tells how long what it holds is.
+
+    Raises
+    ------
+    TrainerError
+        When the manifest cannot be read.
+    """
+    path = folder.parent / MANIFEST
+    try:
+        return path.is_file() and MEASURED_AS_THEY_ARE in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException) as error:
+        raise TrainerError(f"{path} cannot be read: {error}") from error
+
+
 def known_lengths(folder: Path) -> Mapping[str, tuple[int, int]]:
     """Return samples and sample rate (Hz) of recordings in ``folder``, by path relative to it.
 
@@ -26,12 +41,10 @@ def known_lengths(folder: Path) -> Mapping[str, tuple[int, int]]:
     TrainerError
         When the manifest cannot be read.
     """
-    path = folder.parent / MANIFEST
-    if not path.is_file():
+    if not describes(folder):
         return {}
+    path = folder.parent / MANIFEST
     try:
-        if MEASURED_AS_THEY_ARE not in (pq.read_schema(path).metadata or {}):
-            return {}
         table = pq.read_table(
             path,
             columns=["path", "duration", "sample_rate"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import math
 import os
 import re
@@ -15,15 +14,13 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import soundfile
 import soxr
-from tqdm import tqdm
 
 from snac_core.audio import AUDIO_SUFFIXES
 from snac_core.errors import AudioError
 from snac_core.types import Samples
-from trainer.data.lengths import known_lengths
+from trainer.data import parquet_files
+from trainer.data.places import open_file
 from trainer.errors import TrainerError
-
-log = logging.getLogger(__name__)
 
 UNKNOWN_FRAMES = 2**63 - 1
 """What libsndfile says of a recording whose header does not tell its length."""
@@ -46,6 +43,10 @@ class Clip(NamedTuple):
     """Byte of the file at which it begins."""
     size: int = 0
     """Its bytes; 0 when it is the whole file."""
+    url: str = ""
+    """Where ``path`` really is, when that is not on this machine."""
+    row: int = -1
+    """Its row in a Parquet file of recordings."""
 
     @property
     def seconds(self) -> float:
@@ -55,7 +56,10 @@ class Clip(NamedTuple):
     @property
     def name(self) -> str:
         """What to call it in messages."""
-        return f"{self.path} at byte {self.offset}" if self.size else str(self.path)
+        place = self.url or str(self.path)
+        if self.row >= 0:
+            return f"{place} row {self.row}"
+        return f"{place} at byte {self.offset}" if self.size else place
 
 
 def is_audio(name: str) -> bool:
@@ -63,68 +67,31 @@ def is_audio(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES  # noqa: PTH122
 
 
-def audio_files(folder: str | Path) -> list[Path]:
-    """Return the audio files under ``folder``, sorted, by suffix.
-
-    Raises
-    ------
-    TrainerError
-        When the folder does not exist or holds none.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise TrainerError(f"{folder} is not a folder")
-    files = sorted(path for path in folder.rglob("*") if is_audio(path.name))
-    if not files:
-        raise TrainerError(
-            f"no audio under {folder}; known suffixes: {', '.join(sorted(AUDIO_SUFFIXES))}"
-        )
-    return files
-
-
-def scan(folder: str | Path) -> list[Clip]:
-    """Return the readable recordings under ``folder``; the others are logged and counted.
-
-    Each is opened, but for those whose length `prepare` wrote down.
-
-    Raises
-    ------
-    TrainerError
-        When none is readable.
-    """
-    folder = Path(folder)
-    clips = []
-    files = audio_files(folder)
-    known = known_lengths(folder)
-    for path in tqdm(files, f"reading {folder}", unit="file", delay=2):
-        length = known.get(path.relative_to(folder).as_posix())
-        try:
-            clips.append(clip_of(path) if length is None else Clip(path, *length))
-        except AudioError as error:
-            log.warning("skipping %s: %s", path, error)
-    if len(clips) < len(files):
-        log.warning("skipped %d of %d files under %s", len(files) - len(clips), len(files), folder)
-    if not clips:
-        raise TrainerError(f"none of the {len(files)} audio files under {folder} can be read")
-    return clips
-
-
-def clip_of(path: Path, offset: int = 0, size: int = 0) -> Clip:
+def clip_of(
+    path: Path, offset: int = 0, size: int = 0, url: str = "", held: bytes | None = None
+) -> Clip:
     """Return a recording as its header describes it.
+
+    Parameters
+    ----------
+    path, offset, size, url
+        As of a `Clip`.
+    held
+        The recording's bytes, where they are in memory already.
 
     Raises
     ------
     AudioError
         When there is no header that can be read, or it does not promise any samples.
     """
-    place = Clip(path, 0, 1, offset=offset, size=size)
+    place = Clip(path, 0, 1, offset=offset, size=size, url=url)
     try:
-        with opened(place) as source:
+        with opened(place, held) as source:
             info = soundfile.info(source)
     except soundfile.LibsndfileError as error:
         raise AudioError(error.error_string) from error
     except OSError as error:
-        raise AudioError(str(error.strerror)) from error
+        raise AudioError(error.strerror or str(error)) from error
     if not 0 < info.frames < UNKNOWN_FRAMES:
         raise AudioError("its header does not say how long it is" if info.frames else "it is empty")
     return place._replace(frames=info.frames, sample_rate=info.samplerate)
@@ -223,11 +190,16 @@ def read_at_speed(
 @contextmanager
 def opened(clip: Clip, held: bytes | None = None) -> Iterator[bytes | BinaryIO]:
     """Give what libsndfile opens to read ``clip``: a path, or a file that is just its bytes."""
+    if clip.row >= 0 and held is None:
+        held = parquet_files.recording(clip.url or clip.path, clip.row)
     if held is not None:
         yield io.BytesIO(held)
     elif clip.size:
-        with clip.path.open("rb", buffering=0) as file:
+        with open_file(clip.url or clip.path) as file:
             yield io.BufferedReader(_Stretch(file, clip.offset, clip.size))
+    elif clip.url:
+        with open_file(clip.url) as file:
+            yield file
     else:
         yield os.fsencode(clip.path)
 
@@ -273,7 +245,7 @@ def _read(clip: Clip, first: int, count: int, held: bytes | None) -> Samples:
             f"{clip.name} cannot be read from sample {first} on: {error.error_string}"
         ) from error
     except OSError as error:
-        raise AudioError(f"{clip.name} cannot be read: {error.strerror}") from error
+        raise AudioError(f"{clip.name} cannot be read: {error.strerror or error}") from error
     if not len(frames):
         raise AudioError(f"{clip.name} ends before sample {first} of {clip.frames}")
     with np.errstate(over="ignore", invalid="ignore"):

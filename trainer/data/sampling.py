@@ -60,8 +60,10 @@ class Shuffled(Sampler[int]):
         for at in range(0, self.length - size + 1, size):
             yield order[at : at + size].tolist()
 
-    def _order(self) -> npt.NDArray[np.int64]:
-        return np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+    def _order(self) -> npt.NDArray[np.int32]:
+        numbers = np.arange(self.length, dtype=np.int32)
+        np.random.default_rng((self.seed, self.epoch)).shuffle(numbers)
+        return numbers
 
 
 class Bucketed(Shuffled):
@@ -128,12 +130,14 @@ class InOrder(Shuffled):
         for at in range(0, self.length, size):
             yield list(range(at, min(at + size, self.length)))
 
-    def _order(self) -> npt.NDArray[np.int64]:
-        return np.arange(self.length)
+    def _order(self) -> npt.NDArray[np.int32]:
+        return np.arange(self.length, dtype=np.int32)
 
 
 class Slices:
-    """A rank's slice of every global batch of an order: an iterable of lists of indices.
+    """A rank's slice of every global batch of an order, those ``done`` left out.
+
+    An iterable of lists of indices.
 
     Slices of a batch differ by one segment at most. Each has one at least, but for the last
     batch of an `InOrder`, in which ranks may have none and then have a batch less.
@@ -151,8 +155,8 @@ class Slices:
         When a batch has fewer segments than there are ranks.
     """
 
-    def __init__(self, order: Shuffled, size: int) -> None:
-        self.order = order
+    def __init__(self, order: Shuffled, size: int, done: int = 0) -> None:
+        self.order, self.done = order, done
         self.size = max(1, min(size, len(order)))
         self.first = self.size * order.rank // order.world
         if self.size < order.world and not isinstance(order, InOrder):
@@ -168,10 +172,14 @@ class Slices:
             self._length = len(order) // self.size if len(order) else 0
 
     def __len__(self) -> int:
-        return self._length
+        return max(0, self._length - self.done)
 
     def __iter__(self) -> Iterator[list[int] | list[Wanted]]:
+        left_out = self.done
         for batch in self.order.batches(self.size):
+            if left_out:
+                left_out -= 1
+                continue
             if mine := self._slice(batch):
                 yield mine
 

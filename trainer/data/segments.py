@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,18 +15,14 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from snac_core.errors import AudioError
 from snac_core.types import Samples
+from trainer.data import loader_processes
 from trainer.data.augment import Augmentation
-from trainer.data.recordings import (
-    Clip,
-    audio_files,
-    group_of,
-    read_at_speed,
-    read_part,
-    scan,
-)
+from trainer.data.crops import draw_crop
+from trainer.data.recording_index import seconds_of, weights_of
+from trainer.data.recordings import Clip, group_of, read_part
 from trainer.data.sampling import Bucketed, InOrder, Shuffled, Slices, Wanted
+from trainer.data.scan import audio_files, scan
 from trainer.data.unreadable import Unreadable
-from trainer.errors import TrainerError
 
 __all__ = [
     "Bucketed",
@@ -116,7 +112,7 @@ class TrainingSegments(Dataset[Segment]):
 
     def __init__(
         self,
-        clips: list[Clip],
+        clips: Sequence[Clip],
         seconds: float,
         sample_rate: int,
         *,
@@ -142,7 +138,7 @@ class TrainingSegments(Dataset[Segment]):
     @property
     def own_samples(self) -> npt.NDArray[np.int64]:
         """What each segment has without its padding, for `trainer.data.sampling.Bucketed`."""
-        whole = np.array([math.ceil(clip.seconds * self.sample_rate) for clip in self.clips])
+        whole = np.ceil(seconds_of(self.clips) * self.sample_rate).astype(np.int64)
         own: npt.NDArray[np.int64] = np.minimum(whole, round(self.seconds * self.sample_rate))
         return own[self._owner]
 
@@ -154,19 +150,27 @@ class TrainingSegments(Dataset[Segment]):
         random = np.random.default_rng((self.seed, self.epoch, index))
         clip = self.clips[self._owner[index]]
         speed = self.augmentation.speed(self.seed, self.epoch, index)
-        start = random.uniform(0.0, max(0.0, clip.seconds - self.seconds * speed))
         try:
-            samples = read_at_speed(clip, start, length, self.sample_rate, speed)
+            samples = draw_crop(
+                clip,
+                self.seconds,
+                length,
+                self.sample_rate,
+                random,
+                speed=speed,
+                min_db=self.augmentation.min_crop_db,
+            )
         except AudioError as error:
             return _nothing(clip, error, length, self.unreadable)
         return segment_of(self.augmentation(samples, self.sample_rate, random), length)
 
 
-def _owners(clips: list[Clip], seconds: float, draw: tuple[int, int]) -> npt.NDArray[np.int32]:
+def _owners(clips: Sequence[Clip], seconds: float, draw: tuple[int, int]) -> npt.NDArray[np.int32]:
     """Return which clip each segment of an epoch is from."""
     numbers = np.arange(len(clips), dtype=np.int32)
-    every = np.repeat(numbers, [segments_in(clip.seconds, seconds) for clip in clips])
-    weights = np.array([clip.weight for clip in clips])
+    counts = np.maximum(1, (seconds_of(clips) / seconds).astype(np.int32))
+    every = np.repeat(numbers, counts)
+    weights = weights_of(clips)
     if (weights == 1.0).all():
         return every
     random = np.random.default_rng((*draw, len(every)))
@@ -204,7 +208,7 @@ class ValidationSegments(Dataset[Segment]):
 
     def __init__(
         self,
-        clips: list[Clip],
+        clips: Sequence[Clip],
         seconds: float,
         sample_rate: int,
         limit: int,
@@ -248,31 +252,35 @@ class SegmentLoader(StatefulDataLoader[Segment]):  # type: ignore[misc]
     size: int
     first: int
 
+    def __iter__(self) -> Iterator[Segment]:
+        """Start reading, in processes that only this one ends."""
+        with loader_processes.starting():
+            batches: Iterator[Segment] = super().__iter__()
+        return batches
+
     def state_dict(self) -> dict[str, Any]:
-        """Return where the loader is; one of the same data that loads it gives the next batch."""
+        """Return where a loader of shards is; one that loads it gives the next batch.
+
+        Of other data nothing: how many batches there were says it all.
+        """
+        if not isinstance(self.dataset, IterableDataset):
+            return {}
         return {"workers": self.num_workers, "position": super().state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on after the batch that was the last one when ``state_dict`` was made.
 
-        Raises
-        ------
-        TrainerError
-            When the state is of a loader with another number of workers.
+        The state must be of a loader with as many workers.
         """
-        if not state_dict:
-            super().load_state_dict({})
-            return
-        if state_dict["workers"] != self.num_workers:
-            raise TrainerError(
-                f"within an epoch, go on with num_workers {state_dict['workers']} as before, "
-                f"not {self.num_workers}"
-            )
         super().load_state_dict(state_dict["position"])
 
 
 def loader(
-    dataset: Dataset[Segment], batch: int, workers: int, order: Shuffled | None = None
+    dataset: Dataset[Segment],
+    batch: int,
+    workers: int,
+    order: Shuffled | None = None,
+    done: int = 0,
 ) -> SegmentLoader:
     """Return a loader of batches; with a shuffled order, a rest that fills none is left out.
 
@@ -290,6 +298,8 @@ def loader(
         Processes that read; 0 reads in this one.
     order
         None for all segments as they are numbered.
+    done
+        Global batches at the order's beginning that are left out.
 
     Raises
     ------
@@ -297,13 +307,15 @@ def loader(
         When a batch has fewer segments than there are ranks.
     """
     how: dict[str, Any] = {"num_workers": workers, "pin_memory": torch.cuda.is_available()}
+    if workers:
+        how["worker_init_fn"] = loader_processes.outlive_signals
     if isinstance(dataset, IterableDataset):
         how["batch_size"] = None
         share: Any = dataset
         draw = share.draw
     else:
         order = order or InOrder(len(dataset))  # type: ignore[arg-type]
-        how["batch_sampler"] = share = Slices(order, batch)
+        how["batch_sampler"] = share = Slices(order, batch, done)
         draw = (order.seed, order.epoch, order.rank)
     # With a generator of its own, a loader seeds its workers by epoch and rank, and takes
     # nothing from the generator that a resumed run has to find where it was.

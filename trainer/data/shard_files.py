@@ -7,10 +7,11 @@ others made, with no index, can be read here.
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import logging
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +25,16 @@ from tqdm import tqdm
 from webdataset import ShardWriter
 
 from snac_core.errors import AudioError
+from trainer.data.lengths import MANIFEST
+from trainer.data.parquet_files import holds_recordings, open_parquet, recordings
+from trainer.data.places import files_under, is_url, open_file
 from trainer.data.recordings import Clip, clip_of, is_audio
 from trainer.errors import TrainerError
 
 log = logging.getLogger(__name__)
 
 INDEX = "shards.parquet"
+SUFFIXES = (".tar", ".parquet")
 SCHEMA = pa.schema(
     [
         ("shard", pa.string()),
@@ -52,13 +57,36 @@ class Entry(NamedTuple):
 
 
 def is_shards(place: str | Path) -> bool:
-    """Return whether ``place`` is a shard, a pattern of shards, or a folder that holds some."""
-    path = Path(place)
-    return path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar")))
+    """Return whether ``place`` is a shard, a pattern of shards, or a folder that holds some.
+
+    Shards are tar files, and Parquet files with recordings in them.
+    """
+    name = str(place)
+    if name.endswith(".tar"):
+        return True
+    if name.endswith(".parquet"):
+        return any(char in name for char in "*{") or holds_recordings(place)
+    if is_url(place):
+        found = [url for url in files_under(name) if url.endswith(SUFFIXES)]
+    elif Path(place).is_dir():
+        found = [
+            str(path) for suffix in SUFFIXES for path in sorted(Path(place).glob(f"*{suffix}"))
+        ]
+    else:
+        return False
+    return any(_is_shard(one) for one in found)
 
 
-def shard_paths(place: str | Path) -> list[Path]:
-    """Return the shards in a folder, or those that a pattern names, sorted.
+def _is_shard(place: str) -> bool:
+    return place.endswith(".tar") or (
+        place.endswith(".parquet")
+        and place.rpartition("/")[2] not in (INDEX, MANIFEST)
+        and holds_recordings(place)
+    )
+
+
+def shard_paths(place: str | Path) -> list[Path] | list[str]:
+    """Return the shards in a folder, or those that a pattern names, sorted: paths, or URLs.
 
     Parameters
     ----------
@@ -70,8 +98,13 @@ def shard_paths(place: str | Path) -> list[Path]:
     TrainerError
         When there are none, or one that is named is missing.
     """
+    if is_url(place):
+        urls = sorted(_remote(str(place)))
+        if not urls:
+            raise TrainerError(f"there is no shard {place}")
+        return urls
     if Path(place).is_dir():
-        found = list(Path(place).glob("*.tar"))
+        found = [path for path in Path(place).iterdir() if _is_shard(str(path))]
     else:
         found = []
         for name in braceexpand.braceexpand(str(place)):
@@ -81,6 +114,17 @@ def shard_paths(place: str | Path) -> list[Path]:
     if missing or not found:
         raise TrainerError(f"there is no shard {', '.join(missing[:5]) or place}")
     return sorted(found)
+
+
+def _remote(place: str) -> Iterator[str]:
+    for name in braceexpand.braceexpand(place):
+        if "*" in name:
+            folder = name[: name.index("*")].rpartition("/")[0]
+            yield from (url for url in files_under(folder) if fnmatch.fnmatchcase(url, name))
+        elif name.endswith(SUFFIXES):
+            yield from files_under(name)
+        else:
+            yield from (url for url in files_under(name) if _is_shard(url))
 
 
 def write_shards(
@@ -127,7 +171,7 @@ def write_shards(
                 number += 1
 
 
-def scan_shards(paths: list[Path]) -> list[Clip]:
+def scan_shards(paths: Sequence[str | Path]) -> list[Clip]:
     """Return the recordings in shards, from the index beside them or else from themselves.
 
     Those that cannot be read are logged.
@@ -140,8 +184,11 @@ def scan_shards(paths: list[Path]) -> list[Clip]:
     clips = []
     for path, rows in _rows(paths):
         places = zip(*(rows[name].tolist() for name in SCHEMA.names[1:]), strict=True)
+        url, parquet = str(path) if is_url(path) else "", str(path).endswith(".parquet")
         clips += [
-            Clip(path, frames, rate, offset=offset, size=size)
+            Clip(Path(path), frames, rate, url=url, row=offset)
+            if parquet
+            else Clip(Path(path), frames, rate, offset=offset, size=size, url=url)
             for offset, size, frames, rate in places
         ]
     if not clips:
@@ -149,7 +196,7 @@ def scan_shards(paths: list[Path]) -> list[Clip]:
     return clips
 
 
-def lengths_in(paths: list[Path]) -> dict[Path, npt.NDArray[np.float64]]:
+def lengths_in(paths: Sequence[str | Path]) -> dict[str | Path, npt.NDArray[np.float64]]:
     """Return the seconds of each recording in each shard, as `scan_shards` finds them."""
     lengths = {path: rows["frames"] / rows["sample_rate"] for path, rows in _rows(paths)}
     if not sum(map(len, lengths.values())):
@@ -157,37 +204,53 @@ def lengths_in(paths: list[Path]) -> dict[Path, npt.NDArray[np.float64]]:
     return lengths
 
 
-def _rows(paths: list[Path]) -> Iterator[tuple[Path, dict[str, npt.NDArray[np.int64]]]]:
+def _rows(
+    paths: Sequence[str | Path],
+) -> Iterator[tuple[str | Path, dict[str, npt.NDArray[np.int64]]]]:
     """Yield each shard with its rows of the index, column by column."""
-    tables = {folder: _index_in(folder) for folder in {path.parent for path in paths}}
+    tables: dict[str, pa.Table] = {}
     for path in tqdm(paths, "reading shards", unit="shard", delay=2):
-        table = tables[path.parent]
-        rows = table.filter(pc.field("shard") == path.name)
+        folder, _, name = str(path).rpartition("/")
+        if folder not in tables:
+            tables[folder] = _index_in(folder)
+        rows = tables[folder].filter(pc.field("shard") == name)
         if not len(rows):
             rows = _table(_index_of(path))
         yield path, {name: rows[name].to_numpy() for name in SCHEMA.names[1:]}
 
 
-def _index_in(folder: Path) -> pa.Table:
-    if not (folder / INDEX).is_file():
+def _index_in(folder: str) -> pa.Table:
+    path = f"{folder}/{INDEX}" if folder else INDEX
+    there = path in files_under(folder) if is_url(folder) else Path(path).is_file()
+    if not there:
         return SCHEMA.empty_table()
-    table = pq.read_table(folder / INDEX)
+    with open_parquet(path) as file:
+        table = file.read()
     if table.column_names != SCHEMA.names:
-        raise TrainerError(f"{folder / INDEX} is not an index of shards: {SCHEMA.names}")
+        raise TrainerError(f"{path} is not an index of shards: {SCHEMA.names}")
     return table
 
 
-def _index_of(path: Path) -> list[Clip]:
+def _index_of(path: str | Path) -> list[Clip]:
     """Return the recordings in one shard, from their headers."""
     clips = []
+    if str(path).endswith(".parquet"):
+        for row, (name, data) in enumerate(recordings(path)):
+            try:
+                # The row takes the place of the byte at which a recording begins.
+                clips.append(clip_of(Path(path), held=data)._replace(offset=row))
+            except AudioError as error:
+                log.warning("skipping %s, row %d of %s: %s", name, row, path, error)
+        return clips
+    url = str(path) if is_url(path) else ""
     try:
-        with tarfile.open(path) as tar:
+        with open_file(path) as file, tarfile.open(fileobj=file) as tar:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]
                 if not member.isreg() or not is_audio(member.name):
                     continue
                 try:
-                    clips.append(clip_of(path, member.offset_data, member.size))
+                    clips.append(clip_of(Path(path), member.offset_data, member.size, url))
                 except AudioError as error:
                     log.warning("skipping %s in %s: %s", member.name, path, error)
     except tarfile.TarError as error:

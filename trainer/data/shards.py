@@ -15,21 +15,24 @@ folders gives the same batches on any number of ranks.
 
 from __future__ import annotations
 
-import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
+import pyarrow as pa
 from torch.utils.data import IterableDataset, default_collate, get_worker_info
 from webdataset.tariterators import tar_file_iterator
 
 from snac_core.errors import AudioError
+from trainer.data import parquet_files
 from trainer.data.augment import Augmentation
-from trainer.data.recordings import UNKNOWN_FRAMES, Clip, is_audio, read_at_speed
+from trainer.data.crops import draw_crop
+from trainer.data.places import open_file
+from trainer.data.recordings import Clip, clip_of, is_audio
 from trainer.data.segments import Segment, segment_of, segments_in
 from trainer.data.shard_files import lengths_in
 from trainer.data.unreadable import Unreadable
@@ -39,7 +42,7 @@ from trainer.errors import TrainerError
 class Shard:
     """A shard to train on."""
 
-    def __init__(self, path: Path, weight: float, seconds: npt.NDArray[np.float64]) -> None:
+    def __init__(self, path: str | Path, weight: float, seconds: npt.NDArray[np.float64]) -> None:
         self.path, self.weight, self.seconds = path, weight, seconds
 
     def segments(self, length: float) -> float:
@@ -47,7 +50,7 @@ class Shard:
         return float(self.weight * np.maximum(1, self.seconds // length).sum())
 
 
-def shards_of(paths: list[Path], weight: float = 1.0) -> list[Shard]:
+def shards_of(paths: Sequence[str | Path], weight: float = 1.0) -> list[Shard]:
     """Return shards that hold recordings; see `trainer.data.shard_files.lengths_in`."""
     return [
         Shard(path, weight, seconds) for path, seconds in lengths_in(paths).items() if len(seconds)
@@ -73,6 +76,8 @@ class ShardSegments(IterableDataset[Segment]):
         Which of how many processes this is.
     buffer
         Segments that a worker mixes at a time.
+    done
+        Batches that others have made of this epoch; each worker begins as far into its shards.
     augmentation
         What happens to segments.
     unreadable
@@ -97,12 +102,13 @@ class ShardSegments(IterableDataset[Segment]):
         rank: int = 0,
         world: int = 1,
         buffer: int = 512,
+        done: int = 0,
         augmentation: Augmentation | None = None,
         unreadable: Unreadable | None = None,
     ) -> None:
         self.shards, self.seconds, self.sample_rate = shards, seconds, sample_rate
         self.epoch, self.seed, self.rank, self.world = epoch, seed, rank, world
-        self.buffer = buffer
+        self.buffer, self.done = buffer, done
         self.augmentation = augmentation or Augmentation()
         self.augmentation.check(sample_rate)
         self.unreadable = Unreadable() if unreadable is None else unreadable
@@ -122,7 +128,7 @@ class ShardSegments(IterableDataset[Segment]):
         return self.seed, self.epoch, self.rank
 
     def __len__(self) -> int:
-        return self.steps
+        return max(0, self.steps - self.done)
 
     def __iter__(self) -> Iterator[Segment]:
         worker = get_worker_info()
@@ -162,9 +168,17 @@ class ShardSegments(IterableDataset[Segment]):
         for crop in range(copies * segments_in(clip.seconds, self.seconds)):
             random = np.random.default_rng((*draw, crop))
             speed = self.augmentation.speed(*draw, crop)
-            start = random.uniform(0.0, max(0.0, clip.seconds - self.seconds * speed))
             length = round(self.seconds * self.sample_rate)
-            samples = read_at_speed(clip, start, length, self.sample_rate, speed, data)
+            samples = draw_crop(
+                clip,
+                self.seconds,
+                length,
+                self.sample_rate,
+                random,
+                speed=speed,
+                min_db=self.augmentation.min_crop_db,
+                held=data,
+            )
             samples = self.augmentation(samples, self.sample_rate, random)
             yield segment_of(samples, length)
 
@@ -176,10 +190,11 @@ class ShardReader(Iterator[Segment]):
         self.data = data
         self.order = data.own_shards(worker, workers)
         self.slot = data.rank * workers + worker
-        self.total = len(range(worker, data.steps, workers))
+        self.total = len(range(worker, len(data), workers))
         self._damaged: set[tuple[int, int]] = set()
         self._hope = True
-        self._begin({"batches": 0, "block": 0, "given": 0, "place": [0, 0, 0, 0]})
+        start = len(self.order) * data.done // data.steps
+        self._begin({"batches": 0, "block": 0, "given": 0, "place": [0, start, 0, 0]})
 
     def state_dict(self) -> dict[str, Any]:
         """Return batches made, the block's number, what was given of it, and where it began.
@@ -251,15 +266,13 @@ class ShardReader(Iterator[Segment]):
         number = self.order[position]
         path = self.data.shards[number].path
         try:
-            with path.open("rb") as file:
-                recordings = tar_file_iterator(file, select_files=is_audio)
-                for member, recording in enumerate(recordings):
+            with closing(_recordings(path)) as recordings:
+                for member, (name, data) in enumerate(recordings):
                     if member < first:
                         continue
-                    name, data = f"{path}#{recording['fname']}", recording["data"]
                     skip = first_crop if member == first else 0
                     try:
-                        clip = _clip_in_memory(path, data)
+                        clip = clip_of(Path(path), held=data)
                         crops = self.data.crops(number, lap, member, clip, data)
                         for crop, segment in enumerate(crops):
                             self._hope = True
@@ -270,15 +283,16 @@ class ShardReader(Iterator[Segment]):
                     except AudioError as error:
                         self._damaged.add((number, member))
                         self.data.unreadable.add(name, str(error))
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except (tarfile.TarError, pa.ArrowException, OSError, EOFError) as error:
             self.data.unreadable.add(str(path), f"the shard is damaged: {error}")
 
 
-def _clip_in_memory(path: Path, data: bytes) -> Clip:
-    try:
-        info = soundfile.info(io.BytesIO(data))
-    except soundfile.LibsndfileError as error:
-        raise AudioError(error.error_string) from error
-    if not 0 < info.frames < UNKNOWN_FRAMES:
-        raise AudioError("its header does not say how long it is")
-    return Clip(path, info.frames, info.samplerate)
+def _recordings(path: str | Path) -> Generator[tuple[str, bytes]]:
+    """Yield what to call each recording of a shard, and its contents, from front to back."""
+    if str(path).endswith(".parquet"):
+        for row, (name, data) in enumerate(parquet_files.recordings(path)):
+            yield f"{path}#{row} {name}", data
+        return
+    with open_file(path) as file:
+        for recording in tar_file_iterator(file, select_files=is_audio):
+            yield f"{path}#{recording['fname']}", recording["data"]

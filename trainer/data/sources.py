@@ -3,45 +3,106 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
 
 from trainer.config import Source, TrainConfig
 from trainer.data.augment import Augmentation
-from trainer.data.segments import (
-    Bucketed,
-    Clip,
-    SegmentLoader,
-    Shuffled,
-    TrainingSegments,
-    loader,
-    scan,
-)
+from trainer.data.recording_index import SCHEMA, RecordingIndex, pages, write
+from trainer.data.sampling import Bucketed, Shuffled
+from trainer.data.scan import found_in
+from trainer.data.segments import SegmentLoader, TrainingSegments, loader
 from trainer.data.shard_files import is_shards, scan_shards, shard_paths
 from trainer.data.shards import Shard, ShardSegments, shards_of
 from trainer.data.unreadable import Unreadable
 from trainer.errors import TrainerError
 
 
-def recordings(place: str | Path) -> list[Clip]:
-    """Return the recordings in a folder, or in shards, as a folder or pattern names them.
+class Found(NamedTuple):
+    """What one process has found for all."""
+
+    training: Path
+    """A file of recordings to train on; see `RecordingIndex`. Empty where there are shards."""
+    validation: Path
+    """The same of those to validate on."""
+    shards: list[Shard]
+    """To train on."""
+
+
+def recordings(place: str | Path, split: str = "val") -> Iterator[pa.Table]:
+    """Yield the recordings in a folder, a manifest, or shards, some at a time.
+
+    See `is_shards` and `found_in`.
 
     Raises
     ------
     TrainerError
         When there are none that can be read.
     """
-    return scan_shards(shard_paths(place)) if is_shards(place) else scan(place)
+    if is_shards(place):
+        yield from pages(scan_shards(shard_paths(place)))
+    else:
+        yield from found_in(place, split)
+
+
+def find(config: TrainConfig, folder: Path) -> Found:
+    """Find what a run trains on and validates on, and write it to files in ``folder``.
+
+    Raises
+    ------
+    TrainerError
+        When a source holds nothing that can be read, some are folders and some shards, or
+        shards are to be bucketed by length.
+    """
+    given = config.train_data
+    sources = (Source(given),) if isinstance(given, str) else given
+    sharded = [is_shards(source.path) for source in sources]
+    if any(sharded) and not all(sharded):
+        raise TrainerError(
+            "train_data must be folders of recordings, or shards, not some of each: "
+            + ", ".join(source.path for source in sources)
+        )
+    if any(sharded) and config.bucket_by_length:
+        raise TrainerError(
+            "bucket_by_length sorts recordings in folders; shards are read in their own order: "
+            "set it to false, or give folders"
+        )
+    found = Found(folder / "training.arrow", folder / "validation.arrow", [])
+    # First, as it is the smaller one.
+    write(recordings(config.val_data), found.validation)
+    if all(sharded):
+        for source in sources:
+            found.shards.extend(shards_of(shard_paths(source.path), source.weight))
+    write(() if all(sharded) else itertools.chain(*map(_weighed, sources)), found.training)
+    return found
+
+
+def _weighed(source: Source) -> Iterator[pa.Table]:
+    place = SCHEMA.get_field_index("weight")
+    for table in found_in(source.path):
+        yield table.set_column(
+            place, SCHEMA.field(place), pa.array(np.full(len(table), source.weight))
+        )
 
 
 class TrainingData:
-    """What a run trains on: folders of recordings, or shards.
+    """What a run trains on: recordings in folders, or shards.
 
     Parameters
     ----------
     config
-        Names the sources and says what happens to segments.
+        Says what happens to segments, and names the sources.
     unreadable
         Keeps note of recordings that turn out to be damaged.
+    found
+        What `find` returned; None finds it.
 
     Attributes
     ----------
@@ -51,42 +112,41 @@ class TrainingData:
     Raises
     ------
     TrainerError
-        When a source holds nothing that can be read, some are folders and some shards, or
-        shards are to be bucketed by length.
+        As `find` does.
     """
 
-    def __init__(self, config: TrainConfig, unreadable: Unreadable | None = None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        unreadable: Unreadable | None = None,
+        found: Found | None = None,
+    ) -> None:
         self.config = config
         self.unreadable = Unreadable() if unreadable is None else unreadable
-        given = config.train_data
-        sources = (Source(given),) if isinstance(given, str) else given
-        sharded = [is_shards(source.path) for source in sources]
-        if any(sharded) and not all(sharded):
-            raise TrainerError(
-                "train_data must be folders of recordings, or shards, not some of each: "
-                + ", ".join(source.path for source in sources)
-            )
-        if any(sharded) and config.bucket_by_length:
-            raise TrainerError(
-                "bucket_by_length sorts recordings in folders; shards are read in their own order: "
-                "set it to false, or give folders"
-            )
-        self.clips: list[Clip] = []
-        self.shards: list[Shard] = []
-        for source in sources:
-            if all(sharded):
-                self.shards += shards_of(shard_paths(source.path), source.weight)
-            else:
-                clips = scan(source.path)
-                self.clips += [clip._replace(weight=source.weight) for clip in clips]
+        if found is None:
+            with tempfile.TemporaryDirectory() as folder:
+                found = find(config, Path(folder))
+                self.clips = RecordingIndex(found.training)
+        else:
+            self.clips = RecordingIndex(found.training)
+        self.shards = found.shards
         self.recordings = len(self.clips) + sum(len(shard.seconds) for shard in self.shards)
-        self.seconds = sum(clip.seconds for clip in self.clips) + sum(
+        self.seconds = float(self.clips.seconds.sum()) + sum(
             float(shard.seconds.sum()) for shard in self.shards
         )
 
+    def digest(self) -> str:
+        """Return a text that differs for recordings of other names, lengths or weights."""
+        digest = hashlib.blake2b(self.clips.digest().encode(), digest_size=16)
+        for shard in self.shards:
+            name = str(shard.path).rpartition("/")[2]
+            digest.update(repr((name, shard.weight)).encode())
+            digest.update(shard.seconds.tobytes())
+        return digest.hexdigest()
+
     def shorter(self, seconds: float) -> int:
         """Return how many recordings are too short for a segment of ``seconds``."""
-        return sum(clip.seconds < seconds for clip in self.clips) + sum(
+        return int((self.clips.seconds < seconds).sum()) + sum(
             int((shard.seconds < seconds).sum()) for shard in self.shards
         )
 
@@ -106,6 +166,7 @@ class TrainingData:
         rank: int = 0,
         world: int = 1,
         multiple: int = 1,
+        done: int = 0,
     ) -> SegmentLoader:
         """Return the loader of an epoch; it has as many batches on every rank.
 
@@ -121,6 +182,9 @@ class TrainingData:
             Which of how many processes this is.
         multiple
             Samples of which a batch that ``bucket_by_length`` shortens is a multiple.
+        done
+            Batches of the epoch that were there before. The loader has those that follow; from
+            shards, others than would have followed.
 
         Raises
         ------
@@ -146,6 +210,7 @@ class TrainingData:
                 rank=rank,
                 world=world,
                 buffer=config.shuffle_buffer,
+                done=done,
                 augmentation=self.augmentation,
                 unreadable=self.unreadable,
             )
@@ -171,4 +236,4 @@ class TrainingData:
             )
         else:
             order = Shuffled(len(segments), config.random_seed, epoch, rank, world)
-        return loader(segments, batch, config.num_workers, order)
+        return loader(segments, batch, config.num_workers, order, done)

@@ -41,8 +41,14 @@ class Unreadable:
             return
         if self.path is None:
             self._known[recording] = reason
-        elif not self._append(self.path, recording, reason):
-            return
+        else:
+            try:
+                if not self._append(self.path, recording, reason):
+                    return
+            except OSError as error:
+                # As on a full disk, which is no reason to lose more than this list.
+                self._known[recording] = reason
+                log.warning("%s is not written: %s", self.path, error)
         log.warning("leaving out %s: %s", recording, reason)
 
     def all(self) -> dict[str, str]:

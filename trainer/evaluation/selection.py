@@ -12,7 +12,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from snac_core.errors import AudioError
-from trainer.data.recordings import Clip, audio_files, clip_of, group_of
+from trainer.data.recordings import Clip, clip_of, group_of
+from trainer.data.scan import audio_files
 from trainer.errors import TrainerError
 
 log = logging.getLogger(__name__)

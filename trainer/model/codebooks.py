@@ -20,6 +20,10 @@ REMEMBERED = 16384
 """Latents per level that revived entries are drawn from."""
 
 
+JITTER = 0.02
+"""Standard deviation of what is added to a revived entry, as a share of the latents'."""
+
+
 class CodebookUsage:
     """Counts which entries are chosen, and revives those that are not.
 
@@ -99,14 +103,29 @@ class CodebookUsage:
         return values
 
     @torch.no_grad()
-    def revive(self) -> list[int]:
-        """Replace entries unused since the last call; return how many, per level."""
+    def revive(self, optimizer: torch.optim.Optimizer | None = None) -> list[int]:
+        """Replace entries unused since the last call; return how many, per level.
+
+        Parameters
+        ----------
+        optimizer
+            Of the entries, if they have gradients: what it has gathered of a replaced entry's is
+            forgotten, as it was another's.
+        """
         replaced = []
         for book, counts, recent in zip(self._books, self._counts, self._recent, strict=True):
             unused = (counts == 0).nonzero().flatten()
             latents = torch.cat(tuple(recent))
             picks = torch.randint(len(latents), (len(unused),), generator=self._random)
-            book[unused.to(book.device)] = latents[picks].to(book)
+            # Two entries at one place would be chosen, and moved, as one.
+            spread = JITTER * latents.std(dim=0, correction=0)
+            jitter = spread * torch.randn(len(unused), latents.shape[1], generator=self._random)
+            unused = unused.to(book.device)
+            book[unused] = (latents[picks] + jitter).to(book)
+            moments = {} if optimizer is None else optimizer.state.get(book, {})
+            for moment in moments.values():
+                if moment.shape == book.shape:
+                    moment[unused] = 0.0
             counts.zero_()
             replaced.append(len(unused))
         self.world.broadcast_(self._books)

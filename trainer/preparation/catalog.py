@@ -24,7 +24,7 @@ PAGE = 2048
 _TABLES = """
 CREATE TABLE IF NOT EXISTS measured (
     source BLOB PRIMARY KEY, size INTEGER, modified INTEGER, frames INTEGER,
-    sample_rate INTEGER, channels INTEGER, peak REAL, loudness REAL, fault TEXT
+    sample_rate INTEGER, channels INTEGER, peak REAL, loudness REAL, fault TEXT, content BLOB
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS made (
     side TEXT, name TEXT, source BLOB, size INTEGER, modified INTEGER, how TEXT,
@@ -33,17 +33,19 @@ CREATE TABLE IF NOT EXISTS made (
 DROP TABLE IF EXISTS wanted;
 CREATE TABLE wanted (
     source BLOB PRIMARY KEY, reached BLOB, grp TEXT, draw BLOB, size INTEGER,
-    modified INTEGER, side TEXT DEFAULT 'train', name TEXT
+    modified INTEGER, side TEXT DEFAULT 'train', name TEXT, left_out TEXT
 ) WITHOUT ROWID;
 """
 _INDICES = """
 CREATE INDEX wanted_group ON wanted (draw, grp);
+CREATE INDEX wanted_name_of_group ON wanted (grp);
 CREATE UNIQUE INDEX wanted_name ON wanted (side, name);
 CREATE INDEX wanted_draw ON wanted (side, draw, source);
 """
 _READABLE = """
     FROM wanted JOIN measured USING (source)
-    WHERE fault IS NULL AND measured.size = wanted.size AND measured.modified = wanted.modified
+    WHERE fault IS NULL AND left_out IS NULL
+    AND measured.size = wanted.size AND measured.modified = wanted.modified
 """
 
 
@@ -102,6 +104,10 @@ class Catalog:
             # What a power cut may take is measured again.
             self._base.execute("PRAGMA synchronous = OFF")
             self._base.executescript(f"BEGIN EXCLUSIVE; {_TABLES} COMMIT;")
+            columns = [row[1] for row in self._base.execute("PRAGMA table_info(measured)")]
+            if "content" not in columns:
+                # Measured before there was one: what is known stays known.
+                self._base.execute("ALTER TABLE measured ADD COLUMN content BLOB")
         except sqlite3.OperationalError as error:
             self._base.close()
             raise TrainerError(f"{path} is in use by another run: {error}") from error
@@ -155,7 +161,8 @@ class Catalog:
     def measured(self, rows: Iterable[tuple[tuple[bytes, int, int], Measured]]) -> None:
         """Take down what recordings were measured to be."""
         self._write(
-            "INSERT OR REPLACE INTO measured VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO measured (source, size, modified, frames, sample_rate, "
+            "channels, peak, loudness, content, fault) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 # A fault that may pass is no reason not to look again.
                 (source, size if result.lasting else -1, modified, *result[:-1])
@@ -164,15 +171,55 @@ class Catalog:
         )
 
     def faults(self) -> Iterator[tuple[bytes, str]]:
-        """Yield how each unreadable recording was found, and what is wrong with it."""
+        """Yield how each recording that is left out was found, and why it is."""
         yield from self._base.execute(
-            "SELECT reached, fault FROM wanted JOIN measured USING (source) "
-            "WHERE fault IS NOT NULL ORDER BY reached"
+            "SELECT reached, COALESCE(fault, left_out) FROM wanted JOIN measured USING (source) "
+            "WHERE COALESCE(fault, left_out) IS NOT NULL ORDER BY reached"
         )
 
     def groups(self) -> Iterator[tuple[str, int]]:
         """Yield each group that has readable recordings, with how many, in the draw's order."""
         yield from self._base.execute(f"SELECT grp, COUNT(*) {_READABLE} GROUP BY draw, grp")
+
+    def leave_out(self, condition: str, limit: float, reason: str) -> None:
+        """Leave out readable recordings.
+
+        Parameters
+        ----------
+        condition
+            In SQL, on what they were measured to be, with ``?`` for ``limit``.
+        reason
+            Why, for those who read the list.
+        """
+        self._base.execute(
+            f"UPDATE wanted SET left_out = ? WHERE source IN (SELECT source {_READABLE} "
+            f"AND {condition})",
+            (reason, limit),
+        )
+
+    def count_where(self, condition: str) -> int:
+        """Return how many readable recordings a condition in SQL holds for."""
+        return self._number(f"SELECT COUNT(*) {_READABLE} AND {condition}")
+
+    def on_both_sides(self) -> list[tuple[bytes, bytes]]:
+        """Return recordings to validate on that sound like one to train on, and one of these."""
+        # The readable ones of one side, with their digests.
+        side = f"(SELECT reached, content {_READABLE} AND side = '{{}}' AND content != x'')"
+        return self._base.execute(
+            f"SELECT val.reached, MIN(train.reached) FROM {side.format('val')} AS val "
+            f"JOIN {side.format('train')} AS train USING (content) "
+            "GROUP BY val.reached ORDER BY val.reached"
+        ).fetchall()
+
+    def groups_among(self, groups: Iterable[str]) -> set[str]:
+        """Return those of ``groups`` that anything found belongs to, readable or not."""
+        query = "SELECT 1 FROM wanted WHERE grp = ? LIMIT 1"
+        return {group for group in groups if self._base.execute(query, (group,)).fetchone()}
+
+    def some_groups(self, count: int) -> list[str]:
+        """Return the first ``count`` groups of what was found, in order."""
+        query = "SELECT DISTINCT grp FROM wanted ORDER BY grp LIMIT ?"
+        return [group for (group,) in self._base.execute(query, (count,))]
 
     def validate_on(self, groups: Iterable[str]) -> None:
         """Put groups on the validation side."""

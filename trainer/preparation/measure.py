@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import os
 from pathlib import Path
@@ -38,6 +39,8 @@ class Measured(NamedTuple):
     None where there is none: for less than a block of 0.4 s, for silence, and for sample
     rates below `MIN_LOUDNESS_RATE`.
     """
+    content: bytes = b""
+    """Digest of the channels' average: two recordings with the same one sound the same."""
     fault: str | None = None
     """Why it cannot be read."""
     lasting: bool = True
@@ -60,7 +63,7 @@ def measure_all(paths: list[bytes]) -> list[Measured]:
 
 
 def _measure(path: Path) -> Measured:
-    frames, peak = 0, 0.0
+    frames, peak, digest = 0, 0.0, hashlib.blake2b(digest_size=16)
     kept: list[npt.NDArray[np.float32]] = []
     with SoundSource(path) as source:
         rate, channels = source.sample_rate, source.channels
@@ -68,8 +71,10 @@ def _measure(path: Path) -> Measured:
             if frames < LOUDNESS_SECONDS * rate:
                 kept.append(block[: LOUDNESS_SECONDS * rate - frames])
             frames += len(block)
+            digest.update(block.tobytes())
             peak = max(peak, float(block.max()), -float(block.min()))
-    return Measured(frames, rate, channels, peak, _loudness(np.concatenate(kept), rate))
+    loudness = _loudness(np.concatenate(kept), rate)
+    return Measured(frames, rate, channels, peak, loudness, digest.digest())
 
 
 def _loudness(samples: npt.NDArray[np.float32], sample_rate: int) -> float | None:

@@ -16,7 +16,7 @@ from snac_core.utils import atomic_files
 from trainer.data.shard_files import Entry, write_shards
 from trainer.errors import TrainerError
 from trainer.preparation.catalog import PAGE, Catalog, Made, Wanted
-from trainer.preparation.flac import make_flac, to_flac
+from trainer.preparation.flac import SAMPLE_RATE, Conversion, make_flac, to_flac
 from trainer.preparation.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,15 @@ log = logging.getLogger(__name__)
 SIDES = ("train", "val")
 
 LINK, COPY, FLAC, SHARDS, FLAC_SHARDS = "link", "copy", "flac", "shards", "flac shards"
-"""How a recording is put into its side's folder."""
+"""How a recording is put into its side's folder; after ``flac`` may come another sample rate."""
+
+
+def conversion_rate(how: str) -> int | None:
+    """Return the sample rate (Hz) that ``how`` converts recordings to; None where it does not."""
+    if not how.startswith(FLAC):
+        return None
+    rate = how.rpartition(" ")[2]
+    return int(rate) if rate.isdigit() else SAMPLE_RATE
 
 
 def check_strangers(output: Path, catalog: Catalog) -> None:
@@ -152,8 +160,9 @@ def _place_page(
     catalog.make(
         Made(row.side, row.name or "", row.source, row.size, row.modified, how) for row, _ in files
     )
-    if how == FLAC:
-        for _ in workers.map(make_flac, ((row.source, target) for row, target in files)):
+    if rate := conversion_rate(how):
+        tasks = (Conversion(row.source, rate, target) for row, target in files)
+        for _ in workers.map(make_flac, tasks):
             pass
         return
     for row, target in files:
@@ -168,15 +177,15 @@ def _place_page(
 
 def _entries(rows: Iterator[Wanted], how: str, workers: Workers) -> Iterator[Entry]:
     """Yield what goes into shards, converted by the workers where it is to be."""
-    convert = to_flac if how == FLAC_SHARDS else _contents
+    rate = conversion_rate(how)
     ahead: list[Wanted] = []
 
-    def sources() -> Iterator[bytes]:
+    def tasks() -> Iterator[Conversion]:
         for row in rows:
             ahead.append(row)
-            yield row.source
+            yield Conversion(row.source, rate or 0)
 
-    for data in workers.map(convert, sources()):
+    for data in workers.map(to_flac if rate else _contents, tasks()):
         row = ahead.pop(0)
         suffix = Path(os.fsdecode(row.reached)).suffix
         known = {
@@ -188,11 +197,11 @@ def _entries(rows: Iterator[Wanted], how: str, workers: Workers) -> Iterator[Ent
             "peak": row.peak,
             "loudness": row.loudness,
         }
-        yield Entry(".flac" if how == FLAC_SHARDS else suffix, data, known)
+        yield Entry(".flac" if rate else suffix, data, known)
 
 
-def _contents(source: bytes) -> bytes:
-    return Path(os.fsdecode(source)).read_bytes()
+def _contents(task: Conversion) -> bytes:
+    return Path(os.fsdecode(task.source)).read_bytes()
 
 
 def _remove(output: Path, catalog: Catalog, files: Iterator[Made]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,12 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from snac_core.audio.samples import check_sample_rate
 from trainer.data.lengths import MANIFEST
 from trainer.errors import TrainerError
 from trainer.preparation import placing
 from trainer.preparation.catalog import Catalog
+from trainer.preparation.flac import SAMPLE_RATE
 from trainer.preparation.inputs import find, nothing_found
 from trainer.preparation.manifest import (
     UNREADABLE,
@@ -38,6 +41,26 @@ FEW = 256
 MOST_NAMED = 20
 
 
+FILTERS = (
+    ("CAST(frames AS REAL) / sample_rate < ?", "it is shorter than {:g} s"),
+    ("CAST(frames AS REAL) / sample_rate > ?", "it is longer than {:g} s"),
+    (
+        # Without loudness is also what is below the gate of its measure, -70 LUFS.
+        "(loudness < ? OR peak < 0.0003)",
+        "it is quieter than {:g} LUFS",
+    ),
+    ("loudness > ?", "it is louder than {:g} LUFS"),
+)
+"""Which recordings are left out, in SQL, and why."""
+
+ODD_LEVELS = (
+    ("peak >= 0.999", "reach full scale, and may be clipped"),
+    ("peak = 0", "are silent"),
+    ("peak > 0 AND (loudness < -50 OR peak < 0.003)", "are very quiet (below -50 LUFS)"),
+    ("loudness > -6", "are very loud (above -6 LUFS)"),
+)
+
+
 class Split(NamedTuple):
     """What went where, in recordings."""
 
@@ -55,9 +78,14 @@ def prepare(
     val_groups: Sequence[str] = (),
     copy: bool = False,
     flac: bool = False,
+    sample_rate: int = SAMPLE_RATE,
     shards: bool = False,
     shard_recordings: int = 10_000,
     shard_bytes: float = 1e9,
+    min_seconds: float = 0.0,
+    max_seconds: float = math.inf,
+    min_loudness: float = -math.inf,
+    max_loudness: float = math.inf,
     jobs: int | None = None,
 ) -> Split:
     """Divide recordings into ``output/train`` and ``output/val``.
@@ -70,10 +98,11 @@ def prepare(
     Memory does not grow with the number of recordings.
 
     Groups are ordered by a hash of the seed and their name, and the first go to ``val`` until
-    it has its share: the ratio holds to within a group, whereas a group that went by its own
-    hash alone would leave it to chance, and recordings that are added later move few of the
-    others, as they would not stay put in a shuffled list. A recording without a group goes by
-    its path within its input, so that the split is the same on every machine.
+    it has its share, but for those that are too large for it: the ratio holds to within a group,
+    whereas a group that went by its own hash alone would leave it to chance, and recordings that
+    are added later move few of the others, as they would not stay put in a shuffled list. A
+    recording without a group goes by its path within its input, so that the split is the same on
+    every machine.
 
     Parameters
     ----------
@@ -92,10 +121,16 @@ def prepare(
     val_groups
         Groups that must go to ``val``; the ratio then does not apply.
     copy, flac, shards
-        Copy files instead of linking to them; convert them to mono FLAC at 24 kHz; or write
-        WebDataset shards instead of files, with ``flac`` of the converted.
+        Copy files instead of linking to them; convert them to mono FLAC; or write WebDataset
+        shards instead of files, with ``flac`` of the converted.
+    sample_rate
+        Hz of converted recordings: that of the model that they are for.
     shard_recordings, shard_bytes
         A shard is ended when it has so much.
+    min_seconds, max_seconds, min_loudness, max_loudness
+        Recordings that are shorter or longer (s), quieter or louder (LUFS) are left out, and
+        listed in ``unreadable.csv``. One that is too short to have a loudness is too quiet only if
+        it is as good as silent.
     jobs
         Processes that read; by default one for each processor at hand.
 
@@ -103,8 +138,8 @@ def prepare(
     ------
     TrainerError
         When there is nothing to read, a recording has no group, a side is empty, ``output``
-        holds files that were not prepared, or another run is at work there. An ``output``
-        that was not there before is then not there either.
+        holds files that were not prepared, or another run is at work there. What is known
+        before anything is measured leaves no ``output`` that was not there before.
     OSError
         When a file cannot be written.
     """
@@ -120,6 +155,11 @@ def prepare(
         (False, True): placing.SHARDS,
         (True, True): placing.FLAC_SHARDS,
     }[flac, shards]
+    if flac:
+        check_sample_rate(sample_rate)
+        how += f" {sample_rate}" * (sample_rate != SAMPLE_RATE)
+    elif sample_rate != SAMPLE_RATE:
+        raise TrainerError("sample_rate is that of converted recordings: it needs flac")
     new = not (output / CATALOG).exists()
     if new and (output / MANIFEST).exists():
         raise TrainerError(f"{output / MANIFEST} was not made by prepare: choose another folder")
@@ -131,14 +171,20 @@ def prepare(
             sides = [output.resolve() / side for side in SIDES]
             if not catalog.want(find(inputs, sides, seed, group_by)):
                 raise nothing_found(inputs)
-            _measure(catalog, workers)
-            _choose(catalog, train_ratio, val_groups)
+            _check_groups(catalog, val_groups)
         except TrainerError:
             if new:
                 catalog.remove()
             if not there:
                 output.rmdir()
             raise
+        # What is measured from here on is kept whatever happens.
+        _measure(catalog, workers)
+        limits = (min_seconds, max_seconds, min_loudness, max_loudness)
+        for (condition, reason), limit in zip(FILTERS, limits, strict=True):
+            if math.isfinite(limit) and limit != 0.0:
+                catalog.leave_out(condition, limit, reason.format(limit))
+        _choose(catalog, train_ratio, val_groups)
         placing.clear_unfinished(output)
         for side in SIDES:
             (output / side).mkdir(exist_ok=True)
@@ -153,6 +199,14 @@ def prepare(
                 output / MANIFEST, catalog.by_name(), group_by is not None, converted=flac
             )
         return Split(catalog.count("train"), catalog.count("val"))
+
+
+def _check_groups(catalog: Catalog, val_groups: Sequence[str]) -> None:
+    """Raise TrainerError for groups to validate on that nothing found belongs to."""
+    if lacking := sorted(set(val_groups) - catalog.groups_among(val_groups)):
+        raise TrainerError(
+            f"no recordings of {lacking}; groups are {catalog.some_groups(MOST_NAMED)}"
+        )
 
 
 def _measure(catalog: Catalog, workers: Workers) -> None:
@@ -184,36 +238,35 @@ def _choose(catalog: Catalog, train_ratio: float, val_groups: Sequence[str]) -> 
         raise TrainerError(
             f"none of the recordings can be read: {os.fsdecode(reached)}, for one: {fault}"
         )
-    count, chosen = 0, []
+    groups = list(catalog.groups())
     if val_groups:
-        left = dict.fromkeys(val_groups)
-        some: list[str] = []
-        for group, _ in catalog.groups():
-            count += 1
-            if group in left:
-                del left[group]
-            elif len(some) < MOST_NAMED:
-                some.append(group)
-        if left:
-            raise TrainerError(f"no recordings of {sorted(left)}; groups are {sorted(some)}")
-        chosen = list(val_groups)
+        chosen = [group for group, _ in groups if group in set(val_groups)]
     else:
-        wanted = round(total * (1 - train_ratio)) or 1
-        for group, recordings in catalog.groups():
-            count += 1
-            if wanted > 0:
-                chosen.append(group)
-            wanted -= recordings
-    if not chosen or len(chosen) == count:
+        chosen = _drawn(groups, round(total * (1 - train_ratio)) or 1)
+    if not chosen or len(chosen) == len(groups):
         raise TrainerError(
-            f"{count} groups of recordings cannot be split {train_ratio:g} : "
+            f"{len(groups)} groups of recordings cannot be split {train_ratio:g} : "
             f"{1 - train_ratio:g} with something on both sides"
         )
     catalog.validate_on(chosen)
 
 
+def _drawn(groups: list[tuple[str, int]], wanted: int) -> list[str]:
+    """Return the groups that come first and have ``wanted`` recordings, or about so many.
+
+    One that would leave the share further away than it is without it is passed over: a speaker
+    of half the corpus is not validated on.
+    """
+    chosen = []
+    for group, recordings in groups:
+        if wanted > 0 and recordings <= 2 * wanted:
+            chosen.append(group)
+            wanted -= recordings
+    return chosen or [min(groups, key=lambda group: group[1])[0]]
+
+
 def _report(output: Path, catalog: Catalog) -> None:
-    """Write the list of what cannot be read, and log it."""
+    """Write the list of what is left out, and log it, with what is odd about the others."""
     count = write_unreadable(output / UNREADABLE, catalog.faults())
     for reached, fault in islice(catalog.faults(), MOST_NAMED):
         log.warning("skipping %s: %s", os.fsdecode(reached), fault)
@@ -223,6 +276,16 @@ def _report(output: Path, catalog: Catalog) -> None:
             count,
             count + catalog.count(),
             output / UNREADABLE,
+        )
+    for condition, what in ODD_LEVELS:
+        if odd := catalog.count_where(condition):
+            log.warning("%d of %d recordings %s", odd, catalog.count(), what)
+    if both := catalog.on_both_sides():
+        first, other = map(os.fsdecode, both[0])
+        log.warning(
+            "%d of %d recordings to validate on sound exactly like one to train on: %s, for one, "
+            "like %s",
+            *(len(both), catalog.count("val"), first, other),
         )
 
 

@@ -1,6 +1,6 @@
 """Several processes that train one model together: who they are, and what they tell each other.
 
-One process per GPU, started by torchrun's own launcher (`launch`) or by torchrun itself:
+One process per GPU, started by `trainer.runtime.launcher` or by torchrun itself:
 
     snac-trainer train --config C --ddp
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29400 \
@@ -15,27 +15,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import run as torchrun
-from torch.distributed.elastic.multiprocessing import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.nn.parallel import DistributedDataParallel
 
+from snac_core.errors import SnacError
 from trainer.errors import TrainerError
 
-ENDED = "SNAC_TRAINER_ENDED"
-"""Environment variable: the file by which the first process tells the launcher that it is done."""
-
-SAVING_SECONDS = 120
-"""How long processes that were asked to stop may take to save."""
+Result = TypeVar("Result")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +99,32 @@ class World:
         things = [thing]
         dist.broadcast_object_list(things, src=0, device=torch.device("cpu"))
         return things[0]
+
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        """Return what ``work`` returns in the first process; the others wait, however long.
+
+        Raises
+        ------
+        SnacError, OSError
+            In every process what it raised in the first.
+        """
+        if self.size == 1:
+            return work()
+        answer: tuple[Result | None, SnacError | OSError | None] = None, None
+        # Ordinary exchanges give up after some minutes.
+        group = dist.new_group(timeout=datetime.timedelta(days=7), backend="gloo")
+        if self.main:
+            try:
+                answer = work(), None
+            except (SnacError, OSError) as error:
+                answer = None, error
+        things = [answer]
+        dist.broadcast_object_list(things, src=0, group=group, device=torch.device("cpu"))
+        dist.destroy_process_group(group)
+        result, failure = things[0]
+        if failure is not None:
+            raise failure
+        return cast(Result, result)
 
     @torch.no_grad()
     def broadcast_(self, tensors: Sequence[Tensor]) -> None:
@@ -224,50 +243,6 @@ def process_count(wanted: int | None, device: str | None) -> int:
     if gpus and wanted > gpus:
         raise TrainerError(f"--nproc {wanted} needs as many GPUs; there are {gpus}")
     return wanted
-
-
-def launch(arguments: Sequence[str], processes: int, restarts: int) -> None:
-    """Run ``python -m trainer ARGUMENTS`` in several processes and wait until they end.
-
-    A signal that ends this process is passed on to them, and they save.
-
-    Raises
-    ------
-    TrainerError
-        When one of them fails more than ``restarts`` times, or they do not end in time.
-    """
-    options = torchrun.parse_args(  # type: ignore[no-untyped-call]
-        [
-            "--standalone",
-            f"--nproc-per-node={processes}",
-            f"--max-restarts={restarts}",
-            f"--shutdown-timeout={SAVING_SECONDS}",
-            *("-m", "trainer"),
-            *arguments,
-        ]
-    )
-    with tempfile.TemporaryDirectory(prefix="snac-trainer-") as folder:
-        ended = Path(folder) / "ended"
-        os.environ[ENDED] = str(ended)
-        try:
-            torchrun.run(options)  # type: ignore[no-untyped-call]
-        except ChildFailedError as error:
-            _, failure = error.get_first_failure()
-            raise TrainerError(
-                f"training process {failure.local_rank} of {processes} failed "
-                f"(exit code {failure.exitcode}); what it said is above"
-            ) from error
-        except SignalException as error:
-            if not ended.exists():
-                raise TrainerError(
-                    f"stopped by signal {int(error.sigval)} before all processes had saved"
-                ) from error
-
-
-def tell_launcher() -> None:
-    """Let `launch` know that the run has ended as it should."""
-    if ENDED in os.environ:
-        Path(os.environ[ENDED]).touch()
 
 
 def is_worker() -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from snac_core.utils import atomic_files
-from trainer.errors import TrainerError
 from trainer.losses.losses import TERMS
+from trainer.runtime.board import Board
+
+log = logging.getLogger(__name__)
 
 COLUMNS = (
     *("step", "epoch", "stage", "split", "loss"),
@@ -37,20 +40,19 @@ class Metrics:
     ------
     TrainerError
         When TensorBoard is not installed.
+
+    Attributes
+    ----------
+    board
+        TensorBoard's writer; None where nothing is written.
     """
 
     def __init__(self, folder: Path | None, rows: int | None = None, step: int = 0) -> None:
         self.rows = rows or 0
-        self._board: Any = None
+        self.board: Board | None = None
         if folder is None:
             return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ModuleNotFoundError as error:
-            raise TrainerError(
-                f"training needs TensorBoard ({error}): pip install 'snac-tokenizer[train]'"
-            ) from error
-        self._board = SummaryWriter(folder / "logs", purge_step=step + 1 if step else None)
+        self.board = Board(folder / "logs", step)
         path = folder / "metrics.csv"
         kept = _first_rows(path, rows) if rows else []
         self.rows = len(kept)
@@ -59,37 +61,66 @@ class Metrics:
         table.writeheader()
         table.writerows(kept)
         atomic_files.replace(path, text.getvalue().encode())
-        # Line by line, so that a run that is killed has told all it knew.
-        self._file = path.open("a", newline="", buffering=1)
-        self._table = csv.DictWriter(self._file, COLUMNS)
+        self._table = Table(path, COLUMNS)
 
     def write(
         self, split: str, values: Mapping[str, float], *, step: int, epoch: int, stage: int
     ) -> None:
         """Add a row of ``train`` or ``val``; ``values`` are named as columns are."""
         self.rows += 1
-        if self._board is None:
+        if self.board is None:
             return
         place = {"step": step, "epoch": epoch, "stage": stage, "split": split}
-        self._table.writerow({**place, **values})
+        self._table.add({**place, **values})
         for name, value in values.items():
             self.scalar(f"{split}/{name}", value, step)
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Add one value to TensorBoard alone."""
-        if self._board is not None:
-            self._board.add_scalar(name, value, step)
-
-    @property
-    def board(self) -> Any:
-        """TensorBoard's writer; None where nothing is written."""
-        return self._board
+        if self.board is not None:
+            self.board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Close the files."""
-        if self._board is not None:
-            self._board.close()
-            self._file.close()
+        if self.board is not None:
+            self.board.close()
+            self._table.close()
+
+
+class Table:
+    """Rows appended to a CSV file; what a full disk refuses is written when there is room again.
+
+    Parameters
+    ----------
+    path
+        Has its header.
+    columns
+        What the header says.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path, self.columns = path, columns
+        # Row by row, so that a run that is killed has told all it knew.
+        self._file = path.open("ab", buffering=0)
+        self._waiting, self._failed = b"", False
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row, and what waits from before."""
+        text = io.StringIO(newline="")
+        csv.DictWriter(text, self.columns).writerow(row)
+        self._waiting += text.getvalue().encode()
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self._failed = False
+        except OSError as error:
+            if not self._failed:
+                log.error("%s is not written: %s", self.path, error)
+            self._failed = True
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def _first_rows(path: Path, count: int) -> list[dict[str, str]]:

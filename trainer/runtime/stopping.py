@@ -3,35 +3,60 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 from trainer.runtime.distributed import is_worker
+
+REPEAT_SECONDS = 1.0
+"""A signal that follows another so soon is the same one: ``timeout`` sends its signal to the
+process and then to the group that the process is in."""
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
     """Raised where a run can be left so that nothing is lost."""
 
 
-class StopRequest:
-    """Whether SIGTERM or SIGINT (Ctrl-C) has asked this process to end."""
+class SignalCount:
+    """Counts the signals that ask a process to end."""
 
     def __init__(self) -> None:
-        self.requested = False
-        self._owner = os.getpid()
+        self._count, self._last = 0, -REPEAT_SECONDS
+
+    def add(self) -> int:
+        """Return how many there were, with the one that has just come."""
+        now = time.monotonic()
+        self._count += now - self._last >= REPEAT_SECONDS
+        self._last = now
+        return self._count
+
+
+class StopRequest:
+    """What signals have asked of this process.
+
+    Attributes
+    ----------
+    requested
+        Whether SIGTERM or SIGINT (Ctrl-C) has asked it to end.
+    save_requested
+        Whether SIGUSR1, which Slurm can send some time before it ends a job, has asked it to
+        save and go on.
+    """
+
+    def __init__(self) -> None:
+        self.requested = self.save_requested = False
+        self._signals = SignalCount()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle the signal ``number``: the second one does not wait for a good moment."""
-        if os.getpid() != self._owner:
-            # A process that reads data, ended by the one that trains. Ctrl-C reaches both.
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
+        """Handle the signal ``number``: a second one does not wait for a good moment."""
+        if number == signal.SIGUSR1:
+            self.save_requested = True
             return
-        # torchrun passes on what the terminal has already sent to all.
-        if self.requested and not is_worker():
+        # A launcher passes on what has reached its processes too, and ends them by itself.
+        if self._signals.add() > 1 and not is_worker():
             raise KeyboardInterrupt
         self.requested = True
 
@@ -43,7 +68,8 @@ def listening() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = {number: signal.signal(number, request) for number in numbers}
     try:
         yield request
     finally:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from snac_core.model import SNAC
 from trainer.config import TrainConfig, curriculum
-from trainer.data.sources import TrainingData, recordings
+from trainer.config.advice import advice
+from trainer.data.sources import TrainingData
+from trainer.errors import TrainerError
 from trainer.losses.discriminators import Discriminators
 from trainer.losses.losses import Losses
 from trainer.model.network import reconstruct, starting_model
 from trainer.runtime import resume
 from trainer.runtime.distributed import World
 from trainer.training.batches import Batch
+from trainer.training.find_data import find_data
 
 PARTS = ("encoder", "quantizer", "decoder")
 ADAM_COPIES = 4
@@ -38,9 +43,13 @@ def plan(config: TrainConfig, processes: int = 1) -> str:
         Where the run would not start either.
     """
     model, version = starting_model(config)
-    data = TrainingData(config)
-    validation = recordings(config.val_data)
+    data, validation = find_data(config, World(torch.device("cpu")))
     path = resume.resumed_path(config)
+    if path is not None:
+        resume.read(config, World(torch.device("cpu")))
+    _check_writable(Path(config.output_dir))
+    if config.publish_to is not None:
+        _check_writable(Path(config.publish_to))
     rows = list(_stages(config, data, model, processes))
     steps = sum(count for _, count in rows)
     total = min(config.max_steps or steps, steps)
@@ -57,9 +66,19 @@ def plan(config: TrainConfig, processes: int = 1) -> str:
         f"memory: about {_memory(config, model, processes) / 2**30:.2f} GiB per process, while the "
         f"largest batch is learnt from",
         f"output: {config.output_dir}",
+        *(f"warning: {text}" for text in advice(config, total)),
         f"resume: {path}" if path is not None else "resume: nothing, it starts anew",
     ]
     return "\n".join(lines)
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise TrainerError when ``folder`` is not there and cannot be made, or written to."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise TrainerError(f"{folder} cannot be written: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise TrainerError(f"{folder} cannot be written: {there} may not be written to")
 
 
 def _stages(

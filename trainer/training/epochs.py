@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from snac_core.config import SnacConfig
 from trainer.config import TrainConfig, curriculum
+from trainer.data import loader_processes
 from trainer.data.segments import Segment, SegmentLoader
 from trainer.data.sources import TrainingData
-from trainer.errors import TrainerError
 from trainer.runtime.distributed import World
 from trainer.training.batches import Batch, DeviceTransfer
 
@@ -64,8 +65,11 @@ class Epochs:
             self._steps[plan] = len(self.batches(epoch))
         return self._steps[plan]
 
-    def batches(self, epoch: int) -> SegmentLoader:
-        """Return the loader of an epoch: a new one each time, as stages differ in shape."""
+    def batches(self, epoch: int, done: int = 0) -> SegmentLoader:
+        """Return the loader of an epoch, or of what is left when ``done`` batches are gone.
+
+        It is a new one each time, as stages differ in shape.
+        """
         length, size = curriculum.plan(self.config, epoch)
         rate = self.codec.sampling_rate
         return self.data.batches(
@@ -77,40 +81,62 @@ class Epochs:
             rank=self.world.rank,
             world=self.world.size,
             multiple=self.codec.pad_multiple,
+            done=done,
         )
 
-    def go_on(self, batches: SegmentLoader, reading: list[dict[str, Any]]) -> None:
-        """Let an epoch's loader go on from what every process's loader once said of itself.
+    def rest(self, epoch: int, done: int, reading: list[dict[str, Any]]) -> SegmentLoader:
+        """Return the loader of what is left of an epoch.
 
-        Raises
-        ------
-        TrainerError
-            When it reads shards, and the number of processes or workers was another.
+        Parameters
+        ----------
+        epoch
+            Counted from 1.
+        done
+            How many of its batches there were.
+        reading
+            What each process's loader said of itself then.
         """
-        if len(reading) == self.world.size:
+        if not (done and self.data.shards):
+            return self.batches(epoch, done)
+        readers = [one.get("workers") for one in reading]
+        if readers == [self.config.num_workers] * self.world.size:
+            batches = self.batches(epoch)
             batches.load_state_dict(reading[self.world.rank])
-        elif self.data.shards:
-            raise TrainerError(
-                f"within an epoch of shards, go on with {len(reading)} processes as before, not "
-                f"{self.world.size}"
-            )
-        else:
-            # Every process is as far in the one order that they share.
-            batches.load_state_dict(reading[0])
+            return batches
+        log.warning(
+            "shards are dealt out to other readers than before (num_workers %s in %d processes): "
+            "what is left of this epoch has some recordings again and others not at all",
+            *(readers[0] if readers else "?", len(readers)),
+        )
+        return self.batches(epoch, done)
 
-    def to_device(self, loaded: Segment) -> tuple[Batch, int, float]:
-        """Return this process's part of a batch.
+    def next(self, batches: Iterator[Segment]) -> tuple[Batch, int, float]:
+        """Return this process's part of the next batch.
 
         Returns
         -------
         The part, the readable segments in all processes' parts, and their seconds.
+
+        Raises
+        ------
+        ReaderDiedError
+            When a process that reads for any of the processes that train is no more.
         """
+        try:
+            with loader_processes.reading():
+                loaded, lost = next(batches), None
+        except loader_processes.ReaderDiedError as error:
+            loaded, lost = Segment(torch.zeros(0, 1, 1), torch.zeros(0, 1, 1)), error
         batch = self.transfer.take(loaded)
-        mine = torch.tensor([len(loaded.audio), len(batch.audio), int(batch.own.sum())])
-        table = torch.zeros(self.world.size, 3, dtype=torch.int64)
+        mine = torch.tensor(
+            [len(loaded.audio), len(batch.audio), int(batch.own.sum()), lost is not None]
+        )
+        table = torch.zeros(self.world.size, 4, dtype=torch.int64)
         table[self.world.rank] = mine
         table = self.world.sum(table)
+        if table[:, 3].any():
+            raise lost or loader_processes.ReaderDiedError("of another process")
         first = int(table[: self.world.rank, 0].sum())
-        _, present, samples = table.sum(dim=0).tolist()
+        _, present, samples, _ = table.sum(dim=0).tolist()
         seconds = samples / self.codec.sampling_rate
         return batch._replace(places=batch.places + first), present, seconds

@@ -14,17 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from snac_core.utils import atomic_files
 from trainer.config import TrainConfig, curriculum
-from trainer.data.sources import TrainingData, recordings
+from trainer.config.advice import advice
+from trainer.data.fingerprint import fingerprint, same_validation
+from trainer.data.loader_processes import ReaderDiedError
 from trainer.data.unreadable import Unreadable
 from trainer.errors import TrainerError
-from trainer.model.compile import uncompiled
-from trainer.model.initialisation import scale_to
-from trainer.model.mel_target import MelTarget, fit
 from trainer.model.network import resumed_model, starting_model
 from trainer.runtime import resume
 from trainer.runtime.checkpointing import BEST, LATEST, Writer, of_epoch
@@ -34,14 +32,14 @@ from trainer.runtime.progress import Throughput, TrainState
 from trainer.runtime.stopping import Stopped, StopRequest, listening
 from trainer.training.batches import DeviceTransfer
 from trainer.training.epochs import Epochs
+from trainer.training.find_data import find_data
+from trainer.training.guided_start import fit_mel_target
 from trainer.training.learner import Learner, Terms
 from trainer.training.model_selection import ModelSelection
+from trainer.training.remeasure import measure_anew
 from trainer.training.validation import ValidationSet
 
 log = logging.getLogger(__name__)
-
-FITTED_LATENTS = 10
-"""Latents of the coarsest level, for each of its entries, that mel features are fitted to."""
 
 
 def train(config: TrainConfig, where: World | torch.device) -> Path:
@@ -79,7 +77,7 @@ def train(config: TrainConfig, where: World | torch.device) -> Path:
         ) as run,
     ):
         try:
-            run.selection.baseline()
+            run.measure_base()
             while not run.finished:
                 run.train_epoch()
         except Stopped:
@@ -116,33 +114,39 @@ class TrainingRun:
         model, base = starting_model(config) if content is None else resumed_model(content, config)
         self.model = model.to(world.device)
         self.sample_rate = model.config.sampling_rate
-        if world.main:
-            self._prepare_output(anew=content is None)
         unreadable = Unreadable(self.output / "unreadable.csv")
         self.transfer = DeviceTransfer(world, model.config)
-        self.data = TrainingData(config, unreadable)
+        self.data, recordings = find_data(config, world, unreadable)
         self.validation_set = ValidationSet(
             config,
-            recordings(config.val_data),
+            recordings,
             self.sample_rate,
             world,
             self.transfer,
             unreadable,
             lambda: stop.requested,
         )
+        self.fingerprint = fingerprint(self.data, self.validation_set.segments(1.0).clips)
+        self.measured_on = {} if content is None else content["run"].get("data", {})
         self._check_same_data()
         self.epochs = Epochs(config, self.data, model.config, world, self.transfer)
         self.total_steps = self.epochs.total_steps
         self.learner = Learner(config, self.model, world)
+        # Not before all that may be wrong with a run is known, which then has moved nothing.
+        if world.main:
+            self._prepare_output(anew=content is None)
+        world.broadcast_object(None)
         self.state, rows = TrainState(), 0
         if content is not None:
             rows = self._restore(content)
         elif self.learner.mel_target is not None:
-            self._fit_mel_target(self.learner.mel_target)
+            fit_mel_target(self.learner, self.epochs)
         self.metrics = Metrics(self.output if world.main else None, rows, self.state.step)
         self.selection = ModelSelection(
             self.validation_set, self.learner, self.state, self.metrics, writer, self.output, base
         )
+        for text in advice(config, self.total_steps) if world.main else ():
+            log.warning("%s", text)
         self.throughput = Throughput()
         self.saved_at, self.saved_step = time.monotonic(), self.state.step
         log.info(
@@ -155,6 +159,13 @@ class TrainingRun:
                 "es" * (world.size > 1),
             ),
         )
+
+    def measure_base(self) -> None:
+        """Measure what the run started from, unless that was done on these recordings."""
+        if self.measured_on and not same_validation(self.measured_on, self.fingerprint):
+            measure_anew(self.selection)
+        self.selection.baseline()
+        self.measured_on = self.fingerprint._asdict()
 
     @property
     def finished(self) -> bool:
@@ -200,21 +211,25 @@ class TrainingRun:
         config, state = self.config, self.state
         if state.batch >= steps or self._no_more_steps:
             return
-        batches = self.epochs.batches(state.epoch)
-        if state.reading:
-            self.epochs.go_on(batches, state.reading)
+        batches = self.epochs.rest(state.epoch, state.batch, state.reading)
         iterator = iter(batches)
         self.model.train()
         while state.batch < steps and not self._no_more_steps:
             started = time.perf_counter()
-            stop, save = self._agreed(self.stop.requested, self._minutes_are_up())
+            reading = batches.state_dict()
+            stop, save = self._agreed(self.stop.requested, self._save_is_due())
             if stop or save:
-                state.reading = self.world.gather(batches.state_dict())
+                state.reading = self.world.gather(reading)
             if stop:
                 raise Stopped
             if save:
                 self.save(LATEST)
-            batch, present, audio_seconds = self.epochs.to_device(next(iterator))
+            try:
+                batch, present, audio_seconds = self.epochs.next(iterator)
+            except ReaderDiedError:
+                state.reading = self.world.gather(reading)
+                self.save(LATEST)
+                raise
             state.batch += 1
             bar.update()
             if not present:
@@ -273,7 +288,10 @@ class TrainingRun:
             self.save(LATEST)
             raise
 
-    def _minutes_are_up(self) -> bool:
+    def _save_is_due(self) -> bool:
+        if self.stop.save_requested:
+            self.stop.save_requested = False
+            return True
         every = self.config.save_every_minutes
         return (
             self.world.main
@@ -303,6 +321,7 @@ class TrainingRun:
                 "learner": {key: learner[key] for key in learner if key != "optimizer"},
                 "random": generators,
                 "rows": self.metrics.rows,
+                "data": self.measured_on,
             },
         }
         self.writer.save(self.output / name, contents)
@@ -330,34 +349,12 @@ class TrainingRun:
         atomic_files.replace(self.output / "config.json", text.encode())
 
     def _check_same_data(self) -> None:
-        seen = (self.data.recordings, round(self.data.seconds, 3), len(self.validation_set.clips))
+        seen = (*self.fingerprint, len(self.validation_set.clips))
         if len(everyone := set(self.world.gather(seen))) > 1:
             raise TrainerError(
                 f"the processes do not see the same recordings (to train on, their seconds, to "
                 f"validate): {sorted(everyone)}"
             )
-
-    def _fit_mel_target(self, mel_target: MelTarget) -> None:
-        """Give a model from random weights a scale, and a quantizer of speech features."""
-        quantizer, latents = self.model.quantizer, 0.0
-        wanted = FITTED_LATENTS * len(quantizer.quantizers[0].codebook.weight)  # type: ignore
-        coarse = self.model.config.frame_samples
-        audio: list[Tensor] = []
-        for batch in self.epochs.batches(1):
-            part = self.epochs.to_device(batch)[0].audio
-            if len(part) and self.world.main:
-                audio.append(part)
-                latents += part.numel() / coarse
-            # All read on until the first process, which alone fits, has enough.
-            if self.world.broadcast_object(latents >= wanted):
-                break
-        if self.world.main:
-            with uncompiled(self.config.compile):
-                fit(mel_target, quantizer, audio)
-                scale_to(self.model, torch.cat(audio[:8]), mel_target)
-        self.world.broadcast_([*self.model.parameters(), *mel_target.buffers()])
-        if self.learner.ema is not None:
-            self.learner.ema.model.load_state_dict(self.model.state_dict())
 
     def _keep_codebooks(self) -> None:
         config, every, step = self.config, self.config.revive_codes_every, self.state.step
@@ -368,5 +365,5 @@ class TrainingRun:
             self.metrics.scalar(f"codebook/perplexity_{level}", perplexity, step)
         # The last fifth is left alone, so that every entry has settled in the end.
         if step < 0.8 * self.total_steps:
-            for level, count in enumerate(use.revive()):
+            for level, count in enumerate(use.revive(self.learner.optimizer)):
                 self.metrics.scalar(f"codebook/revived_{level}", count, step)

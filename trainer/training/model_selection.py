@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from snac_core.model import SNAC
 from snac_core.store.identity import token_space
 from snac_core.utils import atomic_files
 from trainer.config import curriculum
@@ -64,12 +65,12 @@ class ModelSelection:
         self.config, self.world = validation_set.config, validation_set.world
         self.samples = Samples(validation_set, self.config.sample_clips, metrics.board)
 
-    def baseline(self) -> None:
+    def baseline(self, base: SNAC | None = None) -> None:
         """Measure the untouched base model on every stage's segment length, and write it down.
 
-        Nothing, where that has been done.
+        Nothing, where that has been done. Without ``base``, the learner's model is still that.
         """
-        state, model = self.state, self.learner.model
+        state, model = self.state, base or self.learner.model
         if not math.isnan(state.baseline):
             return
         epochs = range(1, self.config.num_epochs + 1)

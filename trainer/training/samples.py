@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,6 +11,7 @@ from snac_core.model import SNAC
 from snac_core.model.noise import Noise
 from trainer.losses.losses import magnitude
 from trainer.model.compile import uncompiled
+from trainer.runtime.board import Board
 from trainer.training.batches import Batch
 from trainer.training.validation import ValidationSet
 
@@ -34,7 +33,7 @@ class Samples:
         TensorBoard's writer; None shows nothing.
     """
 
-    def __init__(self, validation_set: ValidationSet, count: int, board: Any) -> None:
+    def __init__(self, validation_set: ValidationSet, count: int, board: Board | None) -> None:
         self.validation_set, self.board = validation_set, board
         self.count = count if board is not None else 0
 
@@ -64,8 +63,9 @@ class Samples:
 
     def _show(self, name: str, audio: Tensor, step: int) -> None:
         rate = self.validation_set.sample_rate
+        assert self.board is not None
         self.board.add_audio(f"audio/{name}", audio.float().clamp(-1, 1).cpu(), step, rate)
-        self.board.add_image(f"spectrogram/{name}", picture(audio), step, dataformats="HWC")
+        self.board.add_image(f"spectrogram/{name}", picture(audio), step)
 
 
 def picture(audio: Tensor) -> npt.NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from snac_core.model.noise import Noise
 from snac_core.model.quantizer import Level
 from snac_core.types import Samples
 from trainer.config import TrainConfig, curriculum
+from trainer.data.loader_processes import ReaderDiedError, reading
 from trainer.data.segments import Clip, ValidationSegments, loader
 from trainer.data.unreadable import Unreadable
 from trainer.errors import TrainerError
@@ -93,7 +94,7 @@ class ValidationSet:
     def __init__(
         self,
         config: TrainConfig,
-        clips: list[Clip],
+        clips: Sequence[Clip],
         sample_rate: int,
         world: World,
         transfer: DeviceTransfer,
@@ -136,7 +137,8 @@ class ValidationSet:
         Raises
         ------
         TrainerError
-            When none of the segments can be read, or the loss is not finite.
+            When none of the segments can be read, the loss is not finite, or a process that
+            reads was killed.
         Stopped
             When any process was asked to stop meanwhile.
         """
@@ -144,14 +146,21 @@ class ValidationSet:
         world = world or self.world
         was_training = model.training
         model.eval()
-        with torch.no_grad(), uncompiled(self.config.compile):
-            segments = self.segments(seconds or self.seconds)
-            mine = self._measure(model, segments, world, stop)
+        mine: list[_Part] = []
+        lost: ReaderDiedError | None = None
+        segments = self.segments(seconds or self.seconds)
+        try:
+            with torch.no_grad(), uncompiled(self.config.compile), reading():
+                mine = self._measure(model, segments, world, stop)
+        except ReaderDiedError as error:
+            lost = error
         model.train(was_training)
-        answers = world.gather((mine, stop()))
-        if any(stopped for _, stopped in answers):
+        answers = world.gather((mine, stop(), lost is not None))
+        if any(stopped for _, stopped, _ in answers):
             raise Stopped
-        parts = [part for parts, _ in answers for part in parts]
+        if any(died for *_, died in answers):
+            raise lost or ReaderDiedError("of another process")
+        parts = [part for parts, *_ in answers for part in parts]
         return self._together(sorted(parts, key=lambda part: part.first), len(segments))
 
     def _measure(

@@ -144,6 +144,17 @@ def test_a_loader_goes_on_exactly(dataset: Path, workers: int, taken: int) -> No
     assert same(whole, head + list(resumed))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_left_of_an_epoch_may_be_read_by_others(dataset: Path, workers: int) -> None:
+    whole = len(batches(dataset / "train"))
+    rest = list(batches(dataset / "train", workers, done=5))
+    assert len(rest) == whole - 5
+    # They begin as far into their shards as there were batches.
+    first = batches(dataset / "train", workers, buffer=1)
+    later = batches(dataset / "train", workers, buffer=1, done=whole // 2)
+    assert not set(crops([next(iter(first))])) & set(crops([next(iter(later))]))
+
+
 def foreign(path: Path, contents: dict[str, bytes]) -> Path:
     with webdataset.TarWriter(str(path), encoder=False) as tar:
         for name, data in contents.items():

@@ -72,8 +72,8 @@ def test_shards_are_data_like_any_other(places: Path, settings: dict[str, Any]) 
     batches = list(found.batches(1, SAMPLES, 2, RATE))
     assert len(batches) == found.recordings
     assert batches[0].audio.shape == (2, 1, SAMPLES)
-    assert len(recordings(f"{places}/shards/val/*.tar")) == 1
-    assert len(recordings(places / "one")) == 10
+    assert sum(map(len, recordings(f"{places}/shards/val/*.tar"))) == 1
+    assert sum(map(len, recordings(places / "one"))) == 10
     with pytest.raises(TrainerError, match="lower num_workers to 1"):
         data(settings, shards, num_workers=3).batches(1, SAMPLES, 2, RATE, rank=0, world=2)
 

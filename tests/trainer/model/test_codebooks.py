@@ -6,7 +6,7 @@ from snac_core.model.batch_context import BatchContext
 from snac_core.model.quantizer import Level
 from tests.conftest import TINY, random_model
 from tests.trainer.conftest import RATE, levels_of, voice
-from trainer.model.codebooks import REMEMBERED, CodebookUsage
+from trainer.model.codebooks import JITTER, REMEMBERED, CodebookUsage
 
 SIZE, DIM = TINY.codebook_size, TINY.codebook_dim
 
@@ -30,8 +30,29 @@ def test_unused_entries_become_recent_latents_and_used_ones_stay() -> None:
         used[level.codes.flatten()] = True
         assert count == int((~used).sum())
         assert torch.equal(book[used], old[used])
-        latents = {tuple(latent) for latent in level.projected[0].t().tolist()}
-        assert {tuple(entry) for entry in book[~used].tolist()} <= latents
+        latents = level.projected[0].t()
+        nearest = torch.cdist(book[~used].detach(), latents).amin(dim=1)
+        spread = JITTER * latents.std(dim=0, correction=0).norm()
+        assert nearest.max() < 4 * spread
+        # No two at one place.
+        assert len({tuple(entry) for entry in book[~used].tolist()}) == count
+
+
+def test_a_revived_entry_has_none_of_the_moments_of_the_one_before() -> None:
+    model = random_model(TINY)
+    book = levels_of(model)[0].codebook.weight
+    optimizer = torch.optim.AdamW([book])
+    book.grad = torch.ones_like(book)
+    optimizer.step()
+    use = CodebookUsage(model.quantizer, seed=1)
+    latents = torch.randn(1, DIM, 4)
+    use.observe([Level(torch.full((1, 4), 5), latents, latents)] * 3)
+    use.revive(optimizer)
+    for name in ("exp_avg", "exp_avg_sq"):
+        moment = optimizer.state[book][name]
+        assert moment[5].all()
+        assert not moment[:5].any()
+        assert not moment[6:].any()
 
 
 def test_entries_follow_the_latents_that_chose_them() -> None:
@@ -102,4 +123,4 @@ def test_what_is_remembered_is_bounded_and_recent() -> None:
         use.observe([Level(torch.zeros(1, length, dtype=torch.int64), latents, latents)] * 3)
     use.revive()
     book = levels_of(model)[0].codebook.weight.detach()[1:]
-    assert set(book.flatten().tolist()) == {8.0, 9.0, 10.0, 11.0}
+    assert set(book.round().flatten().tolist()) == {8.0, 9.0, 10.0, 11.0}

@@ -18,28 +18,11 @@ import soundfile
 
 from snac_core import audio
 from tests.trainer.conftest import record
+from tests.trainer.preparation.conftest import listing, rows
+from trainer.data.shard_files import scan_shards, shard_paths
 from trainer.errors import TrainerError
 from trainer.preparation.catalog import Catalog
 from trainer.preparation.prepare import CATALOG, Split, prepare
-
-
-@pytest.fixture
-def many(tmp_path: Path) -> Path:
-    """Forty files that have a recording's header, of ten speakers."""
-    folder = tmp_path / "in"
-    first = record(folder / "s0_0.wav", 0.05, seed=1)
-    for number in range(1, 40):
-        shutil.copy(first, folder / f"s{number % 10}_{number // 10}.wav")
-    return folder
-
-
-def listing(output: Path) -> dict[str, set[str]]:
-    return {side: {path.name for path in (output / side).iterdir()} for side in ("train", "val")}
-
-
-def rows(output: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(output / "manifest.parquet").to_pylist()
-    return found
 
 
 def test_the_ratio_and_the_manifest(many: Path, tmp_path: Path) -> None:
@@ -55,32 +38,6 @@ def test_the_ratio_and_the_manifest(many: Path, tmp_path: Path) -> None:
         assert link.resolve() == Path(row["source"]) == many / link.name
         assert row["split"] == link.parent.name
         assert row["duration"] == pytest.approx(0.05)
-
-
-def test_the_seed_decides(many: Path, tmp_path: Path) -> None:
-    splits = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        prepare([many], tmp_path / name, train_ratio=0.8, seed=seed)
-        splits.append(listing(tmp_path / name))
-    assert splits[0] == splits[1] != splits[2]
-
-
-def test_a_speaker_is_on_one_side_only(many: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    assert prepare([many], output, train_ratio=0.75, group_by=r"^s\d") == Split(28, 12)
-    sides: dict[str, set[str]] = {row["group"]: set() for row in rows(output)}
-    for row in rows(output):
-        sides[row["group"]].add(row["split"])
-    assert len(sides) == 10
-    assert all(len(side) == 1 for side in sides.values())
-
-
-def test_speakers_may_be_named(many: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    assert prepare([many], output, group_by=r"^(s\d)", val_groups=["s3", "s7"]) == Split(32, 8)
-    assert {row["group"] for row in rows(output) if row["split"] == "val"} == {"s3", "s7"}
-    with pytest.raises(TrainerError, match=r"no recordings of \['s11'\]"):
-        prepare([many], output, group_by=r"^(s\d)", val_groups=["s3", "s11"])
 
 
 def test_folders_may_be_speakers_and_names_may_collide(
@@ -195,7 +152,7 @@ def test_a_file_name_that_is_not_text(many: Path, tmp_path: Path) -> None:
 def test_both_sides_need_something(tmp_path: Path, many: Path) -> None:
     record(tmp_path / "one" / "a.wav", 0.1, seed=1)
     with pytest.raises(TrainerError, match="cannot be split"):
-        prepare([tmp_path / "one"], tmp_path / "out")
+        prepare([tmp_path / "one"], tmp_path / "measured")
     with pytest.raises(TrainerError, match="train_ratio must be between 0 and 1, not 1"):
         prepare([many], tmp_path / "out", train_ratio=1)
     with pytest.raises(TrainerError, match=r"'s\d_\d.wav' does not match '\^x'"):
@@ -343,6 +300,14 @@ def test_conversion_to_flac(tmp_path: Path) -> None:
         plain = audio.read(row["source"], 24000)
         assert np.abs(audio.read(output / row["path"], 24000) - plain).max() < 2e-4
         assert (output / row["path"]).name.startswith("a")
+    prepare([tmp_path / "in"], output, train_ratio=0.5, flac=True, sample_rate=32000)
+    assert {soundfile.info(output / row["path"]).samplerate for row in rows(output)} == {32000}
+    options: dict[str, Any] = {"flac": True, "shards": True, "sample_rate": 44100}
+    prepare([tmp_path / "in"], output, train_ratio=0.5, **options)
+    (clip,) = scan_shards(shard_paths(output / "train"))
+    assert clip.sample_rate == 44100
+    with pytest.raises(TrainerError, match="it needs flac"):
+        prepare([tmp_path / "in"], output, sample_rate=32000)
     with pytest.raises(TrainerError, match="copy goes with neither"):
         prepare([tmp_path / "in"], output, copy=True, flac=True)
 

@@ -80,7 +80,7 @@ def test_a_process_that_dies_is_replaced_and_a_signal_ends_all_well(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
     settings |= {"batch_size": 3, "save_every_batches": 2, "log_every": 1, "sample_clips": 0}
-    settings |= {"max_steps": 24, "num_epochs": 4}
+    settings |= {"max_steps": 24, "num_epochs": 4, "num_workers": 1}
     whole, output = tmp_path / "whole", tmp_path / "run"
     train(configuration.parse({**settings, "output_dir": str(whole)}), CPU)
     path = tmp_path / "config.json"

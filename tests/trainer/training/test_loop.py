@@ -54,7 +54,7 @@ def losses(run: TrainingRun, seconds: float) -> dict[str, float]:
 
 
 def first_batch(run: TrainingRun, epoch: int = 1) -> Batch:
-    return run.epochs.to_device(next(iter(run.epochs.batches(epoch))))[0]
+    return run.epochs.next(iter(run.epochs.batches(epoch)))[0]
 
 
 def test_a_run_leaves_all_its_outputs(trained: dict[str, Any], base: ModelStore) -> None:

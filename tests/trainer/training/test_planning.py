@@ -63,3 +63,20 @@ def test_what_would_not_start_is_no_plan(settings: dict[str, Any]) -> None:
     assert "token space: changes" in plan(configuration.parse(settings))
     with pytest.raises(TrainerError, match="3 segments cannot be shared by 4 processes"):
         plan(configuration.parse(settings), processes=4)
+    with pytest.raises(TrainerError, match="cannot be written"):
+        plan(configuration.parse({**settings, "output_dir": f"{__file__}/run"}))
+    with pytest.raises(TrainerError, match="cannot be written"):
+        plan(configuration.parse({**settings, "publish_to": f"{__file__}/store"}))
+
+
+def test_a_checkpoint_of_other_settings_is_no_plan(trained: dict[str, Any]) -> None:
+    with pytest.raises(TrainerError, match="was made with other settings"):
+        plan(configuration.parse({**trained, "resume": "auto", "learning_rate": 5e-4}))
+
+
+def test_what_hardly_anybody_means_is_said(settings: dict[str, Any]) -> None:
+    assert "warning" not in plan(configuration.parse(settings))
+    settings |= {"warmup_steps": 3, "freeze_encoder": False, "freeze_vq": False}
+    text = plan(configuration.parse({**settings, "codebook_weight": 0.0}))
+    assert "warning: warmup_steps 3 is not less than the 3 steps of the run" in text
+    assert "warning: the quantizer learns, but its codebooks cannot move" in text

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import os, sys
+sys.modules["torch"] = None
+try:
+    import {command}
+except ImportError:
+    print(os.environ.get("OMP_WAIT_POLICY"))
+"""
+"""Prints what there is of OpenMP's policy when torch, which reads it, is first imported."""
+
+
+@pytest.mark.parametrize("command", ["service.cli", "snac_core.cli", "trainer.cli", "bulk.cli"])
+def test_threads_of_every_command_sleep_while_they_wait(command: str) -> None:
+    environment = {name: os.environ[name] for name in os.environ if name != "OMP_WAIT_POLICY"}
+    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM.format(command=command)],
+            env=environment | given,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == [expected], done.stderr

@@ -1,0 +1,41 @@
+"""What a model from random weights is given before its first step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trainer.model.compile import uncompiled
+from trainer.model.initialisation import scale_to
+from trainer.model.mel_target import fit
+from trainer.training.epochs import Epochs
+from trainer.training.learner import Learner
+
+FITTED_LATENTS = 10
+"""Latents of the coarsest level, for each of its entries, that a mel target is fitted to."""
+
+
+def fit_mel_target(learner: Learner, epochs: Epochs) -> None:
+    """Give the learner's model a scale, and a quantizer of speech features."""
+    model, world, mel_target = learner.model, learner.world, learner.mel_target
+    assert mel_target is not None
+    quantizer, latents = model.quantizer, 0.0
+    wanted = FITTED_LATENTS * len(quantizer.quantizers[0].codebook.weight)  # type: ignore
+    audio: list[Tensor] = []
+    batches = epochs.batches(1)
+    iterator = iter(batches)
+    for _ in range(len(batches)):
+        part = epochs.next(iterator)[0].audio
+        if len(part) and world.main:
+            audio.append(part)
+            latents += part.numel() / model.config.frame_samples
+        # All read on until the first process, which alone fits, has enough.
+        if world.broadcast_object(latents >= wanted):
+            break
+    if world.main:
+        with uncompiled(learner.config.compile):
+            fit(mel_target, quantizer, audio)
+            scale_to(model, torch.cat(audio[:8]), mel_target)
+    world.broadcast_([*model.parameters(), *mel_target.buffers()])
+    if learner.ema is not None:
+        learner.ema.model.load_state_dict(model.state_dict())
