@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.support.http_raw import PATIENCE, connect, everything
@@ -112,17 +111,3 @@ def test_a_body_that_keeps_up_is_taken_however_long_it_takes(
 
     assert len(wav) / 2000 * 0.25 > PATIENCE
     assert patient.http.post("/v1/encode", content=steadily()).status_code == 200
-
-
-@pytest.fixture
-def silent_engine(impatient: Any) -> Iterator[None]:
-    """Decoding costs nothing, and is silence: only what becomes of answers is looked at."""
-    codec = impatient.service.models.codec
-
-    def silence(steps: Any) -> None:
-        for step in steps:
-            step.job.take(step.window, np.zeros(step.window.samples, np.float32))
-
-    codec.run = silence
-    yield
-    del codec.run
