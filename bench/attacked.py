@@ -170,7 +170,8 @@ def probed(target: Target) -> Iterator[Seen]:
 
 
 def _probe(host: str, port: int, ended: Event, results: multiprocessing.Queue[object]) -> None:
-    taken, failures = [], 0
+    taken: list[float] = []
+    failures = 0
     while not ended.is_set() or not taken:
         started = time.perf_counter()
         try:

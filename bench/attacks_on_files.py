@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -158,9 +159,11 @@ def manifests() -> Result:
     with _folder() as folder:
         store = publish_tiny(folder / "store", 2)
         first = store.versions()[0]
-        for count, (key, value) in enumerate(
-            {"created": 5, "token_space": None, "parent": [], "golden": [[1e9]]}.items()
-        ):
+        values: dict[str, Any] = {
+            **{"created": 5, "token_space": None, "parent": []},
+            "golden": [[1e9]],
+        }
+        for count, (key, value) in enumerate(values.items()):
             odd = f"20200101T000000.00000{count}Z-00000000"
             shutil.copytree(store.path(first), folder / "store/versions" / odd)
             _rewrite(store.path(odd), version=odd, **{key: value})

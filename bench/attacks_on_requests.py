@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -25,7 +26,7 @@ UPGRADE = (
 )
 
 
-def _posted(path: str, body: bytes, media: str, **settings: str) -> Result:
+def _posted(path: str, body: bytes, media: str, **settings: Any) -> Result:
     with service(**settings) as target:
         with probed(target) as seen:
             said = target.post(path, body, media)

@@ -65,7 +65,8 @@ def _decode(demuxer: str, max_seconds: float, out: Any) -> None:
         if codec is None or codec.name not in CODECS:
             raise ValueError(f"the codec {codec.name if codec else 'of it'} is not read")
         codec.thread_count = 1
-        rate, layout, samples = 0, None, 0
+        rate, samples = 0, 0
+        layout: Any = None
         resampler = None
         for frame in _frames(container, stream):
             if resampler is None:

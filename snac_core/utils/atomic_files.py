@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import secrets
 import shutil
@@ -12,7 +13,6 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from snac_core.errors import StoreError
 
@@ -33,7 +33,7 @@ def write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a file for reading, and nothing else that may have its name.
 
     A pipe would keep its reader waiting for ever; an endless device has no end.

@@ -188,11 +188,11 @@ class ValidationSet:
             noise = Noise(batch.places, torch.zeros_like(batch.places))
             out = model(batch.audio, batch.context(model.config, noise))
             where = batch.places.cpu() - first
-            segments = self._figures(out, batch, where, len(loaded.audio))
+            figures = self._figures(out, batch, where, len(loaded.audio))
             codes = [_own_codes(level, batch.own, where, len(loaded.audio)) for level in out.levels]
             read = torch.zeros(len(loaded.audio), dtype=torch.bool)
             read[where] = True
-            found.append(_Part(first, read, codes, segments))
+            found.append(_Part(first, read, codes, figures))
         return found
 
     def _figures(self, out: Reconstruction, batch: Batch, where: Tensor, count: int) -> Segments:
@@ -208,8 +208,10 @@ class ValidationSet:
             made = Reconstruction(out.audio[one], levels)
             rows.append(self.losses(made, batch.audio[one], batch.own[one]))
             length = int(batch.own[row].sum())
-            pair = (audio[row, 0, :length].float().cpu() for audio in (batch.audio, out.audio))
-            rows[-1] |= self._quality(*pair, batch.audio.device)
+            reference, heard = (
+                audio[row, 0, :length].float().cpu() for audio in (batch.audio, out.audio)
+            )
+            rows[-1] |= self._quality(reference, heard, batch.audio.device)
         values = torch.stack([torch.stack(list(row.values())) for row in rows]).double().cpu()
         table = torch.full((count, values.shape[1]), math.nan, dtype=torch.float64)
         table[where] = values

@@ -22,5 +22,5 @@ def endless(source: SoundSource) -> Iterator[Any]:
 
 
 if __name__ == "__main__":
-    SoundSource.mono_blocks = endless  # type: ignore[method-assign]
+    SoundSource.mono_blocks = endless  # type: ignore[assignment, method-assign]
     sys.exit(main(["--port", "0", "--model", sys.argv[1]]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,7 @@ def test_damaged_files_end_in_an_answer(m4a: bytes) -> None:
 
 
 def test_an_abandoned_recording_ends_its_process(m4a: bytes) -> None:
-    reading = audio.read_incremental(m4a, 24000)
+    reading: Any = audio.read_incremental(m4a, 24000)
     next(reading)
     sound = reading.gi_frame.f_locals["sound"]
     child = sound._decoder._child

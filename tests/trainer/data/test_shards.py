@@ -78,7 +78,7 @@ def test_validation_reads_shards_as_it_reads_folders(dataset: Path) -> None:
 
 def test_shards_are_named_by_folder_or_pattern(dataset: Path, tmp_path: Path) -> None:
     train = dataset / "train"
-    assert [path.name for path in shard_paths(train)] == [f"{n:06d}.tar" for n in range(6)]
+    assert [Path(path).name for path in shard_paths(train)] == [f"{n:06d}.tar" for n in range(6)]
     assert shard_paths(f"{train}/*.tar") == shard_paths(f"{train}/{{000000..000005}}.tar")
     assert len(shard_paths(f"{train}/{{000000..000002}}.tar")) == 3
     assert is_shards(train)

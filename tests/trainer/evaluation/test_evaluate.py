@@ -25,7 +25,8 @@ from tests.trainer.conftest import RATE, record, voice
 from trainer import config as configuration
 from trainer.config import TrainConfig
 from trainer.config.curriculum import longest
-from trainer.data.recordings import Clip, clip_of, scan
+from trainer.data.recordings import Clip, clip_of
+from trainer.data.scan import scan
 from trainer.data.segments import crop
 from trainer.errors import TrainerError
 from trainer.evaluation import models as compared

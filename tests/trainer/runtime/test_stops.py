@@ -56,8 +56,10 @@ def readers(process: Started, ranks: bool) -> list[psutil.Process]:
     trainer = psutil.Process(process.pid)
     if ranks:
         trainer = trainer.children()[0]
-    while len(found := trainer.children()) < READERS:
+    found: list[psutil.Process] = []
+    while len(found) < READERS:
         time.sleep(0.02)
+        found = trainer.children()
     return found
 
 
@@ -145,7 +147,7 @@ def test_two_machines_save_when_one_is_asked_to_stop(
     said = tmp_path / "said"
     with said.open("w") as file:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": ""}
-        machines = [
+        machines: list[Any] = [
             subprocess.Popen(command, env=environment, stdout=file, stderr=file) for _ in range(2)
         ]
     try:
