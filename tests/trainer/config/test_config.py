@@ -30,8 +30,8 @@ def test_shipped_configurations_parse_and_survive_a_round_trip(path: Path) -> No
     ("name", "frozen", "eval_batch", "saving"),
     [
         ("phase10_revolab_all", True, 64, (1, 5000, 30.0)),
-        ("phase10_curriculum", True, None, (2, None, None)),
-        ("phase10_combined", False, None, (2, 5000, None)),
+        ("phase10_curriculum", True, None, (2, None, 10.0)),
+        ("phase10_combined", False, None, (2, 5000, 10.0)),
     ],
 )
 def test_the_published_recipes(
