@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from tests.trainer.commands import LONGEST_WAIT, Forked, Started, curve, wait_for_rows
+from tests.trainer.commands import Forked, Started, curve, wait_for_rows
 from trainer.runtime.stopping import REPEAT_SECONDS
 
 READERS = 2
@@ -132,32 +128,4 @@ def test_a_reader_that_is_killed_ends_the_run_with_what_was_learnt(
     assert "Traceback" not in said
     errors = [line for line in said.splitlines() if "a process that reads" in line]
     assert errors[0].startswith("snac-trainer: error: ")
-    assert saved_step(output) == int(curve(output)[-1]["step"]) > 0
-
-
-def test_two_machines_save_when_one_is_asked_to_stop(
-    start: Callable[..., Forked], tmp_path: Path, output: Path
-) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "-m", "trainer"]
-    command += ["train", "--config", str(tmp_path / "config.json"), "--device", "cpu"]
-    said = tmp_path / "said"
-    with said.open("w") as file:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": ""}
-        machines: list[Any] = [
-            subprocess.Popen(command, env=environment, stdout=file, stderr=file) for _ in range(2)
-        ]
-    try:
-        wait_for_rows(machines[0], output, 3)
-        ranks = [psutil.Process(one.pid).children()[0] for one in machines]
-        signal_all(machines[0], signal.SIGTERM)
-        assert not psutil.wait_procs(ranks, timeout=LONGEST_WAIT)[1]
-    finally:
-        for machine in machines:
-            machine.kill()
-            machine.wait()
-    assert said.read_text().count("stopped at step") == 1, said.read_text()
     assert saved_step(output) == int(curve(output)[-1]["step"]) > 0
