@@ -214,7 +214,7 @@ def test_nearly_every_layer_is_in_rows_and_reads_the_weights_of_whole_clips() ->
         ]
         left += [type(getattr(layer, "module", layer)).__name__ for layer in written]
     # The latent's depth-wise convolutions, what makes up whole frames, and the last step.
-    assert sorted(left) == ["Conv1d", "Conv1d", "Tanh", "Wait"]
+    assert sorted(left) == ["Conv1d", "Conv1d", "Delay", "Tanh"]
     # But for one layer, which whole clips leave as it is written.
     new = codec.encoder.weights._made.keys() - copies.keys()
     assert [type(module).__name__ for module in new] == ["Conv1d"]
