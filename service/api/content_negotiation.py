@@ -65,7 +65,10 @@ def negotiate(accept: str | None, offers: Sequence[str]) -> str:
     NotAcceptableError
         If the client accepts none of them.
     """
-    ranges = _parse(accept or "") or [_Range("*/*", 1.0)]
+    ranges = _parse(accept) if accept and accept.strip() else [_Range("*/*", 1.0)]
+
+    if not ranges:
+        raise NotAcceptableError(f"this call answers {', '.join(offers)}, not {accept!r:.200}")
 
     def quality(offer: str) -> float:
         closest = max(ranges, key=lambda item: item.specificity(offer))

@@ -217,8 +217,9 @@ def test_decoding_in_half_precision_is_as_near_as_the_layers_are(
         written = model.decode(codes)
     got = rows.decode(codes)
     assert got.dtype == torch.bfloat16
-    worst = (written.float() - exact).abs().max()
-    assert 0 < (got.float() - exact).abs().max() < 2 * worst
+    # On average: which single sample is worst depends on how a processor rounds.
+    typical = (written.float() - exact).abs().mean()
+    assert 0 < (got.float() - exact).abs().mean() < 2 * typical
 
 
 def test_a_gpu_has_few_kernels_to_run_which_compile_without_one(tmp_path: Path) -> None:
