@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -37,7 +38,7 @@ def recorded(hours: float, container: str, codec: str) -> bytes:
     rate, memory = 48000 if codec == "libopus" else 44100, io.BytesIO()
     random = np.random.default_rng(0)
     with av.open(memory, "w", format=container) as file:
-        stream = file.add_stream(codec, rate=rate, layout="mono")
+        stream: Any = file.add_stream(codec, rate=rate, layout="mono")
         stream.bit_rate = 128_000
         resampler = av.AudioResampler(
             format=stream.format, layout="mono", rate=rate, frame_size=stream.frame_size or None
@@ -48,8 +49,8 @@ def recorded(hours: float, container: str, codec: str) -> bytes:
             frame.sample_rate = rate
             for part in resampler.resample(frame):
                 file.mux(stream.encode(part))
-        for part in [*resampler.resample(None), None]:
-            file.mux(stream.encode(part))
+        for rest in [*resampler.resample(None), None]:
+            file.mux(stream.encode(rest))
     return memory.getvalue()
 
 

@@ -90,7 +90,8 @@ def encode(encoding: Encoding, folder: Path) -> bytes:
         command = [*["ffmpeg", "-v", "error", "-y", "-i"], str(wav), *mode, *header, str(mp3)]
     subprocess.run(command, check=True, capture_output=True)
     data = mp3.read_bytes()
-    wav.unlink(), mp3.unlink()
+    wav.unlink()
+    mp3.unlink()
     return with_vbri(data) if encoding.header == "VBRI" else data
 
 
