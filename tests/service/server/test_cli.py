@@ -140,6 +140,12 @@ def test_threads_have_no_heaps_of_their_own(model_ref: str, samples_of: Any, wav
         assert heaps_of_threads(process.pid) == []
 
 
+@pytest.mark.skipif(platform.system() != "Linux", reason="the mapped files are read from /proc")
+def test_what_only_reconstruct_needs_is_loaded_in_the_warm_up(model_ref: str) -> None:
+    with started(model_ref) as (process, _):
+        assert "/scipy/" in Path(f"/proc/{process.pid}/maps").read_text()
+
+
 def test_a_model_that_is_not_there_is_told_without_a_trace(tmp_path: Path) -> None:
     ended = subprocess.run(
         [*COMMAND, "--model", str(tmp_path / "nothing")],
