@@ -84,7 +84,9 @@ def _decode(demuxer: str, max_seconds: float, out: Any) -> None:
                 return
         if resampler is None:
             raise ValueError("there are no samples in it")
-        promised = stream.duration and float(stream.duration * stream.time_base)
+        promised = 0.0
+        if stream.duration and stream.time_base:
+            promised = float(stream.duration * stream.time_base)
         if promised and samples / rate < promised - max(0.25, promised / 100):
             raise ValueError(f"cut short: {samples / rate:.3f} of {promised:.3f} s are there")
     _say(out, {"bytes": 0})
