@@ -14,6 +14,7 @@ from service.api.methods import MethodMiddleware
 from service.api.parameters import refuse_unknown_query
 from service.api.request_context import RequestContext
 from service.api.requests import set_deadline
+from service.api.root_path import RootPathMiddleware
 from service.api.routes import decode, encode, health, models, reconstruct
 from service.limits.body import BodyLimit
 from service.limits.memory import MemoryLimit
@@ -73,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestContext, metrics=service.metrics)
     app.add_middleware(MethodMiddleware)
     allow_origins(app, limits)
+    app.add_middleware(RootPathMiddleware, root_path=limits.root_path)
     service.tracing = tracing(app, limits)
     return app
 

@@ -23,6 +23,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service import keys
 from service.keys import Key
 
+PREFIX = "SNAC_"
+
 _Secret = Annotated[SecretStr, Field(min_length=keys.MIN_LENGTH)]
 
 
@@ -48,6 +50,12 @@ class Listening(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks one.")
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path under which a proxy publishes the service, such as `/snac`; the proxy "
+        "may strip it or not.",
+    )
     published_host: str | None = Field(
         default=None,
         description="Address under which a container's port is published; it replaces `SNAC_HOST` "
@@ -314,7 +322,7 @@ class Settings(Operation, Access, SlowClients, StreamLimits, Limits, Computing, 
     """All settings, validated; the field ``max_seconds`` is the variable ``SNAC_MAX_SECONDS``."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SNAC_", env_ignore_empty=True, extra="forbid", frozen=True
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
 
     @functools.cached_property

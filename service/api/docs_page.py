@@ -11,13 +11,13 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse
 
 
-def documentation_page(app: FastAPI) -> HTMLResponse:
+def documentation_page(app: FastAPI, root_path: str) -> HTMLResponse:
     """Return the page `/docs`, with a content security policy that allows only its own scripts.
 
     Its viewer comes from the content delivery network that FastAPI names, and of that network
     only the page's own files are admitted; the one script in the page itself is by its hash.
     """
-    page = get_swagger_ui_html(openapi_url=str(app.openapi_url), title=app.title)
+    page = get_swagger_ui_html(openapi_url=f"{root_path}{app.openapi_url}", title=app.title)
     text = bytes(page.body).decode()
     scripts = " ".join(sorted(set(re.findall(r'<script src="(https://[^"?;,]+)', text))))
     styles = " ".join(sorted(set(re.findall(r'href="(https://[^"?;,]+\.css)', text))))

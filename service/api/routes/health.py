@@ -78,10 +78,10 @@ async def metrics(call: CallDep) -> Response:
 @router.get("/docs", include_in_schema=False)
 async def docs(request: Request) -> HTMLResponse:
     """Show the API documentation."""
-    return documentation_page(request.app)
+    return documentation_page(request.app, request.scope.get("root_path", ""))
 
 
 @router.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
+async def root(request: Request) -> RedirectResponse:
     """Redirect to the documentation."""
-    return RedirectResponse("/docs")
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
