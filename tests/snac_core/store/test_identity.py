@@ -9,8 +9,9 @@ from torch import Tensor
 
 from snac_core.errors import ModelError
 from snac_core.store.identity import content_hash, token_space
-from tests.support.models import TINY_8KHZ as TINY
-from tests.support.models import random_weights
+from tests.support.models import TINY_8KHZ, random_weights
+
+TINY = dataclasses.replace(TINY_8KHZ, encoder_rates=(2, 4), decoder_rates=(4, 2))
 
 
 @pytest.fixture(scope="module")
