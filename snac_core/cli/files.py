@@ -59,7 +59,7 @@ def plan(
     SnacError
         For inputs that are not there.
     """
-    sources, output = _split(arguments, outputs)
+    sources, output = _split(arguments, inputs, outputs)
     several = len(sources) > 1 or any(source.is_dir() for source in sources)
     into_file = output == STANDARD or (output.suffix.lower() in outputs and not output.is_dir())
     if into_file and several:
@@ -109,13 +109,16 @@ def search(
     return found, [path for path in paths if path.suffix.lower() not in suffixes]
 
 
-def _split(arguments: argparse.Namespace, outputs: Sequence[str]) -> tuple[list[Path], Path]:
+def _split(
+    arguments: argparse.Namespace, inputs: Collection[str], outputs: Sequence[str]
+) -> tuple[list[Path], Path]:
     """Return the inputs and the output."""
     sources: list[Path] = list(arguments.inputs)
     output: Path | None = arguments.output
     if output is None and len(sources) > 1:
         output = sources.pop()
-        if output.is_file():
+        if output.is_file() and output.suffix.lower() in inputs:
+            # Of names like *.wav, the last would be lost.
             raise UsageError(f"{output} is there already: -o {output} would replace it")
     if output is None and sources == [STANDARD]:
         output = STANDARD
