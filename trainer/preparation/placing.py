@@ -40,7 +40,8 @@ def conversion(how: str) -> Conversion | None:
     words = how.split()
     rates = [int(word) for word in words if word.isdigit()]
     channels = [parse_channel(word[8:]) for word in words if word.startswith("channel=")]
-    return Conversion(b"", *(rates or [SAMPLE_RATE]), channel=(channels or ["average"])[0])
+    channel: Channel = channels[0] if channels else "average"
+    return Conversion(b"", rates[0] if rates else SAMPLE_RATE, channel=channel)
 
 
 def check_strangers(output: Path, catalog: Catalog) -> None:
