@@ -12,7 +12,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from service.errors import InvalidRequestError, MalformedBodyError
-from service.fields import LayoutField, Seed
+from service.fields import Incomplete, LayoutField, Seed
 from service.limits.body import check_names, check_nesting
 from service.websocket.pcm import PcmFormat
 from snac_core.types import NoiseMode
@@ -69,7 +69,7 @@ class End(_Message):
 
     type: Literal["end"]
     num_samples: PositiveInt | None = Field(default=None, lt=2**53)
-    incomplete: Literal["refuse", "drop"] = "refuse"
+    incomplete: Incomplete = "refuse"
 
 
 _M = TypeVar("_M", bound=_Message)
