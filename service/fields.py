@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
-_LAYOUT = "hierarchical, flat, orpheus or mini-omni, with or without a version."
+from snac_core.types import Incomplete
+
+_LAYOUT = "hierarchical, flat, orpheus, orpheus-text or mini-omni, with or without a version."
 
 LayoutField = Annotated[str, Field(max_length=64, description=_LAYOUT)]
 
@@ -27,7 +29,7 @@ FORMAT = "Of the audio; by default, what Accept prefers."
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
-Incomplete = Annotated[
-    Literal["refuse", "drop"],
+IncompleteField = Annotated[
+    Incomplete,
     Field(description="What becomes of the tokens of a last frame that is not whole."),
 ]

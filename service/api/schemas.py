@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-from service.fields import FORMAT, Base, ChannelName, Incomplete, LayoutField, Seed
+from service.fields import FORMAT, Base, ChannelName, IncompleteField, LayoutField, Seed
 from snac_core.audio import AudioFormat
 from snac_core.types import NoiseMode
 
-Tokens = list[list[int]] | list[int]
+Tokens = list[list[int]] | list[int] | list[str] | str
 
 
 class Problem(BaseModel):
@@ -110,7 +110,7 @@ class DecodeOptions(BaseModel):
     )
     seed: Seed = Field(default=0, description="Seed of the decoder's noise.")
     noise: NoiseMode = "seeded"
-    incomplete: Incomplete = "refuse"
+    incomplete: IncompleteField = "refuse"
     token_space: str | None = Field(
         default=None,
         max_length=64,

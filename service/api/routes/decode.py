@@ -34,7 +34,7 @@ from service.api.schemas import DecodeBatchAnswer
 from service.api.streaming_audio import STREAMED, StreamingAudioResponse
 from service.api.uploads import read_codes_body
 from service.errors import InvalidRequestError
-from service.fields import FORMAT, Incomplete, Seed
+from service.fields import FORMAT, IncompleteField, Seed
 from service.limits.body import check_count
 from snac_core.audio import MEDIA_TYPES, AudioFormat
 from snac_core.codec import Codec
@@ -60,7 +60,7 @@ async def decode(
     seed: Annotated[Seed | None, Query()] = None,
     noise: Annotated[NoiseMode | None, Query()] = None,
     token_space: Annotated[str | None, Query(max_length=64)] = None,
-    incomplete: Annotated[Incomplete | None, Query()] = None,
+    incomplete: Annotated[IncompleteField | None, Query()] = None,
     format: Annotated[AudioFormat | None, Query(description=FORMAT)] = None,
     stream: Annotated[
         bool, Query(description="Send the audio while it is decoded; WAV and PCM only.")
