@@ -22,6 +22,7 @@ PAGES = {
     "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
     "examples/README.md": "examples.md",
+    "examples/orpheus/README.md": "examples/orpheus.md",
     "snac_core/starter/README.md": "starter.md",
 }
 """Where in the site each page is that lies outside of docs/."""
