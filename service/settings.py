@@ -21,7 +21,11 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import keys
+from service.cgroup import memory_limit
 from service.keys import Key
+
+_HELD_PART = 4
+"""What is left is for the model, the engine's buffers and the interpreter."""
 
 _Secret = Annotated[SecretStr, Field(min_length=keys.MIN_LENGTH)]
 
@@ -38,6 +42,13 @@ def _network(text: str) -> str:
     return str(ipaddress.ip_network(text, strict=False))
 
 
+def _bare(host: object) -> object:
+    """Return an IPv6 address without the brackets that URLs and ports have around it."""
+    return host[1:-1] if isinstance(host, str) and host[:1] + host[-1:] == "[]" else host
+
+
+_Host = Annotated[str, BeforeValidator(_bare)]
+
 _Networks = Annotated[
     tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_listed)
 ]
@@ -46,12 +57,18 @@ _Networks = Annotated[
 class Listening(BaseSettings):
     """Address and port."""
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    host: _Host = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks one.")
-    published_host: str | None = Field(
+    published_host: _Host | None = Field(
         default=None,
         description="Address under which a container's port is published; it replaces `SNAC_HOST` "
-        "in deciding whether keys are required.",
+        "in deciding whether keys are required, and in the URL that the log announces.",
+    )
+    published_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port under which a container's port is published, for that URL.",
     )
 
 
@@ -148,7 +165,8 @@ class Limits(BaseSettings):
         ge=1,
         description="Memory in bytes that all requests may hold together: bodies until the "
         "response, responses from before decoding until the client has received them. A request "
-        "gets 429 if it does not fit now, and 413 if it can never fit.",
+        "gets 429 if it does not fit now, and 413 if it can never fit. Unless it is set, it is "
+        "at most a quarter of the memory that the machine or the container has.",
     )
     caller_share: float = Field(
         default=0.75,
@@ -328,9 +346,22 @@ class Settings(Operation, Access, SlowClients, StreamLimits, Limits, Computing, 
         return _keyring(self.admin_key, self.admin_keys, self.admin_keys_file)
 
     @property
+    def address(self) -> str:
+        """The address under which clients know the service."""
+        return self.published_host or self.host
+
+    @property
     def on_loopback(self) -> bool:
         """Whether only this machine can reach the service."""
-        return _is_loopback(self.host)
+        return _is_loopback(self.address)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that requests may hold together: as set, or as the memory here allows."""
+        limit = memory_limit()
+        if limit is None or "max_held_bytes" in self.model_fields_set:
+            return self.max_held_bytes
+        return min(self.max_held_bytes, limit // _HELD_PART)
 
     @model_validator(mode="after")
     def _check_keys(self) -> Settings:
@@ -346,10 +377,9 @@ class Settings(Operation, Access, SlowClients, StreamLimits, Limits, Computing, 
                 getattr(self, name)
             except ValueError as error:
                 raise ValueError(f"{name.removesuffix('ring')}s: {error}") from None
-        address = self.published_host or self.host
-        if not (_is_loopback(address) or self.api_keyring or self.allow_anonymous):
+        if not (self.on_loopback or self.api_keyring or self.allow_anonymous):
             raise ValueError(
-                f"{address} can be reached from other machines, and no keys are set. Set "
+                f"{self.address} can be reached from other machines, and no keys are set. Set "
                 "SNAC_API_KEY, SNAC_API_KEYS or SNAC_API_KEYS_FILE, or SNAC_ALLOW_ANONYMOUS=true "
                 "to let anybody in"
             )
