@@ -104,7 +104,11 @@ def test_opentelemetrys_variables_count_and_a_trace_ties_logs_and_metrics_to_a_r
     monkeypatch.setenv("OTEL_SERVICE_NAME", "codec")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
     logged: list[dict[str, Any]] = []
-    log = structlog.wrap_logger(None, [merged, lambda logger, method, entry: keep(logged, entry)])
+    log = structlog.wrap_logger(
+        None,
+        [merged, lambda logger, method, entry: keep(logged, entry)],
+        wrapper_class=structlog.BoundLogger,
+    )
     monkeypatch.setattr(request_context, "log", log)
     with serve(model=model_ref, device="cpu") as running:
         headers = {"traceparent": f"00-{TRACE_ID}-{PARENT}-01"}
