@@ -1,11 +1,13 @@
 # The service image. CPU by default; for NVIDIA GPUs, build with --build-arg TORCH_INDEX= (empty):
 # PyPI's torch then comes with its own CUDA libraries, and the host needs only the driver and the
-# NVIDIA container toolkit. --build-arg MEDIA=true adds FFmpeg's readers (M4A, WebM, AMR, ...), whose
-# codecs are under the GPL.
+# NVIDIA container toolkit.
 #
 #   docker build --file docker/service.Dockerfile --tag snac-service .
 #   docker run --publish 127.0.0.1:8000:8000 --volume models:/models \
 #       --env SNAC_API_KEY=... snac-service
+#
+# --build-arg EXTRAS=media adds the decoder of what libsndfile does not read (docs/audio.md; its
+# wheel contains GPL codecs).
 #
 # Without a key it does not start, unless SNAC_ALLOW_ANONYMOUS=true or the port is published on
 # loopback and SNAC_PUBLISHED_HOST=127.0.0.1 says so.
@@ -14,23 +16,24 @@
 # few megabytes, and compiles nothing.
 
 FROM python:3.11-slim AS requirements
-ARG MEDIA=
+ARG EXTRAS=
 WORKDIR /src
-COPY pyproject.toml docker/requirements.py ./
-RUN python requirements.py tracing ${MEDIA:+media} > requirements.txt
+COPY pyproject.toml constraints.txt docker/requirements.py ./
+RUN python requirements.py tracing $EXTRAS > requirements.txt \
+    && grep '^torch==' constraints.txt > torch.txt
 
 FROM python:3.11-slim AS dependencies
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/snac
 ENV PATH=/opt/snac/bin:$PATH
 WORKDIR /src
-COPY constraints.txt ./
+COPY --from=requirements /src/torch.txt ./
 RUN if [ -n "$TORCH_INDEX" ]; then \
-        pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)"; \
+        pip install --no-compile --no-deps --index-url "$TORCH_INDEX" --requirement torch.txt; \
     fi
-COPY --from=requirements /src/requirements.txt ./
-RUN pip install -c constraints.txt -r requirements.txt
+COPY --from=requirements /src/requirements.txt /src/constraints.txt ./
+RUN pip install --no-compile -c constraints.txt -r requirements.txt
 
 # Byte code is kept of what a start imports, and of nothing else.
 FROM dependencies AS slim

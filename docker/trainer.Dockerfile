@@ -1,28 +1,29 @@
 # The trainer image: snac-trainer with everything it needs to compile its kernels. CPU by default;
-# for NVIDIA GPUs, build with --build-arg TORCH_INDEX= (empty). --build-arg MEDIA=true adds FFmpeg's
-# readers. Its layers are those of docker/service.Dockerfile.
+# for NVIDIA GPUs, build with --build-arg TORCH_INDEX= (empty). --build-arg EXTRAS=media adds
+# FFmpeg's readers. Its layers are those of docker/service.Dockerfile.
 #
 #   docker build --file docker/trainer.Dockerfile --tag snac-trainer .
 #   docker run --init --volume ./dataset:/data:ro --volume models:/models snac-trainer train --help
 
 FROM python:3.11-slim AS requirements
-ARG MEDIA=
+ARG EXTRAS=
 WORKDIR /src
-COPY pyproject.toml docker/requirements.py ./
-RUN python requirements.py train ${MEDIA:+media} > requirements.txt
+COPY pyproject.toml constraints.txt docker/requirements.py ./
+RUN python requirements.py train $EXTRAS > requirements.txt \
+    && grep '^torch==' constraints.txt > torch.txt
 
 FROM python:3.11-slim AS dependencies
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_COMPILE=1
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/snac
 ENV PATH=/opt/snac/bin:$PATH
 WORKDIR /src
-COPY constraints.txt ./
+COPY --from=requirements /src/torch.txt ./
 RUN if [ -n "$TORCH_INDEX" ]; then \
-        pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)"; \
+        pip install --no-compile --no-deps --index-url "$TORCH_INDEX" --requirement torch.txt; \
     fi
-COPY --from=requirements /src/requirements.txt ./
-RUN pip install -c constraints.txt -r requirements.txt
+COPY --from=requirements /src/requirements.txt /src/constraints.txt ./
+RUN pip install --no-compile -c constraints.txt -r requirements.txt
 
 # torch.compile reads torch's headers, and setuptools finds its compiler.
 FROM dependencies AS slim

@@ -24,6 +24,8 @@ from service import keys
 from service.cgroup import memory_limit
 from service.keys import Key
 
+PREFIX = "SNAC_"
+
 _HELD_PART = 4
 """What is left is for the model, the engine's buffers and the interpreter."""
 
@@ -59,6 +61,12 @@ class Listening(BaseSettings):
 
     host: _Host = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks one.")
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path under which a proxy publishes the service, such as `/snac`; the proxy "
+        "may strip it or not.",
+    )
     published_host: _Host | None = Field(
         default=None,
         description="Address under which a container's port is published; it replaces `SNAC_HOST` "
@@ -164,9 +172,10 @@ class Limits(BaseSettings):
         default=2 * 2**30,
         ge=1,
         description="Memory in bytes that all requests may hold together: bodies until the "
-        "response, responses from before decoding until the client has received them. A request "
-        "gets 429 if it does not fit now, and 413 if it can never fit. Unless it is set, it is "
-        "at most a quarter of the memory that the machine or the container has.",
+        "response, 128 MiB for each decoder of the extra `media`, responses from before decoding "
+        "until the client has received them. A request gets 429 if it does not fit now, and 413 "
+        "if it can never fit. Unless it is set, it is at most a quarter of the memory that the "
+        "machine or the container has.",
     )
     caller_share: float = Field(
         default=0.75,
@@ -183,7 +192,10 @@ class Limits(BaseSettings):
         default=64 * 2**10, ge=1024, description="Largest request head (request line and headers)."
     )
     max_seconds: float = Field(
-        default=7200.0, gt=0, description="Longest audio, decoded, in one file or one set of codes."
+        default=7200.0,
+        gt=0,
+        description="Longest audio, decoded, in one file or one set of codes; "
+        "[audio.md](audio.md) has what is read.",
     )
     max_files: int = Field(default=64, ge=1, description="Most files in one encode batch.")
     max_items: int = Field(default=64, ge=1, description="Most items in one decode batch.")
@@ -332,7 +344,7 @@ class Settings(Operation, Access, SlowClients, StreamLimits, Limits, Computing, 
     """All settings, validated; the field ``max_seconds`` is the variable ``SNAC_MAX_SECONDS``."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SNAC_", env_ignore_empty=True, extra="forbid", frozen=True
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
 
     @functools.cached_property
