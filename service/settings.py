@@ -6,12 +6,10 @@ Each class is a section of docs/settings.md, which is generated from here.
 from __future__ import annotations
 
 import functools
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
@@ -21,6 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import keys
+from service.addresses import Host, Network, is_loopback
 from service.cgroup import memory_limit
 from service.keys import Key
 
@@ -38,28 +37,13 @@ def _listed(value: object) -> object:
 
 _Secrets = Annotated[tuple[_Secret, ...], NoDecode, BeforeValidator(_listed)]
 _Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
-
-
-def _network(text: str) -> str:
-    return str(ipaddress.ip_network(text, strict=False))
-
-
-def _bare(host: object) -> object:
-    """Return an IPv6 address without the brackets that URLs and ports have around it."""
-    return host[1:-1] if isinstance(host, str) and host[:1] + host[-1:] == "[]" else host
-
-
-_Host = Annotated[str, BeforeValidator(_bare)]
-
-_Networks = Annotated[
-    tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_listed)
-]
+_Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_listed)]
 
 
 class Listening(BaseSettings):
     """Address and port."""
 
-    host: _Host = Field(default="127.0.0.1", description="Address to listen on.")
+    host: Host = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks one.")
     root_path: str = Field(
         default="",
@@ -67,7 +51,7 @@ class Listening(BaseSettings):
         description="Path under which a proxy publishes the service, such as `/snac`; the proxy "
         "may strip it or not.",
     )
-    published_host: _Host | None = Field(
+    published_host: Host | None = Field(
         default=None,
         description="Address under which a container's port is published; it replaces `SNAC_HOST` "
         "in deciding whether keys are required, and in the URL that the log announces.",
@@ -365,7 +349,7 @@ class Settings(Operation, Access, SlowClients, StreamLimits, Limits, Computing, 
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine can reach the service."""
-        return _is_loopback(self.address)
+        return is_loopback(self.address)
 
     @property
     def held_bytes(self) -> int:
@@ -408,12 +392,3 @@ def _keyring(
     secrets = [secret.get_secret_value() for secret in ([one] if one else []) + list(more)]
     listed = keys.read_file(file) if file else []
     return keys.keyring([*((secret, "") for secret in secrets), *listed])
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -32,7 +32,7 @@ FLOORS = {
         "models limits engine",
         "observability security",
         "settings problems concurrency",
-        "keys errors fields request_state shares cgroup client",
+        "keys errors fields request_state shares addresses cgroup client",
     ],
     "trainer": [
         "__main__",
