@@ -58,14 +58,14 @@ def test_the_log_names_the_model_and_curl_lines_that_work(
     model_ref: str, samples_of: Any, wav_of: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "your_speech.wav").write_bytes(wav_of(samples_of(0.5)))
-    with started(model_ref, SNAC_API_KEY="a key of the house") as (process, entry):
+    with started(model_ref, SNAC_API_KEY="an API key") as (process, entry):
         assert entry["device"] == "cpu"
         assert entry["precision"]
         answers = [
             subprocess.run(
                 ["bash", "-c", entry[name]],
                 cwd=tmp_path,
-                env={**os.environ, "SNAC_API_KEY": "a key of the house"},
+                env={**os.environ, "SNAC_API_KEY": "an API key"},
                 check=True,
                 capture_output=True,
             ).stdout

@@ -17,7 +17,7 @@ from websockets.sync.client import connect
 
 from snac_core.types import Samples
 from tests.service.conftest import Running, Serve
-from tests.service.waiting import wait_for
+from tests.support.waiting import wait_for
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 PAGE = Path(__file__).parents[3] / "docs" / "proxies.md"

@@ -10,7 +10,7 @@ import pytest
 
 from service.settings import Settings
 
-KEY, ADMIN = "a key of the house", "an operator's key"
+KEY, ADMIN = "an API key", "an operator's key"
 
 
 def test_request_ids_are_kept_or_made(running: Any) -> None:

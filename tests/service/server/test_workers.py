@@ -28,7 +28,7 @@ from service.settings import Settings
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError
 from snac_core.store import ModelStore
-from tests.service.waiting import wait_for
+from tests.support.waiting import wait_for
 
 ARGUMENTS = ["--port", "0", "--devices", "cpu,cpu"]
 COMMAND = [sys.executable, "-m", "service.cli", *ARGUMENTS]
