@@ -14,6 +14,7 @@ import { about, currentModel, decode, encode, keys, measure } from "./service.js
 import { fetchSample, setUpSources } from "./sources.js";
 
 const MOST_TEXT = 20000;
+const IDLE = "Space plays; A and B change over. Point at a token, or focus the picture and use the arrow keys.";
 
 const player = new Player();
 const plots = new Plots(byId("plots"));
@@ -98,6 +99,8 @@ const page = {
     for (const radio of byId("sides").querySelectorAll("input")) radio.disabled = !player.has(radio.value);
     plots.load({ input: result.input, output: result.output }, result.rate, result.levels, result.duration);
     showFigures();
+    showLanes();
+    showToken(null);
     offerLayouts();
     showStatus();
   },
@@ -151,6 +154,16 @@ function showFigures() {
   ]);
 }
 
+/** Name the rows of the token picture: the level, and the time that one of its codes covers. */
+function showLanes() {
+  const { levels, duration } = page.result;
+  byId("lanes").replaceChildren(
+    ...levels.map((level, i) =>
+      element("li", {}, element("b", { textContent: `Level ${i}` }), ` ${round((1000 * duration) / level.length, 0)} ms`),
+    ),
+  );
+}
+
 function offerLayouts() {
   const chosen = byId("layout").value;
   const fitting = Object.entries(LAYOUTS).filter(([, layout]) => layout.fits(page.result.levels));
@@ -177,7 +190,7 @@ function showToken(cell) {
   out.classList.toggle("on", Boolean(cell));
   out.textContent = cell
     ? `level ${cell.level} · index ${cell.index} · code ${cell.code} · ${round(cell.start, 3)}–${round(cell.end, 3)} s`
-    : "Point at a token, or focus the picture and use the arrow keys.";
+    : IDLE;
 }
 
 function setUpPlayer() {

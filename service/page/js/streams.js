@@ -7,6 +7,12 @@ const spec = await (await fetch("../asyncapi.json")).json();
 const resolve = (reference) => reference.slice(2).split("/").reduce((part, name) => part[name], spec);
 const follow = (value) => (value?.$ref ? resolve(value.$ref) : value);
 
+/** JSON on one line where it fits on one. */
+function readable(value) {
+  const line = JSON.stringify(value).replaceAll(/([:,])(?=["[{\d])/g, "$1 ");
+  return line.length <= 90 ? line : JSON.stringify(value, null, 2).replaceAll(/\[\s+([\d,\s]+?)\s+\]/g, (_, list) => `[${list.replaceAll(/\s+/g, " ")}]`);
+}
+
 function typeOf(schema) {
   const found = follow(schema);
   if (found.const !== undefined) return JSON.stringify(found.const);
@@ -50,7 +56,7 @@ function message(reference) {
       "div",
       {},
       element("p", { textContent: found.summary }),
-      example === undefined ? null : element("pre", { className: "code", tabIndex: 0, textContent: JSON.stringify(example, null, 1) }),
+      example === undefined ? null : element("pre", { className: "code", tabIndex: 0, textContent: readable(example) }),
       fields(found.payload),
     ),
   );
