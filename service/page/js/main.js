@@ -80,7 +80,7 @@ const page = {
       model: decoded.model,
       wav: decoded.wav,
       answer: { num_samples: output.length, sample_rate: rate, model: decoded.model },
-      duration: (levels[0].length * page.model.frame_samples) / rate,
+      duration: output.length / rate,
       warnings: [],
       timings: { decode: decoded.timings },
     });
@@ -97,7 +97,9 @@ const page = {
     document.querySelector(".quality").hidden = !result.blob;
     player.load({ input: result.input, output: result.output }, result.rate);
     for (const radio of byId("sides").querySelectorAll("input")) radio.disabled = !player.has(radio.value);
-    plots.load({ input: result.input, output: result.output }, result.rate, result.levels, result.duration);
+    // Tokens come in whole coarse frames, and reach beyond the end of the audio.
+    result.tokenSeconds = (result.levels[0].length * page.model.frame_samples) / result.rate;
+    plots.load({ input: result.input, output: result.output }, result.rate, result.levels, result.tokenSeconds);
     showFigures();
     showLanes();
     showToken(null);
@@ -156,10 +158,10 @@ function showFigures() {
 
 /** Name the rows of the token picture: the level, and the time that one of its codes covers. */
 function showLanes() {
-  const { levels, duration } = page.result;
+  const { levels, tokenSeconds } = page.result;
   byId("lanes").replaceChildren(
     ...levels.map((level, i) =>
-      element("li", {}, element("b", { textContent: `Level ${i}` }), ` ${round((1000 * duration) / level.length, 0)} ms`),
+      element("li", {}, element("b", { textContent: `Level ${i}` }), ` ${round((1000 * tokenSeconds) / level.length, 0)} ms`),
     ),
   );
 }
