@@ -155,8 +155,9 @@ class Limits(BaseSettings):
         default=2 * 2**30,
         ge=1,
         description="Memory in bytes that all requests may hold together: bodies until the "
-        "response, responses from before decoding until the client has received them. A request "
-        "gets 429 if it does not fit now, and 413 if it can never fit.",
+        "response, 128 MiB for each decoder of the extra `media`, responses from before decoding "
+        "until the client has received them. A request gets 429 if it does not fit now, and 413 "
+        "if it can never fit.",
     )
     caller_share: float = Field(
         default=0.75,
@@ -173,7 +174,10 @@ class Limits(BaseSettings):
         default=64 * 2**10, ge=1024, description="Largest request head (request line and headers)."
     )
     max_seconds: float = Field(
-        default=7200.0, gt=0, description="Longest audio, decoded, in one file or one set of codes."
+        default=7200.0,
+        gt=0,
+        description="Longest audio, decoded, in one file or one set of codes; "
+        "[audio.md](audio.md) has what is read.",
     )
     max_files: int = Field(default=64, ge=1, description="Most files in one encode batch.")
     max_items: int = Field(default=64, ge=1, description="Most items in one decode batch.")
