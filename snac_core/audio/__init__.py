@@ -5,7 +5,8 @@ from __future__ import annotations
 from snac_core.audio.channels import AudioWarning, Channel, parse_channel
 from snac_core.audio.part import RawFormat
 from snac_core.audio.reading import read, read_incremental
-from snac_core.audio.samples import check_sample_rate, check_samples
+from snac_core.audio.samples import check_sample_rate, check_samples, resampled
+from snac_core.audio.source import SoundSource
 from snac_core.audio.suffixes import AUDIO_SUFFIXES
 from snac_core.audio.writing import (
     MEDIA_TYPES,
@@ -26,6 +27,7 @@ __all__ = [
     "AudioWarning",
     "Channel",
     "RawFormat",
+    "SoundSource",
     "check_sample_rate",
     "check_samples",
     "encode_bytes",
@@ -34,6 +36,7 @@ __all__ = [
     "parse_channel",
     "read",
     "read_incremental",
+    "resampled",
     "wav_header",
     "write",
 ]
