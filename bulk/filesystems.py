@@ -116,7 +116,7 @@ def remove(place: str) -> None:
 
 def exists(place: str) -> bool:
     """Return whether there is a file or a folder at a place."""
-    return _info(place).type != fs.FileType.NotFound
+    return bool(_info(place).type != fs.FileType.NotFound)
 
 
 def is_folder(place: str) -> bool:

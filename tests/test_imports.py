@@ -45,7 +45,17 @@ FLOORS = {
         "config",
         "errors",
     ],
-    "bulk": ["cli", "tokenize", "shards"],
+    "bulk": [
+        "cli",
+        "encode",
+        "pipeline",
+        "cluster encoder progress",
+        "output",
+        "plan reading",
+        "sources batches",
+        "filesystems",
+        "errors",
+    ],
 }
 """The folders and modules of each package, top floor first; each imports only lower floors."""
 

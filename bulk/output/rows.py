@@ -141,7 +141,7 @@ class RowWriter:
             )
         else:
             levels = tuple(row[f"level_{n}"] for n in range(len(self.config.vq_strides)))
-        codes = Codes(levels, row["num_samples"], row["sample_rate"])  # type: ignore[arg-type]
+        codes = Codes(levels, row["num_samples"], row["sample_rate"])
         codes.validate(self.config)
         return codes
 

@@ -36,7 +36,7 @@ RECORDINGS = {
 """Sample rate, channels and samples of each."""
 
 # Ray runs its workers at the lowest priority, where a busy machine hardly lets them begin.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
 
 NOTHING_DONE = Done(np.empty(0, np.uint64), np.empty(0, np.uint64))
 
