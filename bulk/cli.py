@@ -18,8 +18,7 @@ from collections.abc import Sequence
 import torch
 
 from bulk.errors import TooManyErrorsError
-from bulk.output.formats import FORMATS
-from bulk.output.rows import RowOptions
+from bulk.output import FORMATS, RowOptions
 from bulk.sources import KINDS, Options
 from snac_core.audio import parse_channel
 from snac_core.errors import AudioError, SnacError

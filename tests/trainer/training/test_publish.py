@@ -10,7 +10,7 @@ import snac_core
 from snac_core.errors import ModelError
 from snac_core.store import ModelStore
 from snac_core.store.identity import token_space
-from tests.conftest import TINY, random_model
+from tests.support.models import TINY, random_model
 from tests.trainer.conftest import voice
 from trainer.errors import TrainerError
 from trainer.training.publish import publish
