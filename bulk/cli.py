@@ -12,18 +12,19 @@ more failed than ``--max-errors``, 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 import torch
 
 from bulk.errors import TooManyErrorsError
-from bulk.output import FORMATS, RowOptions
-from bulk.sources import KINDS, Options
 from snac_core.audio import parse_channel
 from snac_core.errors import AudioError, SnacError
 from snac_core.layouts import LAYOUTS
+from snac_core.utils.commands import add_version, complain, extra
 
+SOURCES = ("folder", "manifest", "nemo", "lhotse", "kaldi", "parquet", "arrow", "webdataset")
+FORMATS = ("parquet", "webdataset", "jsonl")
+"""As `bulk.sources` and `bulk.output` have them, which need what may not be installed."""
 MOST_REASONS = 10
 """Kinds of failure that are printed; all are in the output."""
 
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.command(arguments))
+        with extra("bulk", "snac-bulk"):
+            return int(arguments.command(arguments))
     except TooManyErrorsError as error:
         _complain(error)
         return 4
@@ -48,6 +50,8 @@ def encode(arguments: argparse.Namespace) -> int:
     # Ray takes seconds to import: not for --help.
     from bulk import cluster
     from bulk.encode import EncodeOptions, encode
+    from bulk.output import RowOptions
+    from bulk.sources import Options
 
     rows = RowOptions(
         arguments.layout,
@@ -79,21 +83,71 @@ def encode(arguments: argparse.Namespace) -> int:
         f"{summary.failed}, left out {summary.left_out}, skipped {summary.skipped} already done"
     )
     for reason, count in list(summary.reasons.items())[:MOST_REASONS]:
-        _complain(f"{count} x {reason}")
+        _complain(f"{count} x {reason}", "failed")
     if summary.failed:
-        _complain(f"every failure and its reason: {arguments.output}/errors.parquet")
+        _complain(f"{arguments.output}/errors.parquet names every clip that failed", "note")
     return 3 if summary.failed else 0
 
 
-def _complain(message: object) -> None:
-    print(f"snac-bulk: {message}", file=sys.stderr)
+def decode(arguments: argparse.Namespace) -> int:
+    """Decode an output into recordings."""
+    from bulk import cluster
+    from bulk.decode import decode
+
+    cluster.connect(arguments.address)
+    made = decode(
+        arguments.input,
+        arguments.output,
+        arguments.model,
+        suffix=f".{arguments.format}",
+        device=arguments.device,
+        codecs=arguments.num_actors,
+    )
+    print(
+        f"decoded {made.written} clips ({made.seconds:.1f} s of audio), failed "
+        f"{len(made.faults)}, skipped {made.skipped} already there"
+    )
+    for clip, reason in made.faults[:MOST_REASONS]:
+        _complain(f"{clip}: {reason}", "failed")
+    return 3 if made.faults else 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Look at an output."""
+    from bulk import cluster
+    from bulk.verify import verify
+
+    cluster.connect(arguments.address)
+    verdict = verify(
+        arguments.input,
+        arguments.model,
+        sample=arguments.sample,
+        decode=not arguments.codes_only,
+        device=arguments.device,
+        codecs=arguments.num_actors,
+    )
+    print(
+        f"verified {verdict.rows} rows, encoded {verdict.encoded_again} again, found "
+        f"{len(verdict.faults)} faults"
+    )
+    for fault in verdict.faults[:MOST_REASONS]:
+        _complain(fault, "fault")
+    return 3 if verdict.faults else 0
+
+
+def _complain(error: object, kind: str = "error") -> None:
+    complain("snac-bulk", error, kind=kind)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="snac-bulk", description="Corpora into tokens.")
+    add_version(parser)
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _encode_parser(commands)
     _tokenize_parser(commands)
+    _decode_parser(commands)
+    _verify_parser(commands)
     return parser
 
 
@@ -114,7 +168,7 @@ def _encode_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--output", required=True, help="a folder, or its URL; made if missing")
     inputs = parser.add_argument_group("input")
-    inputs.add_argument("--source", choices=["auto", *KINDS], default="auto", help="its kind")
+    inputs.add_argument("--source", choices=["auto", *SOURCES], default="auto", help="its kind")
     inputs.add_argument("--audio-column", help="of recordings, or of their names in a manifest")
     inputs.add_argument("--id-column", help="of ids that differ")
     inputs.add_argument("--split", default="train", help="of hub:owner/name (%(default)s)")
@@ -124,7 +178,7 @@ def _encode_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     inputs.add_argument("--min-seconds", type=float, default=0.0, help="leave shorter clips out")
     inputs.add_argument("--max-seconds", type=float, help="leave longer clips out")
     rows = parser.add_argument_group("rows")
-    rows.add_argument("--format", choices=list(FORMATS), default="parquet", help="(%(default)s)")
+    rows.add_argument("--format", choices=FORMATS, default="parquet", help="(%(default)s)")
     layouts = [name for name in LAYOUTS if name != "hierarchical"]
     rows.add_argument("--layout", choices=layouts, help="a column of tokens beside the levels")
     rows.add_argument("--base", type=int, help="first token id, for layouts that have one")
@@ -171,6 +225,38 @@ def _tokenize_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
         clips_per_shard=256,
         max_errors=None,
     )
+
+
+def _decode_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "decode",
+        help="rows of codes into recordings",
+        description="Decode every row into a recording that is named by its id. Recordings that "
+        "are there are skipped.",
+    )
+    parser.add_argument("input", help="an output of encode")
+    parser.add_argument("--output", required=True, help="a folder, or its URL; made if missing")
+    parser.add_argument(
+        "--format", choices=["wav", "flac", "opus"], default="wav", help="(%(default)s)"
+    )
+    _common(parser)
+    parser.set_defaults(command=decode)
+
+
+def _verify_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "verify",
+        help="whether rows are whole and their codes right",
+        description="Check that every clip is there once, that every row decodes to its length, "
+        "and that some recordings, encoded again, give their codes.",
+    )
+    parser.add_argument("input", help="an output of encode")
+    parser.add_argument(
+        "--sample", type=_count_or_none, default=16, help="clips to encode again (%(default)s)"
+    )
+    parser.add_argument("--codes-only", action="store_true", help="check codes without decoding")
+    _common(parser)
+    parser.set_defaults(command=verify)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:

@@ -135,7 +135,7 @@ def _run(
     report: Callable[[Summary], None],
 ) -> Summary:
     rows = RowWriter(model.config, model.version, model.token_space, plan.carried, options.rows)
-    output.begin(_settings(options, model), rows.schema)
+    output.begin(_settings(options, model), rows.schema, plan.carried)
     output.retire(plan.ids)
     summary = Summary(found=plan.found, skipped=plan.found - plan.todo)
     report(summary)

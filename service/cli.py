@@ -20,6 +20,7 @@ from service.server import supervisor
 from service.server.server import explain, serve
 from service.settings import PREFIX, Settings
 from snac_core.errors import ConfigError
+from snac_core.utils.commands import add_version
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--max-seconds is SNAC_MAX_SECONDS. Options take precedence. Other users of this machine "
         "can read a command line, so keys belong into variables or files.",
     )
+    add_version(parser)
     parser.add_argument(
         "--reference", choices=reference.PAGES, help="print this page of docs/ and exit"
     )

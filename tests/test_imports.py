@@ -47,7 +47,8 @@ FLOORS = {
     ],
     "bulk": [
         "cli",
-        "encode",
+        "verify",
+        "encode decode",
         "pipeline",
         "cluster encoder progress",
         "output",

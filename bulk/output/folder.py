@@ -31,6 +31,8 @@ PREFIX = "tokens-"
 ERRORS = "errors.parquet"
 CARD = "README.md"
 VERSION = 1
+UNCHECKED = ("schema", "carried", "model_version", "inputs", "source")
+"""Settings in which runs on one output may differ; the columns are compared by name and type."""
 
 
 class Output:
@@ -62,6 +64,11 @@ class Output:
     def schema(self) -> pa.Schema:
         """Columns of its rows."""
         return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.settings["schema"])))
+
+    @property
+    def carried(self) -> pa.Schema:
+        """Columns of the input that go through."""
+        return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.settings["carried"])))
 
     @property
     def row_options(self) -> RowOptions:
@@ -108,7 +115,7 @@ class Output:
         """Whether a run has begun it."""
         return filesystems.exists(self._settings_place)
 
-    def begin(self, settings: Mapping[str, Any], schema: pa.Schema) -> None:
+    def begin(self, settings: Mapping[str, Any], schema: pa.Schema, carried: pa.Schema) -> None:
         """Write the settings, or make sure that they are those that it was begun with.
 
         Raises
@@ -120,7 +127,8 @@ class Output:
             "version": VERSION,
             **settings,
             "columns": {field.name: str(field.type) for field in schema},
-            "schema": base64.b64encode(schema.serialize().to_pybytes()).decode(),
+            "schema": _text(schema),
+            "carried": _text(carried),
         }
         if not self.settings:
             filesystems.write_bytes(
@@ -129,7 +137,7 @@ class Output:
             self.settings = wanted
         for name, value in wanted.items():
             known = self.settings.get(name)
-            if name not in ("schema", "model_version", "inputs", "source") and known != value:
+            if name not in UNCHECKED and known != value:
                 raise OutputError(
                     f"{self.folder} was begun with {name} {known}, and this run has {value}; give "
                     "another output folder, or what it was begun with"
@@ -212,3 +220,7 @@ class Output:
     @property
     def _settings_place(self) -> str:
         return f"{self.hidden}/settings.json"
+
+
+def _text(schema: pa.Schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()

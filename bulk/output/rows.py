@@ -122,6 +122,13 @@ class RowWriter:
         seconds = {n: codes.duration for n, codes in zip(good, clips, strict=True)}
         return pa.Table.from_arrays(arrays, schema=self.schema), _ledger(group, seconds, faults)
 
+    @property
+    def code_names(self) -> list[str]:
+        """The columns of codes."""
+        if self.options.training_rows:
+            return [CODES_LIST]
+        return [field.name for field in self.schema if field.name.startswith("level_")]
+
     def codes(self, row: Mapping[str, Any]) -> Codes:
         """Return the codes of one row of the output.
 

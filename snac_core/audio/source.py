@@ -74,7 +74,7 @@ class SoundSource:
         self._hold = hold
         self.warning: str | None = None
         with contextlib.ExitStack() as stack:
-            self._raw = _opened(source, stack)
+            self._raw = open_source(source, stack)
             if not self._raw.seek(0, io.SEEK_END):
                 raise AudioError("the audio is empty: 0 bytes")
             self._decoder = self._decode()
@@ -176,7 +176,8 @@ class SoundSource:
             )
 
 
-def _opened(source: bytes | BinaryIO | str | Path, stack: contextlib.ExitStack) -> BinaryIO:
+def open_source(source: bytes | BinaryIO | str | Path, stack: contextlib.ExitStack) -> BinaryIO:
+    """Return an open file that can be sought in; ``stack`` closes it if it was opened here."""
     if isinstance(source, (str, Path)):
         return stack.enter_context(Path(source).open("rb"))
     if isinstance(source, (bytes, bytearray, memoryview)):

@@ -10,12 +10,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from snac_core.codec import Codec
 from snac_core.errors import AudioError
 from snac_core.types import Samples
 from snac_core.utils import atomic_files
+from snac_core.utils.commands import progress
 from trainer.config import TrainConfig, curriculum
 from trainer.data.recordings import read_part
 from trainer.errors import TrainerError
@@ -108,7 +107,7 @@ def evaluate(
             kept = KeptSamples(output_dir, codec.sample_rate)
             table = PerFile(output_dir / PER_FILE, ("path", "group"), aggregator.columns)
             stack.enter_context(table)
-        progress = stack.enter_context(tqdm(total=len(taken), desc="evaluating", unit="file"))
+        bar = stack.enter_context(progress(total=len(taken), desc="evaluating", unit="file"))
         for chunk in _chunks(taken, codec, choice, unreadable):
             for one, reference, made, row in _reconstructed(models, chunk, aggregator):
                 path = one.clip.path
@@ -119,7 +118,7 @@ def evaluate(
                 if kept is not None and choice.wants(one):
                     figures = {name: _finite(value) for name, value in row.items()}
                     kept.keep(path, one.group, reference, made)["figures"] = figures
-                progress.update()
+                bar.update()
     if not aggregator.files:
         where = ", ".join(map(str, folders))
         raise TrainerError(f"none of the {len(taken)} recordings under {where} can be read")

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from snac_core.errors import AudioError
+from snac_core.utils.commands import progress
 from trainer.data.recordings import Clip, clip_of, group_of
 from trainer.data.scan import audio_files
 from trainer.errors import TrainerError
@@ -55,7 +54,7 @@ def find(
     """
     files = list(dict.fromkeys(path for folder in folders for path in audio_files(folder)))
     taken, unreadable = [], []
-    for path in tqdm(files, "reading headers", unit="file", delay=2):
+    for path in progress(files, desc="reading headers", unit="file", delay=2):
         group = group_of(path, group_by) if group_by else ALL
         try:
             taken.append(Taken(clip_of(path), group))

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from snac_core.utils import atomic_files
+from snac_core.utils.commands import progress
 from trainer.config import TrainConfig, curriculum
 from trainer.config.advice import advice
 from trainer.data.fingerprint import fingerprint, same_validation
@@ -40,6 +41,9 @@ from trainer.training.remeasure import measure_anew
 from trainer.training.validation import ValidationSet
 
 log = logging.getLogger(__name__)
+
+SAY_SECONDS = 30.0
+"""Between two lines of the log that say how far a run is, where no bar is shown."""
 
 
 def train(config: TrainConfig, where: World | torch.device) -> Path:
@@ -149,6 +153,7 @@ class TrainingRun:
             log.warning("%s", text)
         self.throughput = Throughput()
         self.saved_at, self.saved_step = time.monotonic(), self.state.step
+        self.said_at = -SAY_SECONDS
         log.info(
             "%s: %d recordings, %.1f h to train on; %d to validate; %d steps; %d process%s",
             *(config.name, self.data.recordings, self.data.seconds / 3600),
@@ -195,8 +200,8 @@ class TrainingRun:
         self._between()
         plan = curriculum.plan(config, epoch)
         title = f"epoch {epoch}/{config.num_epochs} {plan.length:g} s"
-        steps, quiet = self.epochs.steps(epoch), not self.world.main
-        with tqdm(total=steps, initial=state.batch, desc=title, disable=quiet) as bar:
+        steps, disable = self.epochs.steps(epoch), None if self.world.main else True
+        with progress(total=steps, initial=state.batch, desc=title, disable=disable) as bar:
             self._take_steps(steps, bar)
         if state.validated_at != state.step:
             self._validate()
@@ -255,12 +260,17 @@ class TrainingRun:
         speed = self.throughput.read()
         if terms is None:
             return
-        left = self.throughput.left(self.total_steps - self.state.step)
-        bar.set_postfix(
-            loss=f"{terms['loss']:.3f}",
-            audio_s_per_s=f"{speed:.1f}",
-            run_left=tqdm.format_interval(left),
-        )
+        left = tqdm.format_interval(self.throughput.left(self.total_steps - self.state.step))
+        figures = {"loss": f"{terms['loss']:.3f}", "audio_s_per_s": f"{speed:.1f}"}
+        bar.set_postfix(**figures, run_left=left)
+        if bar.disable and self.world.main and time.monotonic() - self.said_at >= SAY_SECONDS:
+            # Without a terminal the log has to say how far it is.
+            self.said_at = time.monotonic()
+            log.info(
+                "epoch %d, step %d of %d: loss %s, %s audio-seconds a second, %s left",
+                *(self.state.epoch, self.state.step, self.total_steps),
+                *(*figures.values(), left),
+            )
         self.metrics.write(
             "train",
             terms | {"audio_seconds_per_second": speed},
