@@ -142,7 +142,6 @@ def _complain(error: object, kind: str = "error") -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="snac-bulk", description="Corpora into tokens.")
     add_version(parser)
-    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _encode_parser(commands)
     _tokenize_parser(commands)
