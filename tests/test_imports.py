@@ -45,7 +45,18 @@ FLOORS = {
         "config",
         "errors",
     ],
-    "bulk": ["cli", "tokenize", "shards"],
+    "bulk": [
+        "cli",
+        "verify",
+        "encode decode",
+        "pipeline",
+        "cluster encoder progress",
+        "output",
+        "plan reading",
+        "sources batches",
+        "filesystems",
+        "errors",
+    ],
 }
 """The folders and modules of each package, top floor first; each imports only lower floors."""
 
