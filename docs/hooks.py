@@ -22,6 +22,8 @@ PAGES = {
     "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
     "examples/README.md": "examples.md",
+    "examples/finetune_dialect/README.md": "examples/finetune_dialect.md",
+    "examples/javascript/README.md": "examples/javascript.md",
     "examples/orpheus/README.md": "examples/orpheus.md",
     "snac_core/starter/README.md": "starter.md",
 }

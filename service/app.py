@@ -10,6 +10,7 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 
 from service import problems
+from service.api.examples import DocumentedApp
 from service.api.methods import MethodMiddleware
 from service.api.parameters import refuse_unknown_query
 from service.api.request_context import RequestContext
@@ -46,7 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     The app; its ``state.service`` is the `Service`, which loads a model when the app starts.
     """
     service = Service(settings or Settings())
-    app = FastAPI(
+    app = DocumentedApp(
         title="SNAC tokenizer",
         description=_DESCRIPTION,
         version=version("snac-tokenizer"),

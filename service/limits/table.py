@@ -27,7 +27,7 @@ LIMITS = (
     Limit("nesting of JSON", "max_json_depth", "400 `malformed-body`"),
     Limit("fields of an object", str(MAX_FIELDS), "400 `malformed-body`"),
     Limit("lists and objects of a body", str(MAX_LISTS), "400 `malformed-body`"),
-    Limit("multipart fields that are no files", "8 of 16 KiB, in UTF-8", "400, 415"),
+    Limit("multipart fields that are no files", "8 of 16 KiB, in UTF-8", "400, 415, 422"),
     Limit("files of a batch", "max_files", "413 `too-large`"),
     Limit("items of a batch", "max_items", "413 `too-large`"),
     Limit("audio of a file or of codes", "max_seconds", "413 `audio-too-long`"),

@@ -23,6 +23,7 @@ from snac_core.store.weights import build
 from snac_core.utils.commands import extra, printable
 
 AUDIO_OUTPUTS = (".wav", ".flac", ".ogg", ".opus", ".pcm")
+PICTURES = (".png", ".svg", ".pdf")
 
 
 class Figures(NamedTuple):
@@ -105,6 +106,30 @@ def tokens(arguments: argparse.Namespace) -> int:
         if planned.searched:
             return json.dumps({"input": printable(str(source)), "tokens": found})
         return json.dumps(found)
+
+    return each(planned, work, strict=arguments.strict)
+
+
+def plot(arguments: argparse.Namespace) -> int:
+    """Draw waveform, spectrogram and tokens of audio files, or of files of codes."""
+    suffixes = (*audio.AUDIO_SUFFIXES, *codes_files.SUFFIXES)
+    planned = plan(arguments, suffixes, PICTURES, "png")
+    codec = _load(arguments)
+
+    def work(source: Path, target: Path) -> str:
+        # Here, as it brings SciPy and matplotlib along.
+        from snac_core.plot import draw
+
+        if source.suffix.lower() in codes_files.SUFFIXES:
+            codes = codes_files.read(source, codec.config, codec.token_space)
+            (samples,) = codec.decode([codes])
+        else:
+            samples = _samples(source, codec.sample_rate, arguments)
+            (codes,) = codec.encode([samples])
+        said = f"{codes.duration:.2f} s, {sum(map(len, codes.levels))} tokens"
+        title = f"{printable(source.name)}: {said}"
+        write(target, draw(samples, codes, codec.config, title, _format(target, arguments)))
+        return f"{source} -> {target}: {said}"
 
     return each(planned, work, strict=arguments.strict)
 

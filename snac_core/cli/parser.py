@@ -17,6 +17,7 @@ _MODEL_HELP = (
 )
 _CODES = ("npz", "json", "msgpack")
 _AUDIO = ("wav", "flac", "ogg", "opus", "pcm")
+_PICTURES = ("png", "svg", "pdf")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,6 +60,12 @@ def parser() -> argparse.ArgumentParser:
     )
     _inputs(command, "audio file or file of codes")
     _layout(command, "to print (default: hierarchical)")
+    _channel(command)
+    add_strict(command)
+
+    command = _command(commands, "plot", "draw waveform, spectrogram and tokens")
+    _inputs(command, "audio file or file of codes")
+    _output(command, _PICTURES, "png")
     _channel(command)
     add_strict(command)
 

@@ -43,7 +43,8 @@ curl --fail-with-body --data-binary @tokens.json${curlKey()} \\
   -H "Content-Type: application/json" -H "Accept: audio/wav" \\
   ${url("v1/decode")} -o speech.wav
 `,
-    stream: () => `# curl speaks no WebSocket protocol to the end; the same audio, streamed over HTTP:
+    stream: () => `# curl cannot hold a conversation over a WebSocket; this streams the same audio over HTTP.
+# tokens.json: what Download saves, in any layout.
 curl --fail-with-body --no-buffer --data-binary @tokens.json${curlKey()} \\
   -H "Content-Type: application/json" -H "Accept: audio/wav" \\
   "${url("v1/decode?stream=true")}" -o speech.wav
@@ -74,7 +75,7 @@ ${keyed() ? "import os\n" : ""}import wave
 
 from websockets.sync.client import connect
 
-tokens = json.load(open("tokens.json"))["codes"]  # layout flat, as Download saves it
+tokens = json.load(open("tokens.json"))["codes"]  # Download, in the layout flat
 url = "${socket(`v1/stream/decode?${query}`)}"
 with connect(url, ping_interval=None${keyed() ? ', additional_headers={"X-Api-Key": os.environ["SNAC_API_KEY"]}' : ""}) as stream:
     ready = json.loads(stream.recv())

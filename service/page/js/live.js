@@ -41,6 +41,8 @@ class LiveStream {
   #stopped = false;
   #socket = null;
   #player = null;
+  #needed = Infinity;
+  #enoughAt = null;
   sent = 0;
   audioSeconds = 0;
   firstTokenAt = null;
@@ -80,6 +82,7 @@ class LiveStream {
             const message = JSON.parse(data);
             if (message.type === "ready") {
               this.#player = await PcmPlayer.open(message.sample_rate);
+              this.#needed = message.tokens_per_frame * (Math.floor(message.lookahead_samples / message.frame_samples) + 1);
               this.#send();
             } else if (message.type === "problem") problem = new Problem(message.problem);
           }
@@ -91,7 +94,7 @@ class LiveStream {
         if (problem) reject(problem);
         else if (code === 1000 || this.#stopped) resolve();
         else if (opened) reject(Problem.local("stream-ended", "The stream ended early", `Close code ${code}${reason ? `: ${reason}` : ""}.`));
-        else resolve(this.#whyRefused().catch(reject));
+        else this.#whyRefused().then(resolve, reject);
       };
     });
     try {
@@ -119,6 +122,7 @@ class LiveStream {
       if (this.#stopped) return;
       const due = this.pace ? Math.floor(((performance.now() - began) / 1000) * this.tokensPerSecond * this.pace) + 1 : this.tokens.length;
       while (this.sent < Math.min(due, this.tokens.length)) this.#socket.send(String(this.tokens[this.sent++]));
+      if (this.sent >= Math.min(this.#needed, this.tokens.length)) this.#enoughAt ??= performance.now();
       this.#show();
       if (this.sent < this.tokens.length) setTimeout(step, TICK_MS);
       else this.#socket.send('{"type":"end"}');
@@ -143,6 +147,7 @@ class LiveStream {
       ["As speech", `${round(tokenSeconds, 2)} s`],
       ["Audio received", `${round(this.audioSeconds, 2)} s`],
       ["Time", `${round(elapsed, 2)} s`],
+      ["Once enough tokens were there", this.firstAudioAt === null || this.#enoughAt === null ? null : `${round(this.firstAudioAt - this.#enoughAt, 0)} ms`],
       ["Gaps in play", this.#player ? String(this.#player.gaps) : "0"],
     ]);
     drawProgress(this.points, this.tokens.length / this.tokensPerSecond);

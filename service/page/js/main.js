@@ -14,6 +14,7 @@ import { about, currentModel, decode, encode, keys, measure } from "./service.js
 import { fetchSample, setUpSources } from "./sources.js";
 
 const MOST_TEXT = 20000;
+const IDLE = "Space plays; A and B change over. Point at a token, or focus the picture and use the arrow keys.";
 
 const player = new Player();
 const plots = new Plots(byId("plots"));
@@ -79,7 +80,7 @@ const page = {
       model: decoded.model,
       wav: decoded.wav,
       answer: { num_samples: output.length, sample_rate: rate, model: decoded.model },
-      duration: (levels[0].length * page.model.frame_samples) / rate,
+      duration: output.length / rate,
       warnings: [],
       timings: { decode: decoded.timings },
     });
@@ -96,8 +97,12 @@ const page = {
     document.querySelector(".quality").hidden = !result.blob;
     player.load({ input: result.input, output: result.output }, result.rate);
     for (const radio of byId("sides").querySelectorAll("input")) radio.disabled = !player.has(radio.value);
-    plots.load({ input: result.input, output: result.output }, result.rate, result.levels, result.duration);
+    // Tokens come in whole coarse frames, and reach beyond the end of the audio.
+    result.tokenSeconds = (result.levels[0].length * page.model.frame_samples) / result.rate;
+    plots.load({ input: result.input, output: result.output }, result.rate, result.levels, result.tokenSeconds);
     showFigures();
+    showLanes();
+    showToken(null);
     offerLayouts();
     showStatus();
   },
@@ -151,6 +156,16 @@ function showFigures() {
   ]);
 }
 
+/** Name the rows of the token picture: the level, and the time that one of its codes covers. */
+function showLanes() {
+  const { levels, tokenSeconds } = page.result;
+  byId("lanes").replaceChildren(
+    ...levels.map((level, i) =>
+      element("li", {}, element("b", { textContent: `Level ${i}` }), ` ${round((1000 * tokenSeconds) / level.length, 0)} ms`),
+    ),
+  );
+}
+
 function offerLayouts() {
   const chosen = byId("layout").value;
   const fitting = Object.entries(LAYOUTS).filter(([, layout]) => layout.fits(page.result.levels));
@@ -177,7 +192,7 @@ function showToken(cell) {
   out.classList.toggle("on", Boolean(cell));
   out.textContent = cell
     ? `level ${cell.level} · index ${cell.index} · code ${cell.code} · ${round(cell.start, 3)}–${round(cell.end, 3)} s`
-    : "Point at a token, or focus the picture and use the arrow keys.";
+    : IDLE;
 }
 
 function setUpPlayer() {

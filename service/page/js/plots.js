@@ -3,7 +3,7 @@
 import { colour, prepare } from "./canvas.js";
 import { drawSpectrogram, logMel, loudest } from "./spectrogram.js";
 import { TokenMap } from "./tokenmap.js";
-import { drawWaveform } from "./waveform.js";
+import { drawWaveform, peakOf } from "./waveform.js";
 
 const SHORTEST_SECONDS = 0.1;
 const STEPS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600];
@@ -13,6 +13,7 @@ export class Plots extends EventTarget {
   #sounds = {};
   #rate = 24000;
   #duration = 0;
+  #peak = 1;
   #view = { start: 0, end: 1 };
   #position = 0;
   #span = null;
@@ -31,12 +32,14 @@ export class Plots extends EventTarget {
         this.dispatchEvent(new CustomEvent("seek", { detail: this.#seconds((event.clientX - box.left) / box.width) }));
       });
     new ResizeObserver(() => this.draw()).observe(place);
+    document.fonts.ready.then(() => this.draw());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
   load(sounds, rate, levels, duration) {
     [this.#sounds, this.#rate, this.#duration] = [sounds, rate, duration];
     this.#view = { start: 0, end: duration };
+    this.#peak = Math.max(0.05, ...Object.values(sounds).filter(Boolean).map(peakOf));
     this.tokens.load(levels, duration);
     this.mark(null);
     for (const side of ["input", "output"]) this.place.querySelector(`.for-${side}`).hidden = !sounds[side];
@@ -51,7 +54,7 @@ export class Plots extends EventTarget {
       const samples = this.#sounds[side];
       if (!samples) continue;
       const row = this.place.querySelector(`.for-${side}`);
-      drawWaveform(prepare(row.querySelector(".wave")), samples, this.#rate, start, end, colour(side), colour("line"));
+      drawWaveform(prepare(row.querySelector(".wave")), samples, this.#rate, this.#view, this.#peak, { ink: colour(side), line: colour("line") });
       const surface = prepare(row.querySelector(".mel"));
       pictures[side] = { surface, values: logMel(samples, this.#rate, start, end, Math.max(1, Math.round(surface.width))) };
     }

@@ -7,6 +7,12 @@ const spec = await (await fetch("../asyncapi.json")).json();
 const resolve = (reference) => reference.slice(2).split("/").reduce((part, name) => part[name], spec);
 const follow = (value) => (value?.$ref ? resolve(value.$ref) : value);
 
+/** JSON on one line where it fits on one. */
+function readable(value) {
+  const line = JSON.stringify(value).replaceAll(/([:,])(?=["[{\d])/g, "$1 ");
+  return line.length <= 90 ? line : JSON.stringify(value, null, 2).replaceAll(/\[\s+([\d,\s]+?)\s+\]/g, (_, list) => `[${list.replaceAll(/\s+/g, " ")}]`);
+}
+
 function typeOf(schema) {
   const found = follow(schema);
   if (found.const !== undefined) return JSON.stringify(found.const);
@@ -16,30 +22,30 @@ function typeOf(schema) {
   return found.type ?? "any";
 }
 
-function fields(schema) {
+function fields(name, schema) {
   const found = follow(schema);
   if (!found.properties) return null;
-  const rows = Object.entries(found.properties).map(([name, field]) => {
-    const required = found.required?.includes(name);
-    const fallback = field.default === undefined ? "–" : JSON.stringify(field.default);
+  const rows = Object.entries(found.properties).map(([field, about]) => {
+    const required = found.required?.includes(field);
+    const fallback = about.default === undefined ? "–" : JSON.stringify(about.default);
     return element(
       "tr",
       {},
-      element("td", { textContent: name }),
-      element("td", { textContent: typeOf(field) }),
+      element("td", { textContent: field }),
+      element("td", { textContent: typeOf(about) }),
       element("td", { textContent: required ? "required" : fallback }),
-      element("td", { className: "reason", textContent: field.description ?? "" }),
+      element("td", { className: "reason", textContent: about.description ?? "" }),
     );
   });
-  const heads = ["Field", "Type", "Default", ""].map((words) => element(words ? "th" : "td", { scope: words ? "col" : undefined, textContent: words }));
+  const heads = ["Field", "Type", "Default", ""].map((words) => words ? element("th", { scope: "col", textContent: words }) : element("td"));
   return element(
     "div",
-    { className: "scroll", tabIndex: 0, role: "region", ariaLabel: "Fields" },
+    { className: "scroll", tabIndex: 0, role: "region", ariaLabel: `Fields of ${name}` },
     element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows)),
   );
 }
 
-function message(reference) {
+function message(place, reference) {
   const found = follow(follow(reference));
   const example = found.examples?.[0]?.payload;
   return element(
@@ -50,8 +56,8 @@ function message(reference) {
       "div",
       {},
       element("p", { textContent: found.summary }),
-      example === undefined ? null : element("pre", { className: "code", tabIndex: 0, textContent: JSON.stringify(example, null, 1) }),
-      fields(found.payload),
+      example === undefined ? null : element("pre", { className: "code", tabIndex: 0, textContent: readable(example) }),
+      fields(`${found.name}, ${place}`, found.payload),
     ),
   );
 }
@@ -60,7 +66,7 @@ byId("description").textContent = spec.info.description;
 const channels = Object.entries(spec.channels).map(([name, channel]) => {
   const part = (action, words) => [
     element("h3", { textContent: words }),
-    ...spec.operations[`${name}.${action}`].messages.map(message),
+    ...spec.operations[`${name}.${action}`].messages.map((reference) => message(channel.title, reference)),
   ];
   return element(
     "section",

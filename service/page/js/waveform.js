@@ -1,6 +1,9 @@
 // Waveforms: the lowest and the highest sample of each column.
 
-export function drawWaveform({ context, width, height }, samples, rate, start, end, ink, line) {
+export const peakOf = (samples) => samples.reduce((most, sample) => Math.max(most, Math.abs(sample)), 0);
+
+/** Draw the samples of `view`, {start, end} in seconds, with `peak` at the full height. */
+export function drawWaveform({ context, width, height }, samples, rate, { start, end }, peak, { ink, line }) {
   const middle = height / 2;
   context.fillStyle = line;
   context.fillRect(0, Math.round(middle), width, 1);
@@ -17,8 +20,8 @@ export function drawWaveform({ context, width, height }, samples, rate, start, e
       low = Math.min(low, samples[i]);
       high = Math.max(high, samples[i]);
     }
-    const top = middle - Math.min(1, high) * middle;
-    const bottom = middle - Math.max(-1, low) * middle;
+    const top = middle - (high / peak) * middle;
+    const bottom = middle - (low / peak) * middle;
     context.fillRect(column / 2, top, 0.6, Math.max(0.8, bottom - top));
   }
 }

@@ -139,6 +139,10 @@ def test_two_workers_are_one_service(
         assert httpx.post(f"{url}/v1/models/rollback", timeout=60).is_success
         assert {answer.headers["X-Model-Version"] for answer in posts(12)} == {store.current()}
 
+        version = store.publish(tiny_config, variant(2))
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: {one.headers["X-Model-Version"] for one in posts(6)} == {version})
+
         supervisor = [
             child
             for child in psutil.Process(process.pid).children()
@@ -193,6 +197,38 @@ def test_a_worker_whose_engine_dies_is_replaced_as_soon_as_another_can_start(
         assert all_answer()
         process.send_signal(signal.SIGTERM)
         assert process.wait(400) == 0
+
+
+def test_a_stopped_worker_is_replaced_and_a_second_start_is_refused(
+    store: ModelStore, samples_of: Any, wav_of: Any
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    command = [*COMMAND[:-4], "--port", port, "--devices", "cpu,cpu"]
+    variables = {"SNAC_HEARTBEAT_TIMEOUT": "15"}
+    with workers(store.root, command, **variables) as (process, url, entries):
+        second = subprocess.run(
+            [*command, "--model", str(store.root)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+        assert second.returncode == 1
+        assert second.stderr == (
+            f"snac-service: 127.0.0.1:{port} cannot be listened on: Address already in use\n"
+        )
+        stopped = next(
+            child
+            for child in psutil.Process(process.pid).children()
+            if "spawn_main" in " ".join(child.cmdline())
+        )
+        stopped.send_signal(signal.SIGSTOP)
+        wait_for(lambda: sum(entry["event"] == "serving" for entry in list(entries)) == 3)
+        assert not psutil.pid_exists(stopped.pid)
+        assert ended(entries) == [-signal.SIGKILL]
+        wav = wav_of(samples_of(0.2))
+        assert httpx.post(f"{url}/v1/encode", content=wav, timeout=60).is_success
 
 
 def test_a_signal_between_two_lives_of_all_workers_ends_the_service(
