@@ -23,8 +23,8 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from service.client import AsyncSnacClient, ProblemError
 from snac_core import audio
+from snac_core.client import AsyncSnacClient, ProblemError
 from snac_core.types import Samples
 
 log = logging.getLogger("bridge")
