@@ -30,7 +30,7 @@ FLAGS = (
     "--use-fake-ui-for-media-stream",
 )
 
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 
 # What Chromium prints of an answer that is a problem; the page shows those in its own words.
 _REFUSED = re.compile(r"Failed to load resource|WebSocket connection .* failed")
