@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,18 +25,25 @@ MAX_COLUMNS = 2000
 
 
 def save(path: Path, samples: Samples, codes: Codes, config: SnacConfig, title: str = "") -> None:
-    """Write the picture of a recording to ``path``.
+    """Write `draw`'s picture to ``path``, whose suffix says the format."""
+    path.write_bytes(draw(samples, codes, config, title, path.suffix.lower().lstrip(".")))
+
+
+def draw(
+    samples: Samples, codes: Codes, config: SnacConfig, title: str = "", format: str = "png"
+) -> bytes:
+    """Return the picture of a recording.
 
     Parameters
     ----------
-    path
-        Ends in ``.png``, ``.svg`` or ``.pdf``.
     samples
         float, [T], at the rate of ``config``; the recording, or what ``codes`` decode to.
     codes
         Drawn with one row for each level, coarse to fine; a code is as wide as its time.
     title
         The line above the picture.
+    format
+        ``png``, ``svg`` or ``pdf``.
 
     Raises
     ------
@@ -57,8 +65,9 @@ def save(path: Path, samples: Samples, codes: Codes, config: SnacConfig, title: 
     figure.colorbar(tokens, ax=bottom, label="code", pad=0.01)
     bottom.set(xlabel="s", xlim=(0, seconds))
     figure.suptitle(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, format=format, dpi=150)
+    return picture.getvalue()
 
 
 def _draw_waveform(axes: Axes, samples: Samples, seconds: float) -> None:

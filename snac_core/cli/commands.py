@@ -20,9 +20,10 @@ from snac_core.errors import AudioError, SnacError
 from snac_core.layouts import to_layout
 from snac_core.store import checkpoint
 from snac_core.store.weights import build
-from snac_core.utils.commands import printable
+from snac_core.utils.commands import extra, printable
 
 AUDIO_OUTPUTS = (".wav", ".flac", ".ogg", ".opus", ".pcm")
+PICTURES = (".png", ".svg", ".pdf")
 
 
 class Figures(NamedTuple):
@@ -109,6 +110,30 @@ def tokens(arguments: argparse.Namespace) -> int:
     return each(planned, work, strict=arguments.strict)
 
 
+def plot(arguments: argparse.Namespace) -> int:
+    """Draw waveform, spectrogram and tokens of audio files, or of files of codes."""
+    suffixes = (*audio.AUDIO_SUFFIXES, *codes_files.SUFFIXES)
+    planned = plan(arguments, suffixes, PICTURES, "png")
+    codec = _load(arguments)
+
+    def work(source: Path, target: Path) -> str:
+        # Here, as it brings SciPy and matplotlib along.
+        from snac_core.plot import draw
+
+        if source.suffix.lower() in codes_files.SUFFIXES:
+            codes = codes_files.read(source, codec.config, codec.token_space)
+            (samples,) = codec.decode([codes])
+        else:
+            samples = _samples(source, codec.sample_rate, arguments)
+            (codes,) = codec.encode([samples])
+        said = f"{codes.duration:.2f} s, {sum(map(len, codes.levels))} tokens"
+        title = f"{printable(source.name)}: {said}"
+        write(target, draw(samples, codes, codec.config, title, _format(target, arguments)))
+        return f"{source} -> {target}: {said}"
+
+    return each(planned, work, strict=arguments.strict)
+
+
 def inspect(arguments: argparse.Namespace) -> int:
     """Print what a model is."""
     facts = describe(checkpoint.read(arguments.model))
@@ -119,6 +144,28 @@ def inspect(arguments: argparse.Namespace) -> int:
     for name, value in facts.items():
         shown = json.dumps(value) if isinstance(value, dict) else value
         print(f"{name.replace('_', ' '):{width}}  {shown}")
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write a model in the format of another program, and upload it where that is asked for."""
+    from snac_core.export import model_card, push_folder, write_upstream
+
+    found = checkpoint.read(arguments.model)
+    card = arguments.model_card.read_text("utf-8") if arguments.model_card else model_card(found)
+    if arguments.format == "onnx":
+        with extra("onnx", "snac-codec export --format onnx"):
+            from snac_core.export.onnx_graph import operators, write_onnx
+
+        files = write_onnx(found, arguments.output)
+        (arguments.output / "README.md").write_text(card, "utf-8")
+        for path in files:
+            print(f"{path}: {', '.join(operators(path))}")
+    else:
+        for path in write_upstream(found, arguments.output, card):
+            print(path)
+    if arguments.push:
+        print(f"pushed to {push_folder(arguments.output, arguments.push, found.version)}")
     return 0
 
 

@@ -17,6 +17,7 @@ _MODEL_HELP = (
 )
 _CODES = ("npz", "json", "msgpack")
 _AUDIO = ("wav", "flac", "ogg", "opus", "pcm")
+_PICTURES = ("png", "svg", "pdf")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -62,10 +63,35 @@ def parser() -> argparse.ArgumentParser:
     _channel(command)
     add_strict(command)
 
+    command = _command(commands, "plot", "draw waveform, spectrogram and tokens")
+    _inputs(command, "audio file or file of codes")
+    _output(command, _PICTURES, "png")
+    _channel(command)
+    add_strict(command)
+
     command = commands.add_parser("inspect", help="print what a model is")
     command.set_defaults(command="inspect", parser=command)
     _model_argument(command)
     command.add_argument("--json", action="store_true", help="print JSON")
+
+    command = commands.add_parser(
+        "export",
+        help="write a model for others: the package snac, ONNX, the Hugging Face Hub",
+        description="upstream: config.json and pytorch_model.bin, which snac.SNAC.from_pretrained "
+        "loads. onnx: encoder.onnx and decoder.onnx, for clips of any length.",
+    )
+    command.set_defaults(command="export", parser=command)
+    command.add_argument("model", metavar="REF", help=_MODEL_HELP)
+    command.add_argument("output", type=Path, metavar="OUT", help="folder, made if missing")
+    command.add_argument(
+        "--format", choices=("upstream", "onnx"), default="upstream", help="default: upstream"
+    )
+    command.add_argument(
+        "--push", metavar="OWNER/NAME", help="upload OUT to this model of the Hugging Face Hub"
+    )
+    command.add_argument(
+        "--model-card", type=Path, metavar="FILE", help="its README.md (default: made up)"
+    )
     return top
 
 
