@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,9 @@ from trainer.losses.losses import Losses
 from trainer.model.network import reconstruct, starting_model
 from trainer.runtime import resume
 from trainer.runtime.distributed import World
-from trainer.training.batches import Batch
+from trainer.training.batches import Batch, DeviceTransfer
+from trainer.training.earlier_discriminators import load_discriminators
+from trainer.training.epochs import Epochs
 from trainer.training.find_data import find_data
 
 PARTS = ("encoder", "quantizer", "decoder")
@@ -43,22 +46,26 @@ def plan(config: TrainConfig, processes: int = 1) -> str:
         Where the run would not start either.
     """
     model, version = starting_model(config)
-    data, validation = find_data(config, World(torch.device("cpu")))
+    data, validation, named = find_data(config, World(torch.device("cpu")))
     path = resume.resumed_path(config)
     if path is not None:
         resume.read(config, World(torch.device("cpu")))
     _check_writable(Path(config.output_dir))
     if config.publish_to is not None:
         _check_writable(Path(config.publish_to))
-    rows = list(_stages(config, data, model, processes))
-    steps = sum(count for _, count in rows)
+    if config.discriminator_checkpoint is not None and path is None:
+        load_discriminators(Discriminators(config), config.discriminator_checkpoint)
+    world = World(torch.device("cpu"), 0, processes)
+    epochs = Epochs(config, data, model.config, world, DeviceTransfer(world, model.config))
+    steps = sum(epoch.steps for epoch in epochs.all)
     total = min(config.max_steps or steps, steps)
     lines = [
         f"{config.name}: {version or 'random weights'}, {model.config.sampling_rate} Hz",
         f"train: {data.recordings} recordings, {data.seconds / 3600:.2f} h",
         f"validate: {min(config.val_segments, len(validation))} segments of "
         f"{curriculum.longest(config).length:g} s from {len(validation)} recordings",
-        *(text for text, _ in rows),
+        *(f"validate {name}: from {len(clips)} recordings" for name, clips in named.items()),
+        *_stages(config, data, epochs, processes),
         f"steps: {total}" + (f" of {steps}, as max_steps says" if total < steps else ""),
         *_weights(model),
         "token space: "
@@ -82,34 +89,25 @@ def _check_writable(folder: Path) -> None:
 
 
 def _stages(
-    config: TrainConfig, data: TrainingData, model: SNAC, processes: int
-) -> Iterator[tuple[str, int]]:
-    """Yield a line for each run of epochs that are alike, and the steps in them."""
-    epochs = range(1, config.num_epochs + 1)
+    config: TrainConfig, data: TrainingData, epochs: Epochs, processes: int
+) -> Iterator[str]:
+    """Yield a line for each run of epochs that are alike."""
     first = 1
-    for epoch in epochs:
-        now = curriculum.plan(config, epoch)
-        if epoch < config.num_epochs and curriculum.plan(config, epoch + 1) == now:
-            continue
-        rate = model.config.sampling_rate
-        samples = model.config.padded_samples(round(now.length * rate))
-        steps = len(data.batches(first, samples, now.batch, rate, world=processes))
+    for now, same in itertools.groupby(epochs.all):
+        last = first + len(list(same)) - 1
+        length, batch = now.plan
         shares = sorted(
-            {
-                len(World(torch.device("cpu"), r, processes).share(now.batch))
-                for r in range(processes)
-            }
+            {len(World(torch.device("cpu"), r, processes).share(batch)) for r in range(processes)}
         )
         shared = f" ({' or '.join(map(str, shares))} in each of {processes} processes)"
-        short = data.shorter(now.length)
+        short = data.shorter(length)
         padded = f", {short} recordings are shorter and padded" if short else ""
         parts = f", in {config.accumulate} parts" if config.accumulate > 1 else ""
         yield (
-            f"epochs {first}-{epoch}: {now.length:g} s x {now.batch}"
-            f"{shared if processes > 1 else ''}{parts}, {steps} steps per epoch{padded}",
-            steps * (epoch - first + 1),
+            f"epochs {first}-{last}: {length:g} s x {batch}"
+            f"{shared if processes > 1 else ''}{parts}, {now.steps} steps per epoch{padded}"
         )
-        first = epoch + 1
+        first = last + 1
 
 
 def _weights(model: SNAC) -> Iterator[str]:
@@ -132,8 +130,8 @@ def _memory(config: TrainConfig, model: SNAC, processes: int) -> int:
     discriminators = Discriminators(config) if config.adversarial else None
     if discriminators is not None:
         total += 4 * ADAM_COPIES * sum(weight.numel() for weight in discriminators.parameters())
-    plans = [curriculum.plan(config, epoch) for epoch in range(1, config.num_epochs + 1)]
-    largest = max(plan.length * -(-plan.batch // (processes * config.accumulate)) for plan in plans)
+    parts = processes * config.accumulate
+    largest = max(plan.length * -(-plan.batch // parts) for plan in curriculum.plans(config))
     samples = model.config.padded_samples(model.config.sampling_rate // 4)
     kept = _kept(config, model, discriminators, samples)
     return total + int(kept * largest * model.config.sampling_rate / samples)

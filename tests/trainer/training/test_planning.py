@@ -71,7 +71,7 @@ def test_what_would_not_start_is_no_plan(settings: dict[str, Any]) -> None:
 
 def test_a_checkpoint_of_other_settings_is_no_plan(trained: dict[str, Any]) -> None:
     with pytest.raises(TrainerError, match="was made with other settings"):
-        plan(configuration.parse({**trained, "resume": "auto", "learning_rate": 5e-4}))
+        plan(configuration.parse({**trained, "resume": "auto", "mel_weight": 5.0}))
 
 
 def test_what_hardly_anybody_means_is_said(settings: dict[str, Any]) -> None:
