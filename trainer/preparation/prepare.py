@@ -29,7 +29,7 @@ from trainer.preparation.manifest import (
 )
 from trainer.preparation.measure import measure_all
 from trainer.preparation.placing import SIDES
-from trainer.preparation.workers import Workers, available
+from trainer.runtime.workers import Workers, available
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ TASK = 32
 FEW = 256
 """Recordings that this process measures by itself."""
 MOST_NAMED = 20
+MODULES = ("trainer.preparation.measure", "trainer.preparation.flac")
+"""What processes that read import."""
 
 
 FILTERS = (
@@ -165,7 +167,10 @@ def prepare(
         raise TrainerError(f"{output / MANIFEST} was not made by prepare: choose another folder")
     there = output.exists()
     output.mkdir(parents=True, exist_ok=True)
-    with closing(Catalog(output / CATALOG)) as catalog, Workers(jobs or available()) as workers:
+    with (
+        closing(Catalog(output / CATALOG)) as catalog,
+        Workers(jobs or available(), MODULES) as workers,
+    ):
         try:
             placing.check_strangers(output, catalog)
             sides = [output.resolve() / side for side in SIDES]
