@@ -38,7 +38,9 @@ class Workers:
         What they do, in the past tense, for the message about one that died.
     """
 
-    def __init__(self, count: int, modules: Sequence[str], what: str = "read recordings") -> None:
+    def __init__(
+        self, count: int, modules: Sequence[str] = (), what: str = "read recordings"
+    ) -> None:
         self.count, self.modules, self.what = count, list(modules), what
         self._pool: ProcessPoolExecutor | None = None
 

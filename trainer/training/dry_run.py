@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from snac_core.model import SNAC
 from trainer.config import TrainConfig, curriculum
@@ -16,18 +16,18 @@ from trainer.config.advice import advice
 from trainer.data.sources import TrainingData
 from trainer.errors import TrainerError
 from trainer.losses.discriminators import Discriminators
-from trainer.losses.losses import Losses
-from trainer.model.network import reconstruct, starting_model
+from trainer.model.network import starting_model
 from trainer.runtime import resume
 from trainer.runtime.distributed import World
-from trainer.training.batches import Batch, DeviceTransfer
+from trainer.training.batches import DeviceTransfer
 from trainer.training.earlier_discriminators import load_discriminators
 from trainer.training.epochs import Epochs
 from trainer.training.find_data import find_data
+from trainer.training.memory import memory
 
 PARTS = ("encoder", "quantizer", "decoder")
-ADAM_COPIES = 4
-"""Of each weight that learns: itself, its gradient, and the optimizer's two means."""
+ROOM_GIB = 70.0
+"""What a GPU of 80 GB has for tensors, beside CUDA's own and what lies between tensors."""
 
 
 def plan(config: TrainConfig, processes: int = 1) -> str:
@@ -70,8 +70,7 @@ def plan(config: TrainConfig, processes: int = 1) -> str:
         *_weights(model),
         "token space: "
         + ("changes" if config.quantizer_trains else "stays that of the base model"),
-        f"memory: about {_memory(config, model, processes) / 2**30:.2f} GiB per process, while the "
-        f"largest batch is learnt from",
+        _memory(config, model, processes),
         f"output: {config.output_dir}",
         *(f"warning: {text}" for text in advice(config, total)),
         f"resume: {path}" if path is not None else "resume: nothing, it starts anew",
@@ -119,45 +118,18 @@ def _weights(model: SNAC) -> Iterator[str]:
         yield f"{name}: {', '.join(said)}"
 
 
-def _memory(config: TrainConfig, model: SNAC, processes: int) -> int:
-    """Return bytes: weights, gradients, optimizers, and what the backward pass needs to keep.
-
-    That is measured on one frame or more of noise, on the CPU, and scaled to the largest batch.
-    """
-    weights = 4 * sum(weight.numel() for weight in model.parameters())
-    learning = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    total = weights + 4 * (ADAM_COPIES - 1) * learning + bool(config.ema_decay) * weights
-    discriminators = Discriminators(config) if config.adversarial else None
-    if discriminators is not None:
-        total += 4 * ADAM_COPIES * sum(weight.numel() for weight in discriminators.parameters())
-    parts = processes * config.accumulate
-    largest = max(plan.length * -(-plan.batch // parts) for plan in curriculum.plans(config))
-    samples = model.config.padded_samples(model.config.sampling_rate // 4)
-    kept = _kept(config, model, discriminators, samples)
-    return total + int(kept * largest * model.config.sampling_rate / samples)
-
-
-def _kept(
-    config: TrainConfig, model: SNAC, discriminators: Discriminators | None, samples: int
-) -> int:
-    """Return the bytes that autograd keeps of one pass of ``samples`` samples."""
-    own = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    sizes: dict[int, int] = {}
-    alive: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            # Held, so that no other tensor comes to lie in its place.
-            alive.append(tensor.detach())
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    audio = 0.1 * torch.randn(1, 1, samples, generator=torch.Generator().manual_seed(0))
-    batch = Batch(audio, torch.ones_like(audio), torch.zeros(1, dtype=torch.int64))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = reconstruct(model, batch.audio, config, batch.context(model.config, batch.noise(0)))
-        terms = Losses(config, model.config.sampling_rate)(out, batch.audio, batch.own)
-        if discriminators is not None:
-            terms |= discriminators.generator_terms(out.audio, batch.audio, batch.own)
-    return sum(sizes.values())
+def _memory(config: TrainConfig, model: SNAC, processes: int) -> str:
+    """Return what a process takes, and what makes that fit a usual GPU."""
+    taken = memory(config, model, processes) / 2**30
+    text = (
+        f"memory: about {taken:.2f} GiB of tensors per process, while the largest batch is learnt "
+        f"from"
+    )
+    parts = config.accumulate
+    while taken > ROOM_GIB and parts < max(plan.batch for plan in curriculum.plans(config)):
+        parts *= 2
+        divided = config.model_copy(update={"accumulate": parts})
+        taken = memory(divided, model, processes) / 2**30
+    if parts == config.accumulate:
+        return text
+    return f"{text}; with accumulate {parts}, about {taken:.2f} GiB, which a GPU of 80 GB has"

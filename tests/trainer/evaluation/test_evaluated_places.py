@@ -30,7 +30,7 @@ def models() -> Models:
     found: Models = {}
     for seed, role in enumerate(("base", "finetuned")):
         model = random_model(TINY, seed)
-        codec = Codec(model, token_space=token_space(TINY, model.state_dict()))
+        codec = Codec(model, version=role, token_space=token_space(TINY, model.state_dict()))
         found[role] = Compared(role, codec, model)
     return found
 

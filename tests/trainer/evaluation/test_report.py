@@ -29,6 +29,8 @@ from trainer.evaluation.models import Compared, Models
 from trainer.reporting import curves, plots
 from trainer.reporting.page import flac
 
+FIGURES = ("stoi", "pesq", "log_mel", "stft_distance", "si_sdr")
+
 
 def candidate(seed: int) -> Compared:
     model = random_model(TINY, seed)
@@ -78,7 +80,15 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def evaluation(config: TrainConfig, data: Path, output: Path) -> Evaluation:
     models: Models = {"base": candidate(0), "finetuned": candidate(1)}
-    return evaluate(models, [data], config=config, group_by="^[a-z]+", output_dir=output, samples=3)
+    return evaluate(
+        models,
+        [data],
+        config=config,
+        group_by="^[a-z]+",
+        output_dir=output,
+        samples=3,
+        measures=FIGURES,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +222,7 @@ def test_the_command_writes_all_of_it(
     output = tmp_path / "output"
     command = ["evaluate", "--model", str(base.root), "--data", str(data), "--device", "cpu"]
     command += ["--run", str(run), "--output-dir", str(output), "--samples", "1"]
+    command += ["--measures", ",".join(FIGURES)]
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "| all | 3 | 2 | " in said
