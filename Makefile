@@ -34,7 +34,7 @@ FULL := $(VENV)/installed.full
 PINS := pyproject.toml constraints.txt
 
 # PESQ is compiled when it is installed; without a compiler the figure is left out, and said so.
-EXTRAS := train,bulk,tracing,bench,dev$(if $(shell command -v cc),$(shell printf ,)pesq)
+EXTRAS := train,bulk,tracing,bench,docs,dev$(if $(shell command -v cc),$(shell printf ,)pesq)
 
 # $(call install,EXTRAS) installs this checkout and the given extras at the pinned versions.
 # torch from another index comes first and alone: that build then satisfies the pin, and its
@@ -46,7 +46,7 @@ $(BIN)/python -m pip install -c constraints.txt -e '.$(1)'
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format lock bench clean
+.PHONY: help setup serve test lint format lock bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -81,8 +81,12 @@ bench: $(FULL) ## measure against the published package; writes bench/results/ (
 	@cat bench/results/streaming.md
 	@cat bench/results/*.md > bench/results/table.tmp; mv bench/results/table.tmp bench/RESULTS.md
 
+docs: $(FULL) ## build the documentation as a site in site/, and fail on any broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'Ready: python -m http.server --directory site'
+
 clean: ## remove .venv, caches and build products
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/pip:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from snac_core.errors import SnacError
+from snac_core.utils.commands import add_version, complain, extra, progress
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,9 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     # Before Ray is imported: it reports usage over the network unless told not to.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
+    try:
+        with extra("bulk", "snac-bulk tokenize"):
+            import ray
 
-    from bulk.tokenize import Summary, tokenize_corpus
+            from bulk.tokenize import Summary, tokenize_corpus
+    except SnacError as error:
+        complain("snac-bulk", error)
+        return 1
 
     # The bar below says how far it is; Ray need only say what goes wrong.
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -36,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if not ray.is_initialized():
             ray.init(logging_level=logging.WARNING)
-        with tqdm(unit="file", disable=not sys.stderr.isatty()) as bar:
+        with progress(unit="file") as bar:
 
             def report(summary: Summary) -> None:
                 bar.total, bar.n = summary.total, summary.total - summary.remaining
@@ -51,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 report=report,
             )
     except (SnacError, OSError) as error:
-        print(f"snac-bulk: {error}", file=sys.stderr)
+        complain("snac-bulk", error)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -64,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="snac-bulk", description="Corpora into tokens.")
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     tokenize = commands.add_parser(
         "tokenize",

@@ -6,11 +6,15 @@
 #   docker run --publish 127.0.0.1:8000:8000 --volume models:/models \
 #       --env SNAC_API_KEY=... snac-service
 #
+# --build-arg EXTRAS=media adds the decoder of what libsndfile does not read (docs/audio.md; its
+# wheel contains GPL codecs), EXTRAS="media tracing" two extras.
+#
 # Without a key it does not start, unless SNAC_ALLOW_ANONYMOUS=true or the port is published on
 # loopback and SNAC_PUBLISHED_HOST=127.0.0.1 says so.
 
 FROM python:3.11-slim AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG EXTRAS=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/snac
 ENV PATH=/opt/snac/bin:$PATH
@@ -18,7 +22,7 @@ WORKDIR /src
 
 # Dependencies before code: a change of code leaves these layers cached.
 COPY pyproject.toml constraints.txt docker/requirements.py ./
-RUN python requirements.py > requirements.txt
+RUN python requirements.py $EXTRAS > requirements.txt
 RUN if [ -n "$TORCH_INDEX" ]; then \
         pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)"; \
     fi

@@ -10,11 +10,13 @@ from importlib.metadata import version
 from fastapi import Depends, FastAPI
 
 from service import problems
+from service.api.examples import DocumentedApp
 from service.api.methods import MethodMiddleware
 from service.api.parameters import refuse_unknown_query
 from service.api.request_context import RequestContext
 from service.api.requests import set_deadline
-from service.api.routes import decode, encode, health, models, reconstruct
+from service.api.root_path import RootPathMiddleware
+from service.api.routes import decode, encode, health, models, page, reconstruct
 from service.limits.body import BodyLimit
 from service.limits.memory import MemoryLimit
 from service.limits.slow_body import BodyTimeoutMiddleware
@@ -45,7 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     The app; its ``state.service`` is the `Service`, which loads a model when the app starts.
     """
     service = Service(settings or Settings())
-    app = FastAPI(
+    app = DocumentedApp(
         title="SNAC tokenizer",
         description=_DESCRIPTION,
         version=version("snac-tokenizer"),
@@ -65,6 +67,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(websocket.router)
     app.include_router(models.router, dependencies=[known])
     app.include_router(health.router)
+    app.include_router(page.router)
+    app.mount("/page", page.PageFiles())
     # The middleware added last is the outermost.
     limits = service.settings
     app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
@@ -73,6 +77,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestContext, metrics=service.metrics)
     app.add_middleware(MethodMiddleware)
     allow_origins(app, limits)
+    app.add_middleware(RootPathMiddleware, root_path=limits.root_path)
     service.tracing = tracing(app, limits)
     return app
 

@@ -21,9 +21,11 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "The service reads its settings from environment variables; `snac-service --help` lists",
-        "those that are also command-line options. An empty variable counts as unset. This page is",
-        "the output of `snac-service --reference settings`.",
+        "The service reads its settings from environment variables. Each is also an option of",
+        "`snac-service`, which takes precedence: `--max-seconds 60` is `SNAC_MAX_SECONDS=60`,",
+        "`--no-allow-anonymous` is `SNAC_ALLOW_ANONYMOUS=false`. An empty variable counts as",
+        "unset. A variable `SNAC_*` that is no setting is named in the log, with the nearest one.",
+        "This page is the output of `snac-service --reference settings`.",
     ]
     for section in SECTIONS:
         lines += ["", f"## {_title(section)}", "", "| variable | default | |", "|---|---|---|"]

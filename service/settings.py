@@ -23,6 +23,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service import keys
 from service.keys import Key
 
+PREFIX = "SNAC_"
+
 _Secret = Annotated[SecretStr, Field(min_length=keys.MIN_LENGTH)]
 
 
@@ -48,6 +50,12 @@ class Listening(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks one.")
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path under which a proxy publishes the service, such as `/snac`; the proxy "
+        "may strip it or not.",
+    )
     published_host: str | None = Field(
         default=None,
         description="Address under which a container's port is published; it replaces `SNAC_HOST` "
@@ -147,8 +155,9 @@ class Limits(BaseSettings):
         default=2 * 2**30,
         ge=1,
         description="Memory in bytes that all requests may hold together: bodies until the "
-        "response, responses from before decoding until the client has received them. A request "
-        "gets 429 if it does not fit now, and 413 if it can never fit.",
+        "response, 128 MiB for each decoder of the extra `media`, responses from before decoding "
+        "until the client has received them. A request gets 429 if it does not fit now, and 413 "
+        "if it can never fit.",
     )
     caller_share: float = Field(
         default=0.75,
@@ -165,7 +174,10 @@ class Limits(BaseSettings):
         default=64 * 2**10, ge=1024, description="Largest request head (request line and headers)."
     )
     max_seconds: float = Field(
-        default=7200.0, gt=0, description="Longest audio, decoded, in one file or one set of codes."
+        default=7200.0,
+        gt=0,
+        description="Longest audio, decoded, in one file or one set of codes; "
+        "[audio.md](audio.md) has what is read.",
     )
     max_files: int = Field(default=64, ge=1, description="Most files in one encode batch.")
     max_items: int = Field(default=64, ge=1, description="Most items in one decode batch.")
@@ -314,7 +326,7 @@ class Settings(Operation, Access, SlowClients, StreamLimits, Limits, Computing, 
     """All settings, validated; the field ``max_seconds`` is the variable ``SNAC_MAX_SECONDS``."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SNAC_", env_ignore_empty=True, extra="forbid", frozen=True
+        env_prefix=PREFIX, env_ignore_empty=True, extra="forbid", frozen=True
     )
 
     @functools.cached_property

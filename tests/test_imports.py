@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "snac_core": [
         "cli",
-        "streaming store",
+        "plot streaming store",
         "codec",
         "inference",
         "kernels layouts quality",

@@ -55,6 +55,7 @@ async def encode(call: Call, upload: Upload) -> tuple[Samples, Codes]:
             upload.raw,
             upload.warnings,
             keep,
+            call.reservation.grow,
         )
         upload.data = b""
         return samples, codec.encode_job(samples)

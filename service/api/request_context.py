@@ -72,7 +72,8 @@ class RequestContext:
             route = getattr(scope.get("route"), "path", "other")
             version = state.model.version if state.model else None
             self.metrics.answered(route, state.outcome, version, seconds)
-            quiet = scope["path"].startswith(_QUIET) and status in (200, 503)
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            quiet = path.startswith(_QUIET) and status in (200, 503)
             (log.debug if quiet else log.info)(
                 "request",
                 method=scope["method"],

@@ -100,6 +100,7 @@ class DecodeOptions(BaseModel):
     model: ModelName | None = Field(default=None, description="As returned by encode.")
     sample_rate: PositiveInt | None = Field(default=None, description="As returned by encode.")
     duration: float | None = Field(default=None, description="As returned by encode; not used.")
+    warnings: list[str] | None = Field(default=None, description="As returned by encode; not used.")
 
 
 class DecodeBody(DecodeOptions):

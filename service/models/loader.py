@@ -14,7 +14,7 @@ _Call = tuple[Future[Any], Callable[[], Any]]
 
 
 class Loader:
-    """Runs calls one after the other in a thread that nobody waits for when the process ends.
+    """Runs calls one after the other in a daemon thread.
 
     Parameters
     ----------

@@ -8,6 +8,7 @@ import numpy as np
 
 from snac_core.codec import WINDOW_SECONDS, Codec
 from snac_core.streaming import StreamingDecoder, StreamingEncoder
+from snac_core.utils.incremental import run_to_end
 
 
 def warm_up(codec: Codec, on_progress: Callable[[str], None]) -> None:
@@ -23,8 +24,20 @@ def warm_up(codec: Codec, on_progress: Callable[[str], None]) -> None:
         silence = [np.zeros(round(s * codec.sample_rate), np.float32) for s in lengths]
         for _ in range(1 if codec.device.type == "cpu" else 2):
             codec.decode(codec.encode(silence))
+    on_progress(f"warming up {codec.version}, quality measures")
+    _measure(codec.sample_rate)
     on_progress(f"warming up {codec.version}, streams")
     samples = 4 * codec.config.pad_multiple
     (codes,) = codec.encode([np.zeros(samples, np.float32)])
     StreamingDecoder(codec).feed(codes.levels)
     StreamingEncoder(codec).feed(np.zeros(samples, np.float32))
+
+
+def _measure(rate: int) -> None:
+    """Import SciPy, which takes seconds on a cold disk and only `/v1/reconstruct` needs."""
+    from snac_core.quality import log_mel_incremental, si_sdr_incremental, stoi_incremental
+
+    noise = np.random.default_rng(0).normal(0, 0.1, rate).astype(np.float32)
+    run_to_end(log_mel_incremental(noise, noise, rate))
+    run_to_end(stoi_incremental(noise, noise, rate))
+    run_to_end(si_sdr_incremental(noise, noise))

@@ -10,9 +10,11 @@ import asyncio
 import os
 import socket
 import struct
+import sys
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -49,6 +51,7 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _head_size = 0
     _body_left = 0
+    _piece = b""
     _unparsed = b""
     _running: RequestResponseCycle | None = None
     _head_timer: asyncio.TimerHandle | None = None
@@ -87,6 +90,7 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         """Count what belongs to no body, and refuse what has no end."""
+        self._piece = data
         self._head_bytes += len(data)
         if self._in_head and not self._answering:
             self._await_head()
@@ -133,6 +137,8 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
         """The head is whole."""
         if self._head_size > self.max_header_bytes:
             raise ValueError("the head is too large")  # the parser's caller refuses it
+        if self._upgrade_ignored:
+            return
         self._in_head, self._head_bytes = False, 0
         self._stop(self._head_timer)
         self._head_timer = None
@@ -147,7 +153,38 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """What comes next is another head; uvicorn's keep-alive timer waits for its first byte."""
         self._in_head = True
-        super().on_message_complete()
+        if not self._upgrade_ignored:
+            super().on_message_complete()
+
+    @property
+    def _upgrade_ignored(self) -> bool:
+        """Whether the head that was parsed asks for a protocol that is not spoken, such as h2c."""
+        method = self.parser.get_method()
+        return self.parser.should_upgrade() and not self._should_upgrade() and method != b"CONNECT"
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Read the request again without its wish for another protocol (RFC 9110, section 7.8).
+
+        The parser ends at such a head, whatever body follows it.
+        """
+        upgrade = sys.exception()
+        if not isinstance(upgrade, HttpParserUpgrade) or not self._upgrade_ignored:
+            return
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        head = [b"%b %b HTTP/%b" % (method, self.url, version.encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b",".join(
+                    token
+                    for token in value.split(b",")
+                    if token.strip().lower() not in (b"upgrade", b"http2-settings")
+                )
+            if value and name not in (b"upgrade", b"http2-settings"):
+                head.append(b"%b: %b" % (name, value))
+        after = self._piece[upgrade.args[0] :]
+        self._unparsed = b"\r\n".join([*head, b"", b""]) + after + self._unparsed
+        self._head_bytes = 0
+        self.parser = HttpRequestParser(self)
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is no HTTP or has too large a head, and count it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, WebSocket
+from fastapi import APIRouter, Request, WebSocket
+from starlette.responses import JSONResponse
 
+from service.websocket.asyncapi import asyncapi_document
 from service.websocket.decode import DecodeSession
 from service.websocket.encode import EncodeSession
 from service.websocket.session import serve
@@ -21,3 +23,9 @@ async def stream_decode(websocket: WebSocket) -> None:
 async def stream_encode(websocket: WebSocket) -> None:
     """PCM in, at any rate and chunking; codes out, frame by frame."""
     await serve(websocket, EncodeSession)
+
+
+@router.get("/asyncapi.json", include_in_schema=False)
+async def asyncapi(request: Request) -> JSONResponse:
+    """Describe the messages of both calls as an AsyncAPI document."""
+    return JSONResponse(asyncapi_document(request.app.version))

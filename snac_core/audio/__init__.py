@@ -6,6 +6,7 @@ from snac_core.audio.channels import AudioWarning, Channel, parse_channel
 from snac_core.audio.part import RawFormat
 from snac_core.audio.reading import read, read_incremental
 from snac_core.audio.samples import check_sample_rate, check_samples
+from snac_core.audio.seeking import Facts, facts, read_stretch
 from snac_core.audio.suffixes import AUDIO_SUFFIXES
 from snac_core.audio.writing import (
     MEDIA_TYPES,
@@ -25,15 +26,18 @@ __all__ = [
     "AudioFormat",
     "AudioWarning",
     "Channel",
+    "Facts",
     "RawFormat",
     "check_sample_rate",
     "check_samples",
     "encode_bytes",
     "encode_incremental",
+    "facts",
     "format_of",
     "parse_channel",
     "read",
     "read_incremental",
+    "read_stretch",
     "wav_header",
     "write",
 ]

@@ -22,7 +22,9 @@ BLOCK_SAMPLES = 2**17
 
 Block = npt.NDArray[np.float32]
 
-_UNKNOWN_FRAMES = 2**63 - 1
+UNKNOWN_FRAMES = 2**63 - 1
+"""What libsndfile says of a recording whose header does not tell its length."""
+
 _UNKNOWN_BYTES = 0x7FFF0000
 _DECLARED_BYTES = re.compile(
     r"^\s*(?:data|SSND|Data Size|riff)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE
@@ -68,7 +70,7 @@ class LibsndfileDecoder:
         first = self._opened(parts[0])
         self.sample_rate: int = first.samplerate
         self.channels: int = first.channels
-        self.frames = self._promised(parts[0], first)
+        self.frames = promised_frames(parts[0], first)
         if len(parts) > 1:
             # The others are opened in their turn.
             rest = [part.least for part in parts[1:]]
@@ -97,37 +99,13 @@ class LibsndfileDecoder:
         self._open.close()
 
     def _opened(self, part: Part) -> soundfile.SoundFile:
-        self._stream = _Stream(part.file)
-        options = {}
-        if part.raw:
-            options = {
-                "samplerate": part.raw.sample_rate,
-                "channels": part.raw.channels,
-                "format": "RAW",
-                "subtype": part.raw.subtype,
-                "endian": "BIG" if part.raw.big_endian else "LITTLE",
-            }
-        try:
-            with quiet():
-                file = self._open.enter_context(_SequentialFile(self._stream, **options))
-        except soundfile.LibsndfileError as error:
-            self._stream.check()
-            raise AudioError(f"not readable as audio: {error.error_string}") from None
-        if file.format not in LIBSNDFILE_FORMATS:
-            raise AudioError(f"not readable as audio: the format {file.format} is not read")
+        self._stream, file = open_part(part, _SequentialFile)
+        self._open.callback(file.close)
         return file
-
-    def _promised(self, part: Part, file: soundfile.SoundFile) -> int | None:
-        if part.least is not None:
-            return part.least
-        promised = int(file.frames)
-        if promised == _UNKNOWN_FRAMES:
-            return None
-        return promised if part.most is None else min(promised, part.most)
 
     def _blocks(self, file: soundfile.SoundFile, part: Part, done: int) -> Iterator[Block]:
         frames = 0
-        promised = self._promised(part, file)
+        promised = promised_frames(part, file)
         buffer = np.empty((max(1, BLOCK_SAMPLES // file.channels), file.channels), np.float32)
         while part.most is None or frames < part.most:
             most = len(buffer) if part.most is None else min(len(buffer), part.most - frames)
@@ -154,7 +132,49 @@ class LibsndfileDecoder:
                 raise AudioError(f"the audio is cut short: {actual} of {declared} bytes are there")
 
 
-class _Stream:
+def open_part(
+    part: Part, kind: type[soundfile.SoundFile] = soundfile.SoundFile
+) -> tuple[LibsndfileStream, soundfile.SoundFile]:
+    """Open a part with libsndfile; return what it reads from, and the sound file.
+
+    Raises
+    ------
+    AudioError
+        If libsndfile cannot read it.
+    """
+    stream = LibsndfileStream(part.file)
+    options = {}
+    if part.raw:
+        options = {
+            "samplerate": part.raw.sample_rate,
+            "channels": part.raw.channels,
+            "format": "RAW",
+            "subtype": part.raw.subtype,
+            "endian": "BIG" if part.raw.big_endian else "LITTLE",
+        }
+    try:
+        with quiet():
+            file = kind(stream, **options)
+    except soundfile.LibsndfileError as error:
+        stream.check()
+        raise AudioError(f"not readable as audio: {error.error_string}") from None
+    if file.format not in LIBSNDFILE_FORMATS:
+        file.close()
+        raise AudioError(f"not readable as audio: the format {file.format} is not read")
+    return stream, file
+
+
+def promised_frames(part: Part, file: soundfile.SoundFile) -> int | None:
+    """Return the samples per channel that a part should have; None if nothing says it."""
+    if part.least is not None:
+        return part.least
+    promised = int(file.frames)
+    if promised == UNKNOWN_FRAMES:
+        return None
+    return promised if part.most is None else min(promised, part.most)
+
+
+class LibsndfileStream:
     """A file for libsndfile's callbacks, out of which no exception can be raised."""
 
     def __init__(self, raw: BinaryIO) -> None:
@@ -164,13 +184,16 @@ class _Stream:
         raw.seek(0)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move, not before the start."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._raw.tell(), io.SEEK_END: self.size}[whence]
         return self._raw.seek(max(0, start + offset))
 
     def tell(self) -> int:
+        """Return the position."""
         return self._raw.tell()
 
     def read(self, size: int) -> bytes:
+        """Return what there is, and nothing after an error, which is kept."""
         try:
             return self._raw.read(size)
         except OSError as error:

@@ -2,11 +2,13 @@
 
 PyAV and not an ``ffmpeg`` on PATH: an MP4 of a phone has its index at the end, so its reader has
 to seek, which a pipe cannot; and the version is pinned. It runs in a child because damaged files
-may end a process; the child can open no file and no connection once it has begun.
+may end a process; the child can open no file and no connection once it has begun. The file stays
+here, and the child asks for what it needs of it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import json
@@ -15,20 +17,22 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from snac_core.audio.byte_view import BLOCK_BYTES
+from snac_core.audio.byte_view import read_at, size_of
 from snac_core.audio.decoder import BLOCK_SAMPLES, Block
 from snac_core.audio.part import NotSupportedError
 from snac_core.errors import AudioError
 
 STALLED_SECONDS = 60
 """How long the child may answer nothing."""
+
+MEMORY_BYTES = 2**27
+"""Memory that the child may have; it has a quarter of it for an hour of AAC."""
 
 _CHILD = Path(__file__).with_name("media_child.py")
 
@@ -39,8 +43,15 @@ def available() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-def decoder(raw: BinaryIO, error: NotSupportedError, max_seconds: float | None) -> MediaDecoder:
+def decoder(
+    raw: BinaryIO,
+    error: NotSupportedError,
+    max_seconds: float | None,
+    hold: Callable[[int], None] | None = None,
+) -> MediaDecoder:
     """Return a decoder for a file that libsndfile does not read.
+
+    ``hold`` is told how many bytes more, or fewer, the child may have; what it raises leaves none.
 
     Raises
     ------
@@ -48,7 +59,7 @@ def decoder(raw: BinaryIO, error: NotSupportedError, max_seconds: float | None) 
         If there is none, saying which format it is and how to convert it.
     """
     if error.demuxer and available():
-        return MediaDecoder(raw, error.demuxer, error.words, max_seconds)
+        return MediaDecoder(raw, error.demuxer, error.words, max_seconds, hold)
     advice = "; convert it: ffmpeg -i INPUT -c:a pcm_s16le OUTPUT.wav" if error.demuxer else ""
     raise AudioError(f"{error}{advice}")
 
@@ -62,26 +73,28 @@ class MediaDecoder:
         If the child cannot read it.
     """
 
-    def __init__(self, raw: BinaryIO, demuxer: str, words: str, max_seconds: float | None) -> None:
-        self._words = words
-        with (
-            tempfile.TemporaryFile(prefix="snac-media-")
-            if not hasattr(os, "memfd_create")
-            else os.fdopen(os.memfd_create("recording"), "w+b") as copy
-        ):
-            raw.seek(0)
-            while block := raw.read(BLOCK_BYTES):
-                copy.write(block)
-            copy.seek(0)
-            self._child = subprocess.Popen(
-                [sys.executable, "-I", str(_CHILD), demuxer, str(max_seconds or 0)],
-                stdin=copy,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={"PATH": os.defpath, "OMP_NUM_THREADS": "1"},
-            )
+    def __init__(
+        self,
+        raw: BinaryIO,
+        demuxer: str,
+        words: str,
+        max_seconds: float | None,
+        hold: Callable[[int], None] | None = None,
+    ) -> None:
+        self._raw, self._words, self._hold = raw, words, hold
+        if hold is not None:
+            hold(MEMORY_BYTES)
+        arguments = (demuxer, max_seconds or 0, size_of(raw), MEMORY_BYTES)
+        self._child = subprocess.Popen(
+            [sys.executable, "-I", str(_CHILD), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"PATH": os.defpath, "OMP_NUM_THREADS": "1"},
+        )
         assert self._child.stdout is not None
-        self._out = self._child.stdout.fileno()
+        assert self._child.stdin is not None
+        self._out, self._in = self._child.stdout.fileno(), self._child.stdin.fileno()
         self._rest = b""
         try:
             head = self._message()
@@ -112,18 +125,30 @@ class MediaDecoder:
         if self._child.poll() is None:
             self._child.kill()
         assert self._child.stdout is not None
+        assert self._child.stdin is not None
+        self._child.stdin.close()
         self._child.stdout.close()
         self._child.wait()
+        if self._hold is not None:
+            self._hold(-MEMORY_BYTES)
+            self._hold = None
 
     def _message(self) -> dict[str, int]:
-        while b"\n" not in self._rest:
-            self._rest += self._read()
-        line, _, self._rest = self._rest.partition(b"\n")
-        message = json.loads(line)
-        if "error" in message:
-            raise AudioError(f"not readable as audio: {self._words}: {message['error']}")
-        found: dict[str, int] = message
-        return found
+        """Return what the child says, once it has all that it asks for."""
+        while True:
+            while b"\n" not in self._rest:
+                self._rest += self._read()
+            line, _, self._rest = self._rest.partition(b"\n")
+            message = json.loads(line)
+            if "error" in message:
+                raise AudioError(f"not readable as audio: {self._words}: {message['error']}")
+            if "read" not in message:
+                found: dict[str, int] = message
+                return found
+            offset, size = message["read"]
+            # A pipe takes that much at once. A child that is gone is met where it is heard next.
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._in, read_at(self._raw, offset, size))
 
     def _exactly(self, size: int) -> bytes:
         parts = [self._rest[:size]]

@@ -77,14 +77,16 @@ def read_incremental(
     raw: RawFormat | None = None,
     notes: list[str] | None = None,
     keep: Callable[[int], None] | None = None,
+    hold: Callable[[int], None] | None = None,
 ) -> Incremental[Samples]:
     """Do what ``read`` does, a block at a time; closed before its end, it lets go of the file.
 
     Warnings are appended to ``notes`` and not issued. ``keep`` is told how many samples more are
-    about to be kept; what it raises ends the reading.
+    about to be kept, and ``hold`` how many bytes more, or fewer, a process that decodes may have;
+    what they raise ends the reading.
     """
     check_sample_rate(sample_rate)
-    with SoundSource(source, max_seconds, channel, raw) as sound:
+    with SoundSource(source, max_seconds, channel, raw, hold) as sound:
         expected = _resampled_length(sound.frames or 0, sound.sample_rate, sample_rate)
         recording = _Recording(min(expected, _MAX_RESERVED_SECONDS * sample_rate))
         for block in _resampled(sound.mono_blocks(), sound.sample_rate, sample_rate):

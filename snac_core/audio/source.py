@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -41,6 +41,9 @@ class SoundSource:
         Which channel `mono_blocks` yields. ``loudest`` decodes the recording twice.
     raw
         The format of a recording without a header.
+    hold
+        Told how many bytes more, or fewer, a process that decodes may have; what it raises ends
+        the reading.
 
     Attributes
     ----------
@@ -65,11 +68,13 @@ class SoundSource:
         max_seconds: float | None = None,
         channel: Channel = "average",
         raw: RawFormat | None = None,
+        hold: Callable[[int], None] | None = None,
     ) -> None:
         self._max_seconds, self._channel, self._raw_format = max_seconds, channel, raw
+        self._hold = hold
         self.warning: str | None = None
         with contextlib.ExitStack() as stack:
-            self._raw = _opened(source, stack)
+            self._raw = open_source(source, stack)
             if not self._raw.seek(0, io.SEEK_END):
                 raise AudioError("the audio is empty: 0 bytes")
             self._decoder = self._decode()
@@ -127,7 +132,7 @@ class SoundSource:
         try:
             return LibsndfileDecoder(parts_of(self._raw))
         except NotSupportedError as error:
-            return media.decoder(self._raw, error, self._max_seconds)
+            return media.decoder(self._raw, error, self._max_seconds, self._hold)
 
     def _blocks(self) -> Iterator[tuple[Block, Samples]]:
         """Yield blocks of all channels, checked, with their average."""
@@ -171,7 +176,8 @@ class SoundSource:
             )
 
 
-def _opened(source: bytes | BinaryIO | str | Path, stack: contextlib.ExitStack) -> BinaryIO:
+def open_source(source: bytes | BinaryIO | str | Path, stack: contextlib.ExitStack) -> BinaryIO:
+    """Return an open file that can be sought in; ``stack`` closes it if it was opened here."""
     if isinstance(source, (str, Path)):
         return stack.enter_context(Path(source).open("rb"))
     if isinstance(source, (bytes, bytearray, memoryview)):

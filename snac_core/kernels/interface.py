@@ -1,7 +1,7 @@
-"""What the network in rows asks of a machine, beside products of matrices.
+"""The interface of a kernel backend: what the channels-last network needs beyond matrix products.
 
-Two makers answer: compiled C++ for one window on a CPU, here, and Triton for batches on a GPU, in
-`snac_core.kernels.gpu`.
+There are two implementations: compiled C++ for one window on a CPU, in `snac_core.kernels.cpu`, and
+Triton for batches on a GPU, in `snac_core.kernels.gpu`.
 """
 
 from __future__ import annotations

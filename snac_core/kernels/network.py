@@ -96,14 +96,16 @@ class ChannelsLastNetwork:
                 every = x.new_full((len(x),), context.samples, dtype=torch.int64)
                 context = dataclasses.replace(context, lengths=every)
         elif len(x) != 1 or context.lengths is not None:
-            raise ValueError(f"rows are of one whole clip, not of a padded batch of {len(x)}")
+            raise ValueError(
+                f"the kernels of a CPU take one whole clip, not a padded batch of {len(x)}"
+            )
         with self.workspace(x.dtype) as workspace:
-            x = _rows(x)
+            x = _channels_last(x)
             for layer in layers:
                 self.on_layer()
                 x = layer(x, context, workspace)
             # The workspace may be reused from here on.
-            return _channels(x.clone())
+            return _channels_first(x.clone())
 
     @contextlib.contextmanager
     def workspace(self, dtype: torch.dtype = torch.float32) -> Iterator[Workspace]:
@@ -145,11 +147,11 @@ class ChannelsLastNetwork:
                 yield ChannelsFirst(module)
 
 
-def _rows(x: Tensor) -> Tensor:
+def _channels_last(x: Tensor) -> Tensor:
     return x.transpose(1, 2).contiguous()
 
 
-def _channels(x: Tensor) -> Tensor:
+def _channels_first(x: Tensor) -> Tensor:
     return x.transpose(1, 2)
 
 
@@ -162,7 +164,7 @@ class ChannelsFirst:
 
     def __call__(self, x: Tensor, context: BatchContext, workspace: Workspace) -> Tensor:
         """Apply the module, channels first."""
-        return _rows(self._alone(_channels(x), context).to(x.dtype))
+        return _channels_last(self._alone(_channels_first(x), context).to(x.dtype))
 
 
 class Activation:
@@ -267,7 +269,7 @@ class FromOneChannel:
 
     def __call__(self, x: Tensor, context: BatchContext, workspace: Workspace) -> Tensor:
         """Return Tensor[B x T x C] of Tensor[B x T x 1]."""
-        own = context.mask(_channels(x))[:, 0]
+        own = context.mask(_channels_first(x))[:, 0]
         read = F.pad(own, (self._padding, self._padding)).unfold(1, self._reach, 1)
         out = workspace.empty(own.numel(), len(self._bias))
         torch.addmm(self._bias, read.flatten(0, 1), self._taps, out=out)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +20,8 @@ from snac_core.config import SnacConfig
 from snac_core.errors import ModelError
 from snac_core.model import SNAC
 from snac_core.utils.atomic_files import open_regular
+
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 # Weight norm was once a hook and is now a parametrization; both store the same two tensors.
 _OLD_WEIGHT_NORM = {
@@ -173,6 +177,15 @@ def read_torch(path: Path) -> Any:
         with open_regular(path) as file:
             _check_archive(file)
             return torch.load(file, map_location="cpu", weights_only=True)
+    except zipfile.BadZipFile as error:
+        raise ModelError(f"{path} is no file that torch.save wrote") from error
+    except pickle.UnpicklingError as error:
+        # What torch says is advice to run the file's code.
+        named = _GLOBAL.search(str(error))
+        found = f"a {named[1]}" if named else "something else"
+        raise ModelError(
+            f"{path} may hold tensors and plain containers only, and holds {found}"
+        ) from error
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelError(f"{path} cannot be read as a PyTorch checkpoint: {reason}") from error

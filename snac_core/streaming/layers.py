@@ -190,7 +190,7 @@ class StreamingNetwork:
             return (*self._aligned(module.window_size), Pointwise(module))
         if isinstance(module, (Snake1d, nn.Tanh)):
             return (Pointwise(module),)
-        raise TypeError(f"{type(module).__name__} has no form that answers late")
+        raise TypeError(f"{type(module).__name__} has no streaming form")
 
     def _convolution(self, conv: nn.Conv1d) -> Layer:
         timing, (stride,) = self._timing, conv.stride
@@ -210,9 +210,7 @@ class StreamingNetwork:
     def _upsampling(self, up: nn.ConvTranspose1d) -> Layer:
         timing, (stride,) = self._timing, up.stride
         if up.kernel_size[0] != 2 * stride or up.groups != 1 or up.dilation[0] != 1:
-            raise TypeError(
-                f"{up} has no form that answers late: its kernel is not twice its stride"
-            )
+            raise TypeError(f"{up} has no streaming form: its kernel is not twice its stride")
         state = self._state(up.out_channels, stride)
         # Input i reaches the outputs from i*stride - padding on.
         self._timing = LayerTiming(

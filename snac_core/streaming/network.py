@@ -1,4 +1,4 @@
-"""What the streams of one codec share: its layers in the form that answers late, and memory."""
+"""The streaming layers, and the state pool, that the streams of one codec share."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def test_command_fails_with_the_reason_in_one_line(
     assert main(["tokenize", "--input-dir", str(empty), "--output-dir", str(output)]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith(f"snac-bulk: no recordings under {empty}")
+    assert printed.err.startswith(f"snac-bulk: error: no recordings under {empty}")
     assert printed.err.count("\n") == 1
 
 

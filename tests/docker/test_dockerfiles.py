@@ -93,7 +93,7 @@ def test_base_images_are_pinned_to_a_python_that_the_project_supports(dockerfile
     assert tuple(map(int, version.groups())) >= minimum
 
 
-@pytest.mark.parametrize("extras", [[], ["train"]])
+@pytest.mark.parametrize("extras", [[], ["train"], ["media", "tracing"]])
 def test_requirements_are_those_of_the_project(extras: list[str]) -> None:
     printed = subprocess.run(
         [sys.executable, "docker/requirements.py", *extras],

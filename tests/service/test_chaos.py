@@ -30,7 +30,7 @@ from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import SnacConfig
 from snac_core.store import ModelStore
-from tests.service.waiting import wait_for
+from tests.support.waiting import wait_for
 
 PUBLISHER = """
     import resource, sys

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ import torch
 import snac_core
 from snac_core import Codes, SnacConfig
 from snac_core.cli import main
+from snac_core.layouts import to_layout
 from snac_core.model import SNAC
 from snac_core.store import ModelStore
 
@@ -159,7 +162,100 @@ def test_wrong_usage_ends_with_code_2() -> None:
     assert "usage: snac-codec encode" in done.stderr
 
 
+def test_standard_input_and_output_are_inputs_and_outputs(model: Path) -> None:
+    write_wav(Path("voice.wav"))
+    ref = ("--model", str(model), "--device", "cpu")
+    command = str(Path(sys.executable).with_name("snac-codec"))
+
+    def pipe(data: bytes, *arguments: str) -> tuple[bytes, str]:
+        done = subprocess.run(
+            [command, *arguments, *ref], input=data, capture_output=True, timeout=120, check=True
+        )
+        return done.stdout, done.stderr.decode()
+
+    made, said = pipe(Path("voice.wav").read_bytes(), "encode", "-")
+    codes = Codes.from_json(made, TINY)
+    assert said.startswith("- -> -: 0.70 s")
+    npz, _ = pipe(made, "decode", "-", "-o", "-", "--format", "flac", "--noise", "off")
+    assert soundfile.info(io.BytesIO(npz)).format == "FLAC"
+    packed, _ = pipe(Path("voice.wav").read_bytes(), "encode", "-", "--format", "npz")
+    assert Codes.from_npz(packed, TINY) == codes
+    again, _ = pipe(packed, "decode", "-", "--noise", "off")
+    assert np.array_equal(soundfile.read(io.BytesIO(again))[0], soundfile.read(io.BytesIO(npz))[0])
+
+
+def test_every_command_says_its_version() -> None:
+    done = process("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"snac-codec {snac_core.__version__}\n"
+
+
 # Encode and decode
+
+
+def test_several_inputs_and_the_last_name_as_output(run: Run) -> None:
+    for name in ("a", "b"):
+        write_wav(Path(f"{name}.wav"), seconds=0.2)
+    assert run("encode", "a.wav", "b.wav", "-o", "codes", "--format", "json")[0] == 0
+    assert sorted(path.name for path in Path("codes").iterdir()) == ["a.json", "b.json"]
+    assert run("reconstruct", "a.wav", "again.flac")[0] == 0
+    assert soundfile.info("again.flac").frames == 3200
+    before = Path("b.wav").read_bytes()
+    code, _, err = run("reconstruct", "a.wav", "b.wav")
+    assert code == 2
+    assert "b.wav is there already" in err
+    assert Path("b.wav").read_bytes() == before
+    code, _, err = run("encode", "a.wav", "b.wav", "-o", "codes.npz")
+    assert (code, "must be a folder: there are 2 inputs" in err) == (1, True)
+
+
+def test_tokens_in_a_layout_are_printed_and_read_again(run: Run, model: Path) -> None:
+    write_wav(Path("voice.wav"))
+    run("encode", "voice.wav", "codes.npz")
+    run("decode", "codes.npz", "plain.wav")
+    code, out, _ = run("tokens", "voice.wav", "--layout", "flat")
+    assert code == 0
+    codes = Codes.from_npz(Path("codes.npz").read_bytes(), TINY)
+    flat = to_layout(codes.levels, "flat", config=TINY)
+    assert json.loads(out) == flat
+    assert json.loads(run("tokens", "codes.npz", "--layout", "flat")[1]) == flat
+
+    # As the service answers, and the tokens alone.
+    answer = {"layout": "flat/1", "codes": flat, "num_samples": codes.num_samples}
+    Path("answer.json").write_text(json.dumps(answer))
+    Path("bare.json").write_text(out)
+    assert run("decode", "answer.json", "answer.wav")[0] == 0
+    assert Path("answer.wav").read_bytes() == Path("plain.wav").read_bytes()
+    assert run("decode", "bare.json", "bare.wav", "--layout", "flat")[0] == 0
+    assert soundfile.info("bare.wav").frames >= codes.num_samples
+    for arguments, message in (
+        (["answer.json", "--layout", "hierarchical"], "the file says layout flat/1"),
+        (["bare.json"], "codes must be 2 lists|2 lists, one per level|level 0 must be|levels of"),
+    ):
+        code, _, err = run("decode", *arguments, "-o", "x.wav")
+        assert code == 1
+        assert re.search(message, err), err
+    Path("other.json").write_text(json.dumps({**answer, "model": {"token_space": "other"}}))
+    assert "are of token space other" in run("decode", "other.json", "x.wav")[2]
+
+
+def test_files_that_are_skipped_are_named_and_strict_makes_them_an_error(run: Run) -> None:
+    write_wav(Path("in/a.wav"), seconds=0.2)
+    Path("in/notes.txt").write_text("not audio")
+    code, _, err = run("encode", "in", "-o", "out")
+    line = "skipped 1 file whose suffix .txt is not read: in/notes.txt"
+    assert (code, err) == (0, f"snac-codec: warning: {line}\n")
+    code, _, err = run("encode", "in", "-o", "out", "--strict")
+    assert (code, err) == (1, f"snac-codec: error: {line}\n")
+
+
+def test_channels_that_cancel_are_a_warning(run: Run) -> None:
+    wave = 0.3 * np.sin(np.arange(8000) / 10)
+    soundfile.write("stereo.wav", np.stack([wave, -wave], 1), 16000)
+    code, _, err = run("encode", "stereo.wav", "x.npz")
+    assert code == 0
+    assert err.startswith("snac-codec: warning: stereo.wav: the average of the 2 channels")
+    assert run("encode", "stereo.wav", "x.npz", "--channel", "0")[2] == ""
 
 
 @pytest.mark.parametrize("suffix", ["npz", "json", "msgpack"])
@@ -339,3 +435,17 @@ def test_inspect_of_a_damaged_version_is_code_1(run: Run, model: Path, tmp_path:
     code, out, err = run("inspect", str(store.root))
     assert (code, out) == (1, "")
     assert "config.json is not the file that was published" in err
+
+
+def test_what_is_no_model_is_one_line(run: Run) -> None:
+    write_wav(Path("voice.wav"))
+    torch.save({"config": {}, "model": Fraction(1, 2)}, "object.pt")
+    for name, message in (
+        ("voice.wav", "voice.wav is no file that torch.save wrote"),
+        ("object.pt", "may hold tensors and plain containers only, and holds a fractions.Fraction"),
+        (".", "is neither a model store nor a model"),
+    ):
+        code, out, err = run("inspect", name)
+        assert (code, out) == (1, "")
+        (line,) = err.splitlines()
+        assert message in line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from snac_core.config import SnacConfig
 from snac_core.errors import AudioError, CodesError
 from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
-from tests.conftest import TINY, TINY_ATTENTION, noise, random_codec, random_model
+from tests.support.models import TINY, TINY_ATTENTION, noise, random_codec, random_model
 
+ROOT = Path(__file__).parents[2]
 LENGTHS = st.lists(st.integers(1, 30_000), min_size=2, max_size=5)
 
 
@@ -159,24 +161,11 @@ def test_an_attention_model_needs_whole_attention_windows() -> None:
         codec.decode([Codes(one_frame, 100, 32000)])
 
 
-MEMORY_PROBE = """
-import sys, resource
-import numpy as np
-from tests.conftest import TINY, random_codec
-codec = random_codec(TINY)
-codec.decode(codec.encode([np.zeros(24000 * 5, np.float32)]))
-wave = np.zeros(24000 * int(sys.argv[1]), np.float32)
-wave[:] = 0.01
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-(codes,) = codec.encode([wave])
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
-"""
-
-
 def test_memory_does_not_grow_with_length() -> None:
     def peak_mib(seconds: int) -> int:
-        command = [sys.executable, "-c", MEMORY_PROBE, str(seconds)]
-        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        command = [sys.executable, "-m", "tests.snac_core.memory_probe", str(seconds)]
+        ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        return int(ended.stdout)
 
     # Twelve times the audio, of which a single signal of eight channels takes 92 MiB.
     assert peak_mib(120) <= peak_mib(10) + 16

@@ -20,7 +20,7 @@ from snac_core.codes import Codes
 connect = functools.partial(connect_pinging, ping_interval=None)
 
 
-KEY = "a key of the house"
+KEY = "an API key"
 
 
 END = '{"type":"end"}'

@@ -15,7 +15,7 @@ import torch
 from snac_core.model import SNAC
 from snac_core.model.quantizer import VectorQuantize
 from snac_core.store import ModelStore
-from tests.conftest import TINY, random_model
+from tests.support.models import TINY, random_model
 from trainer import config as configuration
 from trainer.training.loop import train
 

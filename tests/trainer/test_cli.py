@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,9 @@ def test_errors_are_one_line(
         (["train", "--config", config, "--resume", nowhere], "no checkpoint"),
         (["prepare", "--input-dir", nowhere, "--output-dir", nowhere], "holds no recordings"),
         (["evaluate", "--model", nowhere, "--data", nowhere], "no model"),
-        (["publish", "--checkpoint", nowhere, "--store", nowhere], "cannot be read"),
+        (["publish", "--checkpoint", nowhere, "--store", nowhere], "no model"),
+        (["publish", "--checkpoint", config, "--store", nowhere], "is no file that torch.save"),
+        (["publish", "--model", "starter"], "needs --store DIR or --push OWNER/NAME"),
     ):
         assert main(arguments) == 1, arguments
         (line,) = [
@@ -77,3 +81,37 @@ def test_errors_are_one_line(
     with pytest.raises(SystemExit) as stopped:
         main(["trane"])
     assert stopped.value.code == 2
+
+
+def test_any_model_can_be_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / "store"
+    assert main(["publish", "--model", "starter", "--store", str(store)]) == 0
+    starter = snac_core.load("starter", "cpu")
+    published = snac_core.load(store, "cpu")
+    assert published.token_space == starter.token_space
+    assert ModelStore(store).manifest(published.version).parent == starter.version
+
+
+@pytest.mark.parametrize("command", ["trainer", "bulk"])
+def test_a_command_without_its_extra_says_so_and_explains_itself(command: str) -> None:
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['pyarrow', 'tensorboard', 'ray']));"
+        f"from {command}.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=300
+        )
+
+    for shown in ("--help", "--version"):
+        done = run(shown)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith((f"usage: snac-{command}", f"snac-{command} 0."))
+    folders = ["--input-dir", "in", "--output-dir", "out"]
+    done = run(*(["prepare"] if command == "trainer" else ["tokenize"]), *folders)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    extra = "train" if command == "trainer" else "bulk"
+    assert line.startswith(f"snac-{command}: error: ")
+    assert f"pip install 'snac-tokenizer[{extra}]'" in line

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,8 +70,8 @@ def same_validation(before: Mapping[str, Any], now: Fingerprint) -> bool:
 def _sample(clip: Clip) -> bytes:
     try:
         with opened(clip) as source:
-            if isinstance(source, bytes):
-                with Path(os.fsdecode(source)).open("rb") as file:
+            if isinstance(source, Path):
+                with source.open("rb") as file:
                     return _middle(file)
             return _middle(source)
     except OSError:

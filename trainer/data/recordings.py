@@ -11,19 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
-import soundfile
 import soxr
 
+from snac_core import audio
 from snac_core.audio import AUDIO_SUFFIXES
+from snac_core.audio.byte_view import Stretch, view
 from snac_core.errors import AudioError
 from snac_core.types import Samples
 from trainer.data import parquet_files
 from trainer.data.places import open_file
 from trainer.errors import TrainerError
-
-UNKNOWN_FRAMES = 2**63 - 1
-"""What libsndfile says of a recording whose header does not tell its length."""
 
 CONTEXT_SECONDS = 0.02
 """Read on both sides of what is resampled; longer than the resampler's filter."""
@@ -70,7 +67,7 @@ def is_audio(name: str) -> bool:
 def clip_of(
     path: Path, offset: int = 0, size: int = 0, url: str = "", held: bytes | None = None
 ) -> Clip:
-    """Return a recording as its header describes it.
+    """Return a recording with its length: by its header, or decoded where that does not tell it.
 
     Parameters
     ----------
@@ -82,19 +79,15 @@ def clip_of(
     Raises
     ------
     AudioError
-        When there is no header that can be read, or it does not promise any samples.
+        When it cannot be read, is cut short, or has no samples.
     """
     place = Clip(path, 0, 1, offset=offset, size=size, url=url)
     try:
         with opened(place, held) as source:
-            info = soundfile.info(source)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(error.error_string) from error
+            found = audio.facts(source)
     except OSError as error:
         raise AudioError(error.strerror or str(error)) from error
-    if not 0 < info.frames < UNKNOWN_FRAMES:
-        raise AudioError("its header does not say how long it is" if info.frames else "it is empty")
-    return place._replace(frames=info.frames, sample_rate=info.samplerate)
+    return place._replace(frames=found.frames, sample_rate=found.sample_rate)
 
 
 def group_of(path: Path, group_by: str) -> str:
@@ -188,68 +181,33 @@ def read_at_speed(
 
 
 @contextmanager
-def opened(clip: Clip, held: bytes | None = None) -> Iterator[bytes | BinaryIO]:
-    """Give what libsndfile opens to read ``clip``: a path, or a file that is just its bytes."""
+def opened(clip: Clip, held: bytes | None = None) -> Iterator[Path | BinaryIO]:
+    """Give what ``clip`` is read from: a path, or a file that is just its bytes."""
     if clip.row >= 0 and held is None:
         held = parquet_files.recording(clip.url or clip.path, clip.row)
     if held is not None:
         yield io.BytesIO(held)
     elif clip.size:
         with open_file(clip.url or clip.path) as file:
-            yield io.BufferedReader(_Stretch(file, clip.offset, clip.size))
+            yield view(file, [Stretch(clip.offset, clip.offset + clip.size)])
     elif clip.url:
         with open_file(clip.url) as file:
             yield file
     else:
-        yield os.fsencode(clip.path)
-
-
-class _Stretch(io.RawIOBase):
-    """Some bytes of a file as a file of their own."""
-
-    def __init__(self, file: io.RawIOBase | BinaryIO, offset: int, size: int) -> None:
-        super().__init__()
-        self._file, self._offset, self._size, self._at = file, offset, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, start + offset)
-        return self._at
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        self._file.seek(self._offset + self._at)
-        data = self._file.read(max(0, min(len(buffer), self._size - self._at))) or b""
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+        yield clip.path
 
 
 def _read(clip: Clip, first: int, count: int, held: bytes | None) -> Samples:
     """Return up to ``count`` samples from ``first`` on, channels averaged."""
     try:
-        with opened(clip, held) as source, soundfile.SoundFile(source) as file:
-            if file.samplerate != clip.sample_rate:
-                raise AudioError(
-                    f"{clip.name} is at {file.samplerate} Hz now and was at {clip.sample_rate} Hz"
-                )
-            file.seek(first)
-            frames = file.read(count, np.float32, always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"{clip.name} cannot be read from sample {first} on: {error.error_string}"
-        ) from error
+        with opened(clip, held) as source:
+            samples, sample_rate = audio.read_stretch(source, first, count)
+    except AudioError as error:
+        raise AudioError(f"{clip.name}: {error}") from error
     except OSError as error:
         raise AudioError(f"{clip.name} cannot be read: {error.strerror or error}") from error
-    if not len(frames):
+    if sample_rate != clip.sample_rate:
+        raise AudioError(f"{clip.name} is at {sample_rate} Hz now and was at {clip.sample_rate} Hz")
+    if not len(samples):
         raise AudioError(f"{clip.name} ends before sample {first} of {clip.frames}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        samples: Samples = frames.mean(axis=1)
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{clip.name} has samples that are not finite after sample {first}")
     return samples

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
 from snac_core.audio import AUDIO_SUFFIXES
 from snac_core.errors import AudioError
+from snac_core.utils.commands import progress
 from trainer.data import recording_index
 from trainer.data.lengths import MANIFEST, describes, known_lengths
 from trainer.data.parquet_files import open_parquet
@@ -99,7 +99,7 @@ def _opened(place: str | Path, files: list[str | Path]) -> Iterator[Clip]:
     """Yield recordings as their headers describe them, or as `prepare` measured them."""
     count = 0
     known = {} if is_url(place) else known_lengths(Path(place))
-    for path in tqdm(files, f"reading {place}", unit="file", delay=2):
+    for path in progress(files, desc=f"reading {place}", unit="file", delay=2):
         local = isinstance(path, Path)
         length = known.get(os.path.relpath(path, place)) if known else None
         try:

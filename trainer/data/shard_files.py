@@ -21,10 +21,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm import tqdm
 from webdataset import ShardWriter
 
 from snac_core.errors import AudioError
+from snac_core.utils.commands import progress
 from trainer.data.lengths import MANIFEST
 from trainer.data.parquet_files import holds_recordings, open_parquet, recordings
 from trainer.data.places import files_under, is_url, open_file
@@ -209,7 +209,7 @@ def _rows(
 ) -> Iterator[tuple[str | Path, dict[str, npt.NDArray[np.int64]]]]:
     """Yield each shard with its rows of the index, column by column."""
     tables: dict[str, pa.Table] = {}
-    for path in tqdm(paths, "reading shards", unit="shard", delay=2):
+    for path in progress(paths, desc="reading shards", unit="shard", delay=2):
         folder, _, name = str(path).rpartition("/")
         if folder not in tables:
             tables[folder] = _index_in(folder)

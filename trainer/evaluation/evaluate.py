@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
-
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.errors import AudioError
 from snac_core.types import Samples
 from snac_core.utils import atomic_files
+from snac_core.utils.commands import progress
 from trainer.config import TrainConfig, curriculum
 from trainer.data.recordings import read_part
 from trainer.errors import TrainerError
@@ -123,7 +122,7 @@ def evaluate(
             kept = KeptSamples(output_dir, codec.sample_rate)
             table = PerFile(output_dir / PER_FILE, ("path", "group"), aggregator.columns)
             stack.enter_context(table)
-        progress = stack.enter_context(tqdm(total=len(taken), desc="evaluating", unit="file"))
+        bar = stack.enter_context(progress(total=len(taken), desc="evaluating", unit="file"))
         workers = stack.enter_context(
             Workers(jobs, ["trainer.evaluation.speech_quality"], "measured recordings")
         )
@@ -139,7 +138,7 @@ def evaluate(
             if kept is not None and choice.wants(one):
                 note = kept.keep(name, one.group, made.reference, made.audio)
                 note["figures"] = {key: _finite(value) for key, value in row.items()}
-            progress.update()
+            bar.update()
     if not aggregator.files:
         where = ", ".join(map(str, places))
         raise TrainerError(f"none of the {len(taken)} recordings under {where} can be read")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from snac_core.model import SNAC
 from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
+from snac_core.utils.commands import progress
 from trainer import config as configuration
 from trainer.config import TrainConfig, curriculum
 from trainer.data.segments import Clip, ValidationSegments
@@ -62,7 +62,7 @@ def fixed_losses(
     losses = Losses(config, sample_rate).to(device)
     found: dict[str, dict[str, Terms]] = {}
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for index, clip in enumerate(tqdm(segments.clips, "fixed crops", unit="crop")):
+        for index, clip in enumerate(progress(segments.clips, desc="fixed crops", unit="crop")):
             segment = segments[index]
             audio, own = segment.audio[None].to(device), segment.own[None].to(device)
             if not own.any():

@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from snac_core.errors import AudioError
+from snac_core.utils.commands import progress
 from trainer.data.recording_index import clips_in
 from trainer.data.recordings import Clip, clip_of
 from trainer.data.scan import audio_files
@@ -78,7 +77,7 @@ def _found(place: str | Path) -> Iterator[Clip | Unreadable]:
         for table in recordings(place):
             yield from clips_in(table)
         return
-    for path in tqdm(audio_files(place), f"reading {place}", unit="file", delay=2):
+    for path in progress(audio_files(place), desc=f"reading {place}", unit="file", delay=2):
         try:
             yield clip_of(path)
         except AudioError as error:

@@ -7,6 +7,7 @@ be, what is wanted this time, and what lies in ``train/`` and ``val/``.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ CREATE TABLE IF NOT EXISTS made (
     side TEXT, name TEXT, source BLOB, size INTEGER, modified INTEGER, how TEXT,
     PRIMARY KEY (side, name)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+DROP TABLE IF EXISTS skipped;
+CREATE TABLE skipped (path BLOB PRIMARY KEY, suffix TEXT) WITHOUT ROWID;
 DROP TABLE IF EXISTS wanted;
 CREATE TABLE wanted (
     source BLOB PRIMARY KEY, reached BLOB, grp TEXT, draw BLOB, size INTEGER,
@@ -139,6 +143,34 @@ class Catalog:
         self._base.executescript(_INDICES)
         return self._number("SELECT COUNT(*) FROM wanted")
 
+    def skip(self, paths: Iterable[str]) -> None:
+        """Take down files that are not read for their suffix."""
+        self._write(
+            "INSERT OR IGNORE INTO skipped VALUES (?, ?)",
+            (
+                (os.fsencode(path), os.path.splitext(path)[1].lower())  # noqa: PTH122
+                for path in paths
+            ),
+        )
+
+    def skipped(self) -> Iterator[tuple[bytes, str]]:
+        """Yield each file that was skipped, and why."""
+        for path, suffix in self._base.execute("SELECT path, suffix FROM skipped ORDER BY path"):
+            yield path, f"its suffix {suffix or '(none)'} is not read"
+
+    def skipped_suffixes(self) -> list[tuple[str, int, bytes]]:
+        """Return each suffix that was skipped, how often, and one path."""
+        return self._base.execute(
+            "SELECT suffix, COUNT(*), MIN(path) FROM skipped GROUP BY suffix ORDER BY suffix"
+        ).fetchall()
+
+    def measured_as(self, channel: str) -> None:
+        """Forget what was measured of another channel."""
+        row = self._base.execute("SELECT value FROM about WHERE name = 'channel'").fetchone()
+        if (row[0] if row else "average") != channel:
+            self._base.execute("DELETE FROM measured")
+        self._base.execute("INSERT OR REPLACE INTO about VALUES ('channel', ?)", (channel,))
+
     def unmeasured(self) -> Iterator[tuple[bytes, int, int]]:
         """Yield source, size and change of what is new, has changed, or could not be reached."""
         yield from self._pages(
@@ -175,6 +207,12 @@ class Catalog:
         yield from self._base.execute(
             "SELECT reached, COALESCE(fault, left_out) FROM wanted JOIN measured USING (source) "
             "WHERE COALESCE(fault, left_out) IS NOT NULL ORDER BY reached"
+        )
+
+    def count_failed(self) -> int:
+        """Return how many recordings cannot be read."""
+        return self._number(
+            "SELECT COUNT(*) FROM wanted JOIN measured USING (source) WHERE fault IS NOT NULL"
         )
 
     def groups(self) -> Iterator[tuple[str, int]]:

@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from snac_core.audio import Channel
 from snac_core.audio.source import SoundSource
 from snac_core.utils import atomic_files
 
@@ -26,6 +27,7 @@ class Conversion(NamedTuple):
     """Hz of the result."""
     target: Path | None = None
     """Where to write it."""
+    channel: Channel = "average"
 
 
 def to_flac(task: Conversion) -> bytes:
@@ -40,7 +42,7 @@ def to_flac(task: Conversion) -> bytes:
     """
     memory = io.BytesIO()
     with (
-        SoundSource(Path(os.fsdecode(task.source))) as sound,
+        SoundSource(Path(os.fsdecode(task.source)), channel=task.channel) as sound,
         soundfile.SoundFile(memory, "w", task.sample_rate, 1, "PCM_16", format="FLAC") as file,
     ):
         if sound.sample_rate == task.sample_rate:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +41,11 @@ class Found(NamedTuple):
 
 
 def find(
-    inputs: Sequence[Path], leave_out: Sequence[Path], seed: int, group_by: str | None
+    inputs: Sequence[Path],
+    leave_out: Sequence[Path],
+    seed: int,
+    group_by: str | None,
+    skip: Callable[[str], None] = lambda path: None,
 ) -> Iterator[Found]:
     """Yield the recordings of all inputs, one at a time.
 
@@ -50,13 +54,15 @@ def find(
     inputs
         Folders, searched in depth, and manifests: CSV, JSON lines or Parquet.
     leave_out
-        Folders that are not searched, as they are written to.
+        Folders that are not searched, as they are written to, and files that are no input.
     seed
         Decides the draws. So does a recording's path within its input, and nothing outside
         it: the same data give the same split on another machine.
     group_by
         A manifest's column; or else, and for folders, as for `trainer.data.recordings.group_of`.
         None makes each recording a group.
+    skip
+        Told the path of each file in a folder whose suffix is not read.
 
     Raises
     ------
@@ -67,7 +73,7 @@ def find(
     for place in inputs:
         if place.is_dir():
             found: Iterator[tuple[str, str, str, str | None]] = _in_folder(
-                os.path.realpath(place), leave_out
+                os.path.realpath(place), leave_out, skip
             )
         elif place.suffix.lower() in MANIFESTS:
             found = _in_manifest(place, group_by)
@@ -85,7 +91,9 @@ def find(
             )
 
 
-def _in_folder(folder: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, str, str, None]]:
+def _in_folder(
+    folder: str, leave_out: Sequence[Path], skip: Callable[[str], None]
+) -> Iterator[tuple[str, str, str, None]]:
     """Yield how each recording is reached, where it is, and its path within the folder."""
     # Text rather than paths: of a hundred thousand recordings, making paths would be most of
     # the time that a second run takes.
@@ -98,7 +106,11 @@ def _in_folder(folder: str, leave_out: Sequence[Path]) -> Iterator[tuple[str, st
                 if entry.is_dir(follow_symlinks=False):
                     if entry.path not in skipped:
                         waiting.append(entry.path)
-                elif is_audio(entry.name) and not entry.name.startswith(atomic_files.TEMPORARY):
+                elif entry.name.startswith(atomic_files.TEMPORARY) or entry.path in skipped:
+                    continue
+                elif not is_audio(entry.name):
+                    skip(entry.path)
+                else:
                     path = entry.path
                     # The folder's own path has been resolved, and its subfolders are no links.
                     source = os.path.realpath(path) if entry.is_symlink() else path

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyloudnorm
 
+from snac_core.audio import Channel
 from snac_core.audio.source import SoundSource
 from snac_core.errors import AudioError
 
@@ -32,40 +33,47 @@ class Measured(NamedTuple):
     """Hz."""
     channels: int = 0
     peak: float = 0.0
-    """Largest magnitude of the channels' average; 1 is full scale."""
+    """Largest magnitude of the chosen channel; 1 is full scale."""
     loudness: float | None = None
-    """Integrated loudness of the channels' average, LUFS (ITU-R BS.1770-4).
+    """Integrated loudness of the chosen channel, LUFS (ITU-R BS.1770-4).
 
     None where there is none: for less than a block of 0.4 s, for silence, and for sample
     rates below `MIN_LOUDNESS_RATE`.
     """
     content: bytes = b""
-    """Digest of the channels' average: two recordings with the same one sound the same."""
+    """Digest of the chosen channel: two recordings with the same one sound the same."""
     fault: str | None = None
     """Why it cannot be read."""
     lasting: bool = True
     """Whether the fault lies in the file, rather than in reaching it."""
 
 
-def measure(path: bytes) -> Measured:
+def measure(path: bytes, channel: Channel = "average") -> Measured:
     """Return what the recording at ``path`` is, or what is wrong with it."""
     try:
-        return _measure(Path(os.fsdecode(path)))
+        return _measure(Path(os.fsdecode(path)), channel)
     except AudioError as error:
         return Measured(fault=str(error))
     except OSError as error:
         return Measured(fault=error.strerror or str(error), lasting=False)
 
 
-def measure_all(paths: list[bytes]) -> list[Measured]:
+class Task(NamedTuple):
+    """What a process measures at a time."""
+
+    paths: list[bytes]
+    channel: Channel = "average"
+
+
+def measure_all(task: Task) -> list[Measured]:
     """Return `measure` of each path."""
-    return [measure(path) for path in paths]
+    return [measure(path, task.channel) for path in task.paths]
 
 
-def _measure(path: Path) -> Measured:
+def _measure(path: Path, channel: Channel) -> Measured:
     frames, peak, digest = 0, 0.0, hashlib.blake2b(digest_size=16)
     kept: list[npt.NDArray[np.float32]] = []
-    with SoundSource(path) as source:
+    with SoundSource(path, channel=channel) as source:
         rate, channels = source.sample_rate, source.channels
         for block in source.mono_blocks():
             if frames < LOUDNESS_SECONDS * rate:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from tqdm import tqdm
-
+from snac_core.audio import Channel, parse_channel
 from snac_core.utils import atomic_files
+from snac_core.utils.commands import progress
 from trainer.data.shard_files import Entry, write_shards
 from trainer.errors import TrainerError
 from trainer.preparation.catalog import PAGE, Catalog, Made, Wanted
@@ -24,15 +24,24 @@ log = logging.getLogger(__name__)
 SIDES = ("train", "val")
 
 LINK, COPY, FLAC, SHARDS, FLAC_SHARDS = "link", "copy", "flac", "shards", "flac shards"
-"""How a recording is put into its side's folder; after ``flac`` may come another sample rate."""
+"""How a recording is put into its side's folder; see `how_converted` for what follows ``flac``."""
 
 
-def conversion_rate(how: str) -> int | None:
-    """Return the sample rate (Hz) that ``how`` converts recordings to; None where it does not."""
+def how_converted(how: str, sample_rate: int, channel: Channel) -> str:
+    """Return ``how``, with the rate and the channel after it unless they are the usual ones."""
+    how += f" {sample_rate}" * (sample_rate != SAMPLE_RATE)
+    return how + f" channel={channel}" * (channel != "average")
+
+
+def conversion(how: str) -> Conversion | None:
+    """Return what ``how`` converts recordings to, without a source; None where it does not."""
     if not how.startswith(FLAC):
         return None
-    rate = how.rpartition(" ")[2]
-    return int(rate) if rate.isdigit() else SAMPLE_RATE
+    words = how.split()
+    rates = [int(word) for word in words if word.isdigit()]
+    channels = [parse_channel(word[8:]) for word in words if word.startswith("channel=")]
+    channel: Channel = channels[0] if channels else "average"
+    return Conversion(b"", rates[0] if rates else SAMPLE_RATE, channel=channel)
 
 
 def check_strangers(output: Path, catalog: Catalog) -> None:
@@ -78,11 +87,11 @@ def place(output: Path, catalog: Catalog, how: str, workers: Workers) -> None:
         When a recording has changed since it was measured, or a file cannot be written.
     """
     _remove(output, catalog, catalog.all_made(unwanted=True))
-    with tqdm(total=catalog.count(), desc="preparing", unit="file") as progress:
+    with progress(total=catalog.count(), desc="preparing", unit="file") as bar:
         rows = catalog.by_name()
         while page := list(islice(rows, PAGE)):
             _place_page(output, catalog, how, workers, page)
-            progress.update(len(page))
+            bar.update(len(page))
 
 
 def place_shards(
@@ -103,7 +112,7 @@ def place_shards(
         folder = unfinished / side
         folder.mkdir(parents=True)
         rows, again = catalog.shuffled(side), catalog.shuffled(side)
-        bar = tqdm(rows, f"writing {side} shards", catalog.count(side), unit="file")
+        bar = progress(rows, desc=f"writing {side} shards", total=catalog.count(side), unit="file")
         places = write_shards(_entries(bar, how, workers), folder, *size)
         catalog.name((name, row.source) for name, row in zip(places, again, strict=True))
     _remove(output, catalog, catalog.all_made())
@@ -160,8 +169,8 @@ def _place_page(
     catalog.make(
         Made(row.side, row.name or "", row.source, row.size, row.modified, how) for row, _ in files
     )
-    if rate := conversion_rate(how):
-        tasks = (Conversion(row.source, rate, target) for row, target in files)
+    if made_to := conversion(how):
+        tasks = (made_to._replace(source=row.source, target=target) for row, target in files)
         for _ in workers.map(make_flac, tasks):
             pass
         return
@@ -177,15 +186,15 @@ def _place_page(
 
 def _entries(rows: Iterator[Wanted], how: str, workers: Workers) -> Iterator[Entry]:
     """Yield what goes into shards, converted by the workers where it is to be."""
-    rate = conversion_rate(how)
+    made_to = conversion(how)
     ahead: list[Wanted] = []
 
     def tasks() -> Iterator[Conversion]:
         for row in rows:
             ahead.append(row)
-            yield Conversion(row.source, rate or 0)
+            yield (made_to or Conversion(b""))._replace(source=row.source)
 
-    for data in workers.map(to_flac if rate else _contents, tasks()):
+    for data in workers.map(to_flac if made_to else _contents, tasks()):
         row = ahead.pop(0)
         suffix = Path(os.fsdecode(row.reached)).suffix
         known = {
@@ -197,7 +206,7 @@ def _entries(rows: Iterator[Wanted], how: str, workers: Workers) -> Iterator[Ent
             "peak": row.peak,
             "loudness": row.loudness,
         }
-        yield Entry(".flac" if rate else suffix, data, known)
+        yield Entry(".flac" if made_to else suffix, data, known)
 
 
 def _contents(task: Conversion) -> bytes:

@@ -8,39 +8,41 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
-from snac_core.audio.samples import check_sample_rate
+from snac_core.audio import Channel, check_sample_rate
+from snac_core.utils.commands import progress
 from trainer.data.lengths import MANIFEST
 from trainer.errors import TrainerError
 from trainer.preparation import placing
 from trainer.preparation.catalog import Catalog
 from trainer.preparation.flac import SAMPLE_RATE
-from trainer.preparation.inputs import find, nothing_found
+from trainer.preparation.inputs import Found, find, nothing_found
 from trainer.preparation.manifest import (
     UNREADABLE,
     digest_of,
     write_manifest,
     write_unreadable,
 )
-from trainer.preparation.measure import measure_all
+from trainer.preparation.measure import Task, measure_all
 from trainer.preparation.placing import SIDES
 from trainer.runtime.workers import Workers, available
 
 log = logging.getLogger(__name__)
 
 CATALOG = ".prepare.sqlite"
-TASK = 32
+PER_TASK = 32
 """Recordings that a process measures at a time."""
 FEW = 256
 """Recordings that this process measures by itself."""
+OWN_FILES = (CATALOG, f"{CATALOG}-journal", MANIFEST, UNREADABLE)
 MOST_NAMED = 20
 MODULES = ("trainer.preparation.measure", "trainer.preparation.flac")
 """What processes that read import."""
+MOST_SKIPPED = 2048
+"""Paths of skipped files that are in memory."""
 
 
 FILTERS = (
@@ -89,6 +91,8 @@ def prepare(
     min_loudness: float = -math.inf,
     max_loudness: float = math.inf,
     jobs: int | None = None,
+    channel: Channel = "average",
+    strict: bool = False,
 ) -> Split:
     """Divide recordings into ``output/train`` and ``output/val``.
 
@@ -135,12 +139,18 @@ def prepare(
         it is as good as silent.
     jobs
         Processes that read; by default one for each processor at hand.
+    channel
+        Which channel is converted, with ``flac``: links and copies keep all of them.
+    strict
+        Whether files that cannot be read, or are skipped for their suffix, are an error once
+        all others are in place.
 
     Raises
     ------
     TrainerError
         When there is nothing to read, a recording has no group, a side is empty, ``output``
-        holds files that were not prepared, or another run is at work there. What is known
+        holds files that were not prepared, or another run is at work there; and where
+        ``strict`` says so. What is known
         before anything is measured leaves no ``output`` that was not there before.
     OSError
         When a file cannot be written.
@@ -159,9 +169,11 @@ def prepare(
     }[flac, shards]
     if flac:
         check_sample_rate(sample_rate)
-        how += f" {sample_rate}" * (sample_rate != SAMPLE_RATE)
+        how = placing.how_converted(how, sample_rate, channel)
     elif sample_rate != SAMPLE_RATE:
         raise TrainerError("sample_rate is that of converted recordings: it needs flac")
+    elif channel != "average":
+        raise TrainerError("channel is that of converted recordings: it needs flac")
     new = not (output / CATALOG).exists()
     if new and (output / MANIFEST).exists():
         raise TrainerError(f"{output / MANIFEST} was not made by prepare: choose another folder")
@@ -173,9 +185,12 @@ def prepare(
     ):
         try:
             placing.check_strangers(output, catalog)
-            sides = [output.resolve() / side for side in SIDES]
-            if not catalog.want(find(inputs, sides, seed, group_by)):
+            own = [output.resolve() / name for name in (*SIDES, *OWN_FILES)]
+            skipped: list[str] = []
+            found = find(inputs, own, seed, group_by, skipped.append)
+            if not catalog.want(_skipping(found, catalog, skipped)):
                 raise nothing_found(inputs)
+            catalog.skip(skipped)
             _check_groups(catalog, val_groups)
         except TrainerError:
             if new:
@@ -184,7 +199,8 @@ def prepare(
                 output.rmdir()
             raise
         # What is measured from here on is kept whatever happens.
-        _measure(catalog, workers)
+        catalog.measured_as(str(channel))
+        _measure(catalog, workers, channel)
         limits = (min_seconds, max_seconds, min_loudness, max_loudness)
         for (condition, reason), limit in zip(FILTERS, limits, strict=True):
             if math.isfinite(limit) and limit != 0.0:
@@ -203,7 +219,22 @@ def prepare(
             write_manifest(
                 output / MANIFEST, catalog.by_name(), group_by is not None, converted=flac
             )
+        failed, others = catalog.count_failed(), len(list(catalog.skipped()))
+        if strict and (failed or others):
+            raise TrainerError(
+                f"{failed} files failed and {others} were skipped: {output / UNREADABLE} names "
+                "them all; the others are in place"
+            )
         return Split(catalog.count("train"), catalog.count("val"))
+
+
+def _skipping(found: Iterator[Found], catalog: Catalog, skipped: list[str]) -> Iterator[Found]:
+    """Yield what is found, and take down now and then what was skipped for it."""
+    for one in found:
+        if len(skipped) >= MOST_SKIPPED:
+            catalog.skip(skipped)
+            skipped.clear()
+        yield one
 
 
 def _check_groups(catalog: Catalog, val_groups: Sequence[str]) -> None:
@@ -214,7 +245,7 @@ def _check_groups(catalog: Catalog, val_groups: Sequence[str]) -> None:
         )
 
 
-def _measure(catalog: Catalog, workers: Workers) -> None:
+def _measure(catalog: Catalog, workers: Workers, channel: Channel) -> None:
     """Read what the catalog does not know yet."""
     count = catalog.count_unmeasured()
     if count < FEW:
@@ -223,16 +254,16 @@ def _measure(catalog: Catalog, workers: Workers) -> None:
     rows = catalog.unmeasured()
     waiting: deque[list[tuple[bytes, int, int]]] = deque()
 
-    def tasks() -> Iterator[list[bytes]]:
-        while page := list(islice(rows, TASK)):
+    def tasks() -> Iterator[Task]:
+        while page := list(islice(rows, PER_TASK)):
             waiting.append(page)
-            yield [source for source, _, _ in page]
+            yield Task([source for source, _, _ in page], channel)
 
-    with tqdm(total=count, desc="measuring", unit="file") as progress:
+    with progress(total=count, desc="measuring", unit="file") as bar:
         for results in workers.map(measure_all, tasks()):
             page = waiting.popleft()
             catalog.measured(zip(page, results, strict=True))
-            progress.update(len(page))
+            bar.update(len(page))
 
 
 def _choose(catalog: Catalog, train_ratio: float, val_groups: Sequence[str]) -> None:
@@ -272,7 +303,13 @@ def _drawn(groups: list[tuple[str, int]], wanted: int) -> list[str]:
 
 def _report(output: Path, catalog: Catalog) -> None:
     """Write the list of what is left out, and log it, with what is odd about the others."""
-    count = write_unreadable(output / UNREADABLE, catalog.faults())
+    for suffix, number, path in catalog.skipped_suffixes():
+        log.warning(
+            "skipped %d files whose suffix %s is not read: %s, for one",
+            *(number, suffix or "(none)", os.fsdecode(path)),
+        )
+    others = chain(catalog.faults(), catalog.skipped())
+    count = write_unreadable(output / UNREADABLE, others)
     for reached, fault in islice(catalog.faults(), MOST_NAMED):
         log.warning("skipping %s: %s", os.fsdecode(reached), fault)
     if count:

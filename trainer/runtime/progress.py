@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -96,3 +98,11 @@ class Throughput:
     def left(self, steps: int) -> float:
         """Return how many seconds so many more steps will take, if they are as those before."""
         return self._all / max(1, self._steps) * steps
+
+
+def spent(began: float, device: torch.device) -> dict[str, float]:
+    """Return the seconds since ``began``, on `time.monotonic`, and the most GPU memory so far."""
+    found = {"wall_seconds": time.monotonic() - began}
+    if device.type == "cuda":
+        found["gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return found

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from snac_core.utils import atomic_files
+from snac_core.utils.commands import progress
 from trainer.errors import TrainerError
 from trainer.reporting import page, plots
 from trainer.tokens.corpus import Corpus
@@ -47,7 +47,7 @@ def measure(folder: Path, codebook_size: int = 4096, top: int = TOP) -> dict[str
         )
     corpus = Corpus(folder, codebook_size)
     statistics: TokenStatistics | None = None
-    for path in tqdm(corpus.files, "counting codes", unit="file"):
+    for path in progress(corpus.files, desc="counting codes", unit="file"):
         for batch in corpus.batches(path):
             if statistics is None:
                 assert corpus.per_frame is not None

@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from snac_core.utils import atomic_files
+from snac_core.utils.commands import progress
 from trainer.config import TrainConfig
 from trainer.config.advice import advice
 from trainer.data.fingerprint import fingerprint, same_validation
@@ -29,7 +30,7 @@ from trainer.runtime.checkpointing import BEST, LATEST, Writer, of_epoch
 from trainer.runtime.distributed import World
 from trainer.runtime.metrics import Metrics
 from trainer.runtime.profiling import Profiler
-from trainer.runtime.progress import Throughput, TrainState
+from trainer.runtime.progress import Throughput, TrainState, spent
 from trainer.runtime.stopping import Stopped, StopRequest, listening
 from trainer.training.batches import DeviceTransfer
 from trainer.training.epochs import Epochs
@@ -41,6 +42,9 @@ from trainer.training.remeasure import measure_anew
 from trainer.training.validation_sets import validation_sets
 
 log = logging.getLogger(__name__)
+
+SAY_SECONDS = 30.0
+"""Between two lines of the log that say how far a run is, where no bar is shown."""
 
 
 def train(config: TrainConfig, where: World | torch.device) -> Path:
@@ -162,6 +166,7 @@ class TrainingRun:
         self.throughput = Throughput()
         self.saved_at, self.saved_step = time.monotonic(), self.state.step
         self._began = self.saved_at - self.state.seconds
+        self.said_at = -SAY_SECONDS
         log.info(
             "%s: %d recordings, %.1f h to train on; %d to validate; %d steps; %d process%s",
             *(config.name, self.data.recordings, self.data.seconds / 3600),
@@ -208,8 +213,8 @@ class TrainingRun:
         self._between()
         now = self.epochs[epoch]
         title = f"epoch {epoch}/{len(self.epochs.all)} {now.plan.length:g} s"
-        steps, quiet = now.steps, not self.world.main
-        with tqdm(total=steps, initial=state.batch, desc=title, disable=quiet) as bar:
+        steps, disable = now.steps, None if self.world.main else True
+        with progress(total=steps, initial=state.batch, desc=title, disable=disable) as bar:
             self._take_steps(steps, bar)
         if state.validated_at != state.step:
             self._validate()
@@ -269,18 +274,18 @@ class TrainingRun:
         speed = self.throughput.read()
         if terms is None:
             return
-        left = self.throughput.left(self.total_steps - self.state.step)
-        bar.set_postfix(
-            loss=f"{terms['loss']:.3f}",
-            audio_s_per_s=f"{speed:.1f}",
-            run_left=tqdm.format_interval(left),
-        )
-        cost = {
-            "audio_seconds_per_second": speed,
-            "wall_seconds": time.monotonic() - self._began,
-        }
-        if self.world.device.type == "cuda":
-            cost["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.world.device) / 2**30
+        left = tqdm.format_interval(self.throughput.left(self.total_steps - self.state.step))
+        figures = {"loss": f"{terms['loss']:.3f}", "audio_s_per_s": f"{speed:.1f}"}
+        bar.set_postfix(**figures, run_left=left)
+        if bar.disable and self.world.main and time.monotonic() - self.said_at >= SAY_SECONDS:
+            # Without a terminal the log has to say how far it is.
+            self.said_at = time.monotonic()
+            log.info(
+                "epoch %d, step %d of %d: loss %s, %s audio-seconds a second, %s left",
+                *(self.state.epoch, self.state.step, self.total_steps),
+                *(*figures.values(), left),
+            )
+        cost = {"audio_seconds_per_second": speed} | spent(self._began, self.world.device)
         self.metrics.write(
             "train",
             terms | cost,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from snac_core.config import SnacConfig
 from snac_core.errors import ModelError, SnacError, StoreError
@@ -20,27 +22,28 @@ from trainer.training.validation_sets import ValidationSets, key
 
 log = logging.getLogger(__name__)
 
-_NEEDED = ("config", "model", "metrics", "train_config")
+_OF_A_RUN = ("config", "model", "metrics", "train_config")
 
 
 def publish(
-    checkpoint: Path,
+    ref: str | Path,
     store: Path,
     *,
     half: bool = False,
     model_card: Path | None = None,
     device: torch.device | None = None,
 ) -> str:
-    """Publish a trainer's checkpoint and make it the store's current version.
+    """Publish a model and make it the store's current version.
 
     It becomes current when, read back from the store, it gives its golden clip.
 
-    Its parent is the version that the run started from.
+    The parent of a run's checkpoint is the version that the run started from, and that of any
+    other model is the model.
 
     Parameters
     ----------
-    checkpoint
-        A ``best_model.pt`` or any other checkpoint of a run.
+    ref
+        A ``best_model.pt`` or any other checkpoint of a run, or whatever `snac_core.load` takes.
     store
         Folder of the model store; made when it does not exist.
     half
@@ -58,36 +61,55 @@ def publish(
     Raises
     ------
     ModelError
-        When ``checkpoint`` cannot be read, or its weights do not fit its configuration.
+        When there is no such model, it cannot be read, or its weights do not fit its
+        configuration.
     TrainerError
-        When it is no checkpoint of a run, or the model card cannot be read.
+        When the model card cannot be read.
     StoreError
         When the store cannot be written, or what was written to it is not the model; then
         another version stays current.
     """
-    content = read_torch(checkpoint)
-    keys = content if isinstance(content, Mapping) else {}
-    if lacking := [key for key in _NEEDED if not isinstance(keys.get(key), Mapping)]:
-        raise TrainerError(f"{checkpoint} is no checkpoint of a run: it lacks {lacking}")
-    weights = content["model"]
+    config, weights, about = _model(ref)
     if half:
         weights = {name: tensor.half() for name, tensor in weights.items()}
-    try:
-        card = None if model_card is None else model_card.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainerError(f"cannot read the model card {model_card}: {error}") from error
     versions = ModelStore(store)
     version = versions.publish(
-        SnacConfig.from_dict(content["config"]),
+        config,
         weights,
-        metrics=content["metrics"],
-        parent=content.get("base"),
-        trainer_config=content["train_config"],
-        model_card=card,
+        **about,
+        model_card=read_card(model_card),
         make_current=False,
     )
     make_current(versions, version, device or torch.device("cpu"))
     return version
+
+
+def read_card(path: Path | None) -> str | None:
+    """Return the text of a model card; None for none.
+
+    Raises
+    ------
+    TrainerError
+        When it cannot be read.
+    """
+    try:
+        return None if path is None else path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainerError(f"cannot read the model card {path}: {error}") from error
+
+
+def _model(ref: str | Path) -> tuple[SnacConfig, Mapping[str, Tensor], dict[str, Any]]:
+    """Return a model's configuration, its weights, and what else is published of it."""
+    if Path(ref).is_file():
+        content = read_torch(Path(ref))
+        keys = content if isinstance(content, Mapping) else {}
+        if all(isinstance(keys.get(key), Mapping) for key in _OF_A_RUN):
+            about = {"metrics": content["metrics"], "parent": content.get("base")}
+            about["trainer_config"] = content["train_config"]
+            return SnacConfig.from_dict(content["config"]), content["model"], about
+    found = checkpoint.read(ref)
+    about = {"metrics": found.manifest.metrics if found.manifest else {}, "parent": found.version}
+    return found.config, found.weights, about
 
 
 def make_current(store: ModelStore, version: str, device: torch.device) -> None:

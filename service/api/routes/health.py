@@ -1,12 +1,11 @@
-"""Health probes, metrics and documentation."""
+"""Health probes and metrics."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import Response
 
-from service.api.docs_page import documentation_page
 from service.api.openapi import problems
 from service.api.requests import CallDep, ServiceDep
 from service.api.schemas import Health
@@ -73,15 +72,3 @@ async def metrics(call: CallDep) -> Response:
         others = await service.worker.others_metrics()
         text = merge({service.worker.number: text.decode(), **others})
     return Response(text, media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/docs", include_in_schema=False)
-async def docs(request: Request) -> HTMLResponse:
-    """Show the API documentation."""
-    return documentation_page(request.app)
-
-
-@router.get("/", include_in_schema=False)
-async def root() -> RedirectResponse:
-    """Redirect to the documentation."""
-    return RedirectResponse("/docs")

@@ -62,7 +62,7 @@ async def reconstruct(
 
 
 def _quality(codec: Codec, original: Samples, samples: Samples) -> Incremental[dict[str, str]]:
-    # It imports SciPy, a third of the service's start-up time, which only this call needs.
+    # It imports SciPy, which the warm-up does for this call alone.
     from snac_core.quality import log_mel_incremental, si_sdr_incremental, stoi_incremental
 
     distance = yield from log_mel_incremental(original, samples, codec.sample_rate)

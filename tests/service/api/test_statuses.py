@@ -19,7 +19,7 @@ import pytest
 from service.models.manager import VersionState
 from snac_core.store import ModelStore
 
-KEY, ADMIN = "a key of the house", "an operator's key"
+KEY, ADMIN = "an API key", "an operator's key"
 PAGE = Path(__file__).parents[3] / "docs" / "api.md"
 
 READING = ["POST /v1/encode", "POST /v1/encode/batch", "POST /v1/reconstruct"]

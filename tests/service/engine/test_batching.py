@@ -18,8 +18,8 @@ from service.observability.metrics import Metrics
 from snac_core.codec import Codec
 from snac_core.errors import ModelError
 from snac_core.inference.jobs import Step
-from tests.service.waiting import wait_for
 from tests.support.codec_spy import CodecSpy, SamplesOf
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.service.waiting import wait_for
 from tests.support.http_raw import post
+from tests.support.waiting import wait_for
 
 CLIPS = 5
 

@@ -15,8 +15,8 @@ from service.client import ProblemError, SnacClient
 from service.client.calls import RequestBuilder
 from service.errors import OverloadedError
 from snac_core.codes import Codes
-from tests.service.waiting import wait_for
 from tests.support.codec_spy import CodecSpy, SamplesOf
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_an_unforeseen_error_is_500_and_keeps_its_words_to_the_log(
     held: tuple[Any, CodecSpy], samples_of: SamplesOf, wav_of: Any
 ) -> None:
     running, watched = held
-    watched.fail = lambda steps: KeyError("secret of the house")
+    watched.fail = lambda steps: KeyError("secret of the engine")
     answer = running.http.post("/v1/encode", content=wav_of(samples_of(0.5)))
     assert answer.status_code == 500
     assert answer.headers["Content-Type"] == "application/problem+json"

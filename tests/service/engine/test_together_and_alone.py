@@ -21,7 +21,7 @@ from snac_core.audio import MEDIA_TYPES, encode_bytes, read
 from snac_core.codec import WINDOW_SECONDS, Codec
 from snac_core.codes import Codes
 from snac_core.layouts import LAYOUTS, to_layout
-from tests.service.waiting import wait_for
+from tests.support.waiting import wait_for
 
 FRAME = 2048
 """Samples of one coarse frame of the model that is served."""

@@ -28,8 +28,8 @@ from snac_core import audio, quality
 from snac_core.audio.source import BLOCK_SAMPLES, SoundSource
 from snac_core.streaming import StreamingEncoder
 from snac_core.utils.incremental import Incremental
-from tests.service.waiting import wait_for
 from tests.support.http_raw import multipart, post
+from tests.support.waiting import wait_for
 
 ENDLESS_RATE = 768_000
 SERVE_ENDLESS = [sys.executable, "-m", "tests.service.limits.serve_endless"]

@@ -18,8 +18,8 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.service.waiting import wait_for
 from tests.support.http_raw import connect, everything
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

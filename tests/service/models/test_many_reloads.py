@@ -27,7 +27,7 @@ from snac_core.config import SnacConfig
 from snac_core.layouts import to_layout
 from snac_core.model import SNAC
 from snac_core.store import ModelStore
-from tests.service.waiting import wait_for
+from tests.support.waiting import wait_for
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from torch import Tensor
 from snac_core.config import SnacConfig
 from snac_core.store import ModelStore
 from snac_core.store.manifest import MANIFEST, read_manifest
-from tests.service.waiting import wait_for
+from tests.support.waiting import wait_for
 
 Publish = Callable[..., str]
 

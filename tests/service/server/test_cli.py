@@ -21,6 +21,7 @@ import pytest
 import soundfile
 
 from service.cli import main
+from service.settings import Settings
 
 COMMAND = [sys.executable, "-m", "service.cli"]
 
@@ -57,14 +58,14 @@ def test_the_log_names_the_model_and_curl_lines_that_work(
     model_ref: str, samples_of: Any, wav_of: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "your_speech.wav").write_bytes(wav_of(samples_of(0.5)))
-    with started(model_ref, SNAC_API_KEY="a key of the house") as (process, entry):
+    with started(model_ref, SNAC_API_KEY="an API key") as (process, entry):
         assert entry["device"] == "cpu"
         assert entry["precision"]
         answers = [
             subprocess.run(
                 ["bash", "-c", entry[name]],
                 cwd=tmp_path,
-                env={**os.environ, "SNAC_API_KEY": "a key of the house"},
+                env={**os.environ, "SNAC_API_KEY": "an API key"},
                 check=True,
                 capture_output=True,
             ).stdout
@@ -140,6 +141,12 @@ def test_threads_have_no_heaps_of_their_own(model_ref: str, samples_of: Any, wav
         assert heaps_of_threads(process.pid) == []
 
 
+@pytest.mark.skipif(platform.system() != "Linux", reason="the mapped files are read from /proc")
+def test_what_only_reconstruct_needs_is_loaded_in_the_warm_up(model_ref: str) -> None:
+    with started(model_ref) as (process, _):
+        assert "/scipy/" in Path(f"/proc/{process.pid}/maps").read_text()
+
+
 def test_a_model_that_is_not_there_is_told_without_a_trace(tmp_path: Path) -> None:
     ended = subprocess.run(
         [*COMMAND, "--model", str(tmp_path / "nothing")],
@@ -151,6 +158,50 @@ def test_a_model_that_is_not_there_is_told_without_a_trace(tmp_path: Path) -> No
     assert ended.returncode == 1
     assert "snac-service: no model" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_every_setting_is_an_option_that_help_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')}" in said for name in Settings.model_fields)
+
+
+def test_options_come_before_variables(model_ref: str) -> None:
+    options = ["--api-keys", "one of eight,two of eight", "--max-files=3", "--host", "0.0.0.0"]
+    ended = subprocess.run(
+        [
+            *COMMAND,
+            "--model",
+            "nothing/here",
+            *options,
+            "--host",
+            "0.0.0.0",
+            "--no-allow-anonymous",
+        ],
+        env={**os.environ, "SNAC_MAX_FILES": "no number", "SNAC_MODEL": model_ref},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=390,
+    )
+    assert (ended.returncode, "nothing/here" in ended.stderr) == (1, True)
+
+
+def test_a_variable_that_is_no_setting_is_named_with_the_nearest(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [*COMMAND, "--model", str(tmp_path / "nothing")],
+        env={**os.environ, "SNAC_MAX_SECOND": "5", "SNAC_TRAINER_LAUNCHER": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=390,
+    )
+    entry = json.loads(ended.stderr.splitlines()[0])
+    named = (entry["level"], entry["variable"], entry["did_you_mean"])
+    assert named == ("warning", "SNAC_MAX_SECOND", "SNAC_MAX_SECONDS")
+    assert "LAUNCHER" not in ended.stderr
 
 
 def test_a_setting_that_cannot_be_is_named(

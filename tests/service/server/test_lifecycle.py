@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -25,8 +24,8 @@ from service.models.warmup import warm_up
 from service.runtime.lifecycle import Lifecycle
 from service.settings import Settings
 from snac_core.codec import Codec
-from snac_core.store import ModelStore
 
+SLOW_STORE = Path(__file__).with_name("serve_slow_store.py")
 PROBES = ("/health/live", "/health/startup", "/health/ready")
 
 
@@ -106,19 +105,15 @@ def test_it_is_not_ready_before_it_is_warm(model_ref: str, monkeypatch: pytest.M
 
 
 def test_the_port_answers_while_a_model_is_loaded(tmp_path: Path, model_ref: str) -> None:
-    """A store on a pipe: whoever reads its pointer waits until somebody writes it."""
-    root = tmp_path / "models"
-    store = ModelStore(Path(model_ref))
-    root.mkdir()
-    (root / "versions").symlink_to(Path(model_ref) / "versions")
-    os.mkfifo(root / "current.json")
+    may_answer = tmp_path / "may-answer"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "service.cli", "--port", str(port)],
+        [sys.executable, str(SLOW_STORE), "--port", str(port)],
         env={
             **os.environ,
-            "SNAC_MODEL_STORE": str(root),
+            "SNAC_MODEL_STORE": model_ref,
+            "STORE_ANSWERS": str(may_answer),
             "SNAC_DEVICE": "cpu",
             "SNAC_DRAIN_DELAY": "0",
             "SNAC_RELOAD_INTERVAL": "600",
@@ -140,8 +135,7 @@ def test_the_port_answers_while_a_model_is_loaded(tmp_path: Path, model_ref: str
             refused = http.post("/v1/encode", content=b"x")
             assert refused.status_code == 503
             assert refused.json()["type"] == "urn:snac:problem:not-ready"
-            with (root / "current.json").open("w") as pipe:
-                json.dump({"version": store.current(), "previous": None}, pipe)
+            may_answer.touch()
             deadline = time.monotonic() + 390
             while http.get("/health/startup").status_code != 200:
                 assert process.poll() is None

@@ -10,7 +10,7 @@ import pytest
 
 from service.settings import Settings
 
-KEY, ADMIN = "a key of the house", "an operator's key"
+KEY, ADMIN = "an API key", "an operator's key"
 
 
 def test_request_ids_are_kept_or_made(running: Any) -> None:
@@ -90,9 +90,13 @@ def test_every_call_documents_its_media_types_and_problems(running: Any) -> None
     assert set(encode) == {"application/json", "application/x-npz", "application/msgpack"}
 
 
-def test_the_front_door_leads_to_the_documentation(running: Any) -> None:
-    answer = running.http.get("/")
-    assert (answer.status_code, answer.headers["Location"]) == (307, "/docs")
+def test_the_front_door_is_a_page_for_browsers_and_a_list_for_programs(running: Any) -> None:
+    browser = running.http.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
+    assert browser.headers["Content-Type"].startswith("text/html")
+    assert "<h1" in browser.text
+    program = running.http.get("/", headers={"Accept": "application/json"}).json()
+    for path in program["links"].values():
+        assert running.http.get(path).status_code == 200, path
 
 
 def test_keys_guard_what_they_should(

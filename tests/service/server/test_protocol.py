@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from websockets.sync.client import connect
 
 from service.server.websocket_protocol import MOST_FRAGMENTS
-from tests.service.waiting import wait_for
+from tests.support.waiting import wait_for
 
 REQUEST = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 UPGRADE = (

@@ -20,50 +20,21 @@ import psutil
 import pytest
 
 from service.errors import ReloadError
+from service.runtime import peers
 from service.runtime.lifecycle import ENGINE_DEAD, REFUSED
 from service.runtime.peers import Worker
-from service.server import supervisor
 from service.server.supervisor import devices
 from service.settings import Settings
 from snac_core.config import SnacConfig
 from snac_core.errors import ConfigError
 from snac_core.store import ModelStore
-from tests.service.waiting import wait_for
+from tests.support.waiting import wait_for
 
 ARGUMENTS = ["--port", "0", "--devices", "cpu,cpu"]
 COMMAND = [sys.executable, "-m", "service.cli", *ARGUMENTS]
 
-FRAGILE = """
-import os
-import sys
-
-from service import cli, workers
-from snac_core.codec import Codec
-from snac_core.inference.jobs import EncodeJob
-import torch
-
-run = Codec.run
-
-
-def fragile(self, steps):
-    if any(isinstance(step.job, EncodeJob) and len(step.job.wave) == 777 for step in steps):
-        raise torch.AcceleratorError("device-side assert triggered")
-    run(self, steps)
-
-
-Codec.run = fragile
-workers._FIRST_PAUSE = float(os.environ.get("FIRST_PAUSE", workers._FIRST_PAUSE))
-if __name__ == "__main__":
-    sys.exit(cli.main())
-"""
+FRAGILE = [sys.executable, str(Path(__file__).with_name("serve_fragile.py")), *ARGUMENTS]
 """The command, on a device that a clip of 777 samples breaks."""
-
-
-@pytest.fixture
-def fragile(tmp_path: Path) -> list[str]:
-    script = tmp_path / "fragile.py"
-    script.write_text(FRAGILE)
-    return [sys.executable, str(script), *ARGUMENTS]
 
 
 def test_devices_are_listed_counted_or_one() -> None:
@@ -185,7 +156,7 @@ def ended(entries: list[dict[str, Any]]) -> list[int]:
 
 
 def test_a_worker_whose_engine_dies_is_replaced_as_soon_as_another_can_start(
-    store: ModelStore, fragile: list[str], samples_of: Any, wav_of: Any
+    store: ModelStore, samples_of: Any, wav_of: Any
 ) -> None:
     wav, poison = wav_of(samples_of(0.2)), wav_of(samples_of(777 / 24000))
     variables = {
@@ -195,7 +166,7 @@ def test_a_worker_whose_engine_dies_is_replaced_as_soon_as_another_can_start(
     }
     apart = httpx.Limits(max_keepalive_connections=0)
     with (
-        workers(store.root, fragile, **variables) as (process, url, entries),
+        workers(store.root, FRAGILE, **variables) as (process, url, entries),
         httpx.Client(timeout=300, limits=apart) as http,
     ):
 
@@ -224,11 +195,43 @@ def test_a_worker_whose_engine_dies_is_replaced_as_soon_as_another_can_start(
         assert process.wait(400) == 0
 
 
+def test_a_stopped_worker_is_replaced_and_a_second_start_is_refused(
+    store: ModelStore, samples_of: Any, wav_of: Any
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    command = [*COMMAND[:-4], "--port", port, "--devices", "cpu,cpu"]
+    variables = {"SNAC_HEARTBEAT_TIMEOUT": "15"}
+    with workers(store.root, command, **variables) as (process, url, entries):
+        second = subprocess.run(
+            [*command, "--model", str(store.root)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=400,
+        )
+        assert second.returncode == 1
+        assert second.stderr == (
+            f"snac-service: 127.0.0.1:{port} cannot be listened on: Address already in use\n"
+        )
+        stopped = next(
+            child
+            for child in psutil.Process(process.pid).children()
+            if "spawn_main" in " ".join(child.cmdline())
+        )
+        stopped.send_signal(signal.SIGSTOP)
+        wait_for(lambda: sum(entry["event"] == "serving" for entry in list(entries)) == 3)
+        assert not psutil.pid_exists(stopped.pid)
+        assert ended(entries) == [-signal.SIGKILL]
+        wav = wav_of(samples_of(0.2))
+        assert httpx.post(f"{url}/v1/encode", content=wav, timeout=60).is_success
+
+
 def test_a_signal_between_two_lives_of_all_workers_ends_the_service(
-    store: ModelStore, fragile: list[str]
+    store: ModelStore,
 ) -> None:
     """The next life would begin in an hour."""
-    with workers(store.root, fragile, FIRST_PAUSE="3600") as (process, _, entries):
+    with workers(store.root, FRAGILE, FIRST_PAUSE="3600") as (process, _, entries):
         for worker in psutil.Process(process.pid).children():
             if "spawn_main" in " ".join(worker.cmdline()):
                 worker.kill()
@@ -241,7 +244,7 @@ def test_a_worker_that_hangs_is_named_and_one_that_is_away_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("RELOAD_SECONDS", "METRICS_SECONDS"):
-        monkeypatch.setattr(supervisor, name, 0.2)
+        monkeypatch.setattr(peers, name, 0.2)
     worker = Worker(0, 3, tmp_path)
     with socket.socket(socket.AF_UNIX) as hung:
         hung.bind(str(tmp_path / "1.sock"))

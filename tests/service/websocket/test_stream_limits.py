@@ -20,7 +20,6 @@ from websockets.sync.client import ClientConnection
 
 from snac_core.codec import Codec
 from snac_core.store import ModelStore
-from tests.service.waiting import wait_for
 from tests.support.streams import (
     END,
     FRAME_SECONDS,
@@ -32,6 +31,7 @@ from tests.support.streams import (
     tokens_of,
     ws,
 )
+from tests.support.waiting import wait_for
 
 
 class Gate:

@@ -8,24 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from snac_core import audio
 from snac_core.audio import media
 from snac_core.errors import AudioError, AudioTooLongError
-from tests.snac_core.audio.files import tone
+from snac_core.utils.incremental import run_to_end
+from tests.snac_core.audio.files import noise, tone
 
 av = pytest.importorskip("av", reason="the extra `media` is not installed")
 
 KINDS = [("mp4", "aac", 44100), ("adts", "aac", 44100), ("matroska", "libopus", 48000)]
 
 
-def recording(container: str, codec: str, rate: int, seconds: float = 2.0) -> bytes:
+def recording(
+    container: str, codec: str, rate: int, sound: npt.NDArray[np.float32] | None = None
+) -> bytes:
     memory = io.BytesIO()
     with av.open(memory, "w", format=container) as file:
         stream = file.add_stream(codec, rate=rate, layout="mono")
-        wave = tone(round(seconds * rate), rate)[None]
-        frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+        wave = tone(2 * rate, rate) if sound is None else sound
+        frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
         frame.sample_rate = rate
         resampler = av.AudioResampler(
             format=stream.format, layout="mono", rate=rate, frame_size=stream.frame_size or None
@@ -46,6 +50,25 @@ def test_what_phones_and_browsers_record(container: str, codec: str, rate: int) 
     # Encoders fill their last frames.
     assert 48_000 <= len(samples) < 48_000 + 3 * 1024
     assert np.abs(samples[10_000:30_000]).max() == pytest.approx(0.3, abs=0.03)
+
+
+def test_a_length_that_is_only_guessed_from_the_bitrate_refuses_nothing() -> None:
+    """FFmpeg takes an AAC without a container for as long as its first frames' bitrate says."""
+    sound = np.concatenate([np.zeros(5 * 44100, np.float32), noise(5 * 44100)])
+    samples = audio.read(recording("adts", "aac", 44100, sound), 24000)
+    assert 240_000 <= len(samples) < 240_000 + 3 * 1024
+
+
+def test_the_memory_of_its_process_is_asked_for_and_given_back(m4a: bytes) -> None:
+    held: list[int] = []
+    run_to_end(audio.read_incremental(m4a, 24000, hold=held.append))
+    assert held == [media.MEMORY_BYTES, -media.MEMORY_BYTES]
+
+    def refuse(more: int) -> None:
+        raise MemoryError(more)
+
+    with pytest.raises(MemoryError):
+        run_to_end(audio.read_incremental(m4a, 24000, hold=refuse))
 
 
 def test_without_it_the_message_says_how_to_convert(

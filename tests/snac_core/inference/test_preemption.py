@@ -13,7 +13,7 @@ import pytest
 from snac_core.codec import Codec
 from snac_core.store.identity import token_space
 from snac_core.types import Precision
-from tests.conftest import TINY, noise, random_model
+from tests.support.models import TINY, noise, random_model
 
 
 def codec(precision: Precision = "fp32") -> Codec:

@@ -23,7 +23,7 @@ from snac_core.model import SNAC
 from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise, draw_normal
 from snac_core.types import Precision
-from tests.conftest import TINY, TINY_ATTENTION, noise, random_codec, random_model
+from tests.support.models import TINY, TINY_ATTENTION, noise, random_codec, random_model
 
 WIDE = SnacConfig(encoder_dim=24, decoder_dim=96, encoder_rates=(2, 3), decoder_rates=(3, 2))
 """Channels that no vector divides, and an odd change of rate."""

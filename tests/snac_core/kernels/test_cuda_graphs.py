@@ -26,7 +26,7 @@ from snac_core.kernels.cuda_graphs import GraphedNetwork, rounded
 from snac_core.model import SNAC
 from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
-from tests.conftest import TINY, noise, random_codec, random_model
+from tests.support.models import TINY, noise, random_codec, random_model
 
 UNIT = TINY.pad_multiple
 

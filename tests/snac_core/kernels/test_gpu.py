@@ -25,7 +25,7 @@ from snac_core.model import SNAC
 from snac_core.model.batch_context import BatchContext
 from snac_core.model.layers import ResidualUnit
 from snac_core.model.noise import Noise
-from tests.conftest import random_model
+from tests.support.models import random_model
 
 pytest.importorskip("triton", reason="Triton is not there: it is for Linux")
 

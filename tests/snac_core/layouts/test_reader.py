@@ -15,7 +15,7 @@ from snac_core.config import SnacConfig
 from snac_core.errors import CodesError, LayoutError
 from snac_core.layouts import LAYOUTS, to_layout, token_reader, token_writer
 from snac_core.layouts.reader import MAX_LEAD_FRAMES
-from tests.conftest import TINY, TINY_ATTENTION
+from tests.support.models import TINY, TINY_ATTENTION
 
 CASES = [(TINY, name) for name in LAYOUTS] + [
     (TINY_ATTENTION, "hierarchical"),

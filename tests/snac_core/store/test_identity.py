@@ -7,27 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from snac_core.config import SnacConfig
 from snac_core.errors import ModelError
-from snac_core.model import SNAC
 from snac_core.store.identity import content_hash, token_space
+from tests.support.models import TINY_8KHZ, random_weights
 
-TINY = SnacConfig(
-    sampling_rate=8000,
-    encoder_dim=4,
-    encoder_rates=(2, 4),
-    decoder_dim=16,
-    decoder_rates=(4, 2),
-    codebook_size=64,
-    codebook_dim=4,
-    vq_strides=(2, 1),
-)
+TINY = dataclasses.replace(TINY_8KHZ, encoder_rates=(2, 4), decoder_rates=(4, 2))
 
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    return SNAC(TINY).state_dict()
+    return random_weights(TINY)
 
 
 def old_weight_norm(weights: dict[str, Tensor]) -> dict[str, Tensor]:

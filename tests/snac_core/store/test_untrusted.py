@@ -20,7 +20,7 @@ from snac_core.errors import ConfigError, ModelError, SnacError, StoreError
 from snac_core.model import SNAC
 from snac_core.store import ModelStore, checkpoint
 from snac_core.store.manifest import Manifest, read_manifest
-from tests.conftest import TINY
+from tests.support.models import TINY
 
 
 @pytest.fixture(scope="module")

@@ -10,28 +10,17 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from snac_core.config import SnacConfig
 from snac_core.errors import ModelError
-from snac_core.model import SNAC
 from snac_core.store.weights import build, canonical, read_safetensors, read_torch
+from tests.support.models import TINY_8KHZ as TINY
+from tests.support.models import random_weights
 
-TINY = SnacConfig(
-    sampling_rate=8000,
-    encoder_dim=4,
-    encoder_rates=(2, 4),
-    decoder_dim=16,
-    decoder_rates=(4, 2),
-    codebook_size=64,
-    codebook_dim=4,
-    vq_strides=(2, 1),
-)
 CODEBOOK = "quantizer.quantizers.0.codebook.weight"
 
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
-    torch.manual_seed(0)
-    return SNAC(TINY).state_dict()
+    return random_weights(TINY)
 
 
 def test_built_model_has_exactly_these_weights(weights: dict[str, Tensor]) -> None:

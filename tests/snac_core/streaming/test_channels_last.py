@@ -1,4 +1,4 @@
-"""Streams in rows against streams as the layers are written."""
+"""Channels-last streams compared with streams of the layers as written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from snac_core.streaming.layers import StreamingNetwork
 from snac_core.streaming.network import Direction, StreamNetwork
 from snac_core.streaming.state import OPEN
 from snac_core.types import Precision
-from tests.conftest import TINY, TINY_ATTENTION, random_codec
+from tests.support.models import TINY, TINY_ATTENTION, random_codec
 
 CONFIGS = {
     "24khz": TINY,
@@ -62,7 +62,7 @@ def direction(request: pytest.FixtureRequest) -> Direction:
 def networks(
     request: pytest.FixtureRequest, direction: Direction
 ) -> tuple[StreamNetwork, StreamNetwork, SnacConfig]:
-    """The same network in rows and as its layers are written."""
+    """The same network channels-last and as its layers are written."""
     codecs = random_codec(request.param), random_codec(request.param, compile="off")
     ours, theirs = (StreamNetwork(codec.networks, direction) for codec in codecs)
     assert isinstance(ours.layers, ChannelsLastStreaming)

@@ -12,9 +12,10 @@ sys.modules["torch"] = None
 try:
     import {command}
 except ImportError:
-    print(os.environ.get("OMP_WAIT_POLICY"))
+    pass
+print(os.environ.get("OMP_WAIT_POLICY"))
 """
-"""Prints what there is of OpenMP's policy when torch, which reads it, is first imported."""
+"""Prints OpenMP's policy as torch would find it when the command is imported, or soon after."""
 
 
 @pytest.mark.parametrize("command", ["service.cli", "snac_core.cli", "trainer.cli", "bulk.cli"])

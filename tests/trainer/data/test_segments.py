@@ -222,7 +222,7 @@ def test_a_file_that_breaks_later_becomes_a_segment_that_is_left_out(
     broken = voice(0.5, 1)
     broken[100] = np.nan
     soundfile.write(tmp_path / "nan.wav", broken, RATE, subtype="FLOAT")
-    with pytest.raises(AudioError, match=r"nan\.wav has samples that are not finite"):
+    with pytest.raises(AudioError, match=r"nan\.wav: the audio has samples that are not finite"):
         crop(clips[3], 0.0, 0.5, RATE)
     with caplog.at_level(logging.WARNING):
         (batch,) = loader(training(clips), 4, 0)

@@ -20,7 +20,7 @@ from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
 from snac_core.store import ModelStore
 from snac_core.store.identity import token_space
-from tests.conftest import TINY, TINY_ATTENTION, random_model
+from tests.support.models import TINY, TINY_ATTENTION, random_model
 from tests.trainer.conftest import RATE, record, voice
 from trainer import config as configuration
 from trainer.config import TrainConfig

@@ -15,7 +15,7 @@ from snac_core import audio
 from snac_core.codec import Codec
 from snac_core.store import ModelStore
 from snac_core.store.identity import token_space
-from tests.conftest import TINY, random_model
+from tests.support.models import TINY, random_model
 from tests.trainer.conftest import RATE, record
 from tests.trainer.pages import Page
 from trainer import config as configuration

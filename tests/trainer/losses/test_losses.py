@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snac_core.model import Reconstruction
 from snac_core.model.batch_context import BatchContext
-from tests.conftest import TINY, random_model
+from tests.support.models import TINY, random_model
 from tests.trainer.conftest import RATE, levels_of, voice
 from tests.trainer.halves import shared_counts
 from trainer import config as configuration

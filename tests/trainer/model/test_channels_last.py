@@ -16,7 +16,7 @@ from snac_core.kernels.training import training_kernels
 from snac_core.model import SNAC
 from snac_core.model.batch_context import BatchContext
 from snac_core.model.noise import Noise
-from tests.conftest import TINY, TINY_ATTENTION, random_model
+from tests.support.models import TINY, TINY_ATTENTION, random_model
 from trainer import config as configuration
 from trainer.model.channels_last import ChannelsLast, channels_last
 from trainer.model.network import starting_model

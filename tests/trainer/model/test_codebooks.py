@@ -4,7 +4,7 @@ import torch
 
 from snac_core.model.batch_context import BatchContext
 from snac_core.model.quantizer import Level
-from tests.conftest import TINY, random_model
+from tests.support.models import TINY, random_model
 from tests.trainer.conftest import RATE, levels_of, voice
 from trainer.model.codebooks import JITTER, REMEMBERED, CodebookUsage
 

@@ -312,6 +312,40 @@ def test_conversion_to_flac(tmp_path: Path) -> None:
         prepare([tmp_path / "in"], output, copy=True, flac=True)
 
 
+def test_one_channel_is_converted(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        record(tmp_path / "in" / f"{name}.wav", 0.5, seed=1, rate=24000)
+        left = soundfile.read(tmp_path / "in" / f"{name}.wav")[0]
+        soundfile.write(tmp_path / "in" / f"{name}.wav", np.stack([left, -left], 1), 24000)
+    output = tmp_path / "out"
+    for channel, peak in (("average", 0.0), (0, float(np.abs(left).max()))):
+        prepare([tmp_path / "in"], output, train_ratio=0.5, flac=True, channel=channel)
+        for row in rows(output):
+            assert row["peak"] == pytest.approx(peak, abs=1e-4)
+            made = audio.read(output / row["path"], 24000)
+            assert np.abs(made).max() == pytest.approx(peak, abs=1e-4)
+    with pytest.raises(TrainerError, match="it needs flac"):
+        prepare([tmp_path / "in"], output, channel=1)
+
+
+def test_strict_names_what_was_skipped_and_what_failed(
+    many: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (many / "notes.txt").write_text("not audio")
+    (many / "broken.wav").write_bytes(b"RIFF")
+    output = many / "out"
+    with pytest.raises(TrainerError, match="1 files failed and 1 were skipped"):
+        prepare([many], output, train_ratio=0.9, strict=True)
+    assert "whose suffix .txt is not read" in caplog.text
+    with (output / "unreadable.csv").open(newline="") as file:
+        reasons = {Path(row["path"]).name: row["reason"] for row in csv.DictReader(file)}
+    assert reasons.keys() == {"notes.txt", "broken.wav"}
+    assert reasons["notes.txt"] == "its suffix .txt is not read"
+    assert len(rows(output)) == 40, "the others are in place"
+    # Again, its own files are no input.
+    assert prepare([many], output, train_ratio=0.9) == Split(36, 4)
+
+
 def test_shards_hold_what_the_manifest_says(many: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     options: dict[str, Any] = {"train_ratio": 0.75, "group_by": r"^(s\d)", "flac": True}

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from snac_core.codes import Codes
 from snac_core.config import SnacConfig
 from snac_core.layouts import to_layout
-from tests.conftest import TINY, TINY_ATTENTION
+from tests.support.models import TINY, TINY_ATTENTION
 from tests.trainer.pages import Page
 from trainer.cli import main
 from trainer.errors import TrainerError

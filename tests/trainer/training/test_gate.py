@@ -14,7 +14,7 @@ import torch
 from snac_core.errors import StoreError
 from snac_core.store import ModelStore
 from snac_core.store.manifest import MANIFEST, Manifest
-from tests.conftest import TINY, TINY_ATTENTION, random_model
+from tests.support.models import TINY, TINY_ATTENTION, random_model
 from tests.trainer.commands import rows
 from trainer import config as configuration
 from trainer.runtime.checkpointing import Writer

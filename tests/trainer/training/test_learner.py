@@ -8,7 +8,7 @@ import torch
 
 from snac_core.config import SnacConfig
 from snac_core.model.batch_context import BatchContext
-from tests.conftest import TINY, random_model
+from tests.support.models import TINY, random_model
 from tests.trainer.conftest import everything_at_once, voice
 from trainer import config as configuration
 from trainer.model.compile import compile_units, uncompiled

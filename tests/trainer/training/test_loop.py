@@ -16,7 +16,7 @@ import snac_core
 from snac_core.model.batch_context import BatchContext
 from snac_core.store import ModelStore, checkpoint
 from snac_core.store.identity import token_space
-from tests.conftest import TINY
+from tests.support.models import TINY
 from tests.trainer.commands import rows
 from tests.trainer.conftest import RATE, record, voice, weights
 from trainer import config as configuration

@@ -10,7 +10,7 @@ import snac_core
 from snac_core.errors import ModelError
 from snac_core.store import ModelStore
 from snac_core.store.identity import token_space
-from tests.conftest import TINY, random_model
+from tests.support.models import TINY, random_model
 from tests.trainer.conftest import voice
 from trainer.errors import TrainerError
 from trainer.training.publish import publish
@@ -76,15 +76,13 @@ def test_what_is_no_checkpoint_is_refused_and_the_store_untouched(tmp_path: Path
     store = tmp_path / "store"
     damaged = checkpoint(tmp_path / "damaged.pt")
     damaged.write_bytes(damaged.read_bytes()[:2000])
-    with pytest.raises(ModelError, match=r"damaged\.pt cannot be read"):
+    with pytest.raises(ModelError, match=r"damaged\.pt is no file that torch\.save wrote"):
         publish(damaged, store)
-    with pytest.raises(ModelError, match=r"none\.pt cannot be read"):
+    with pytest.raises(ModelError, match=r"no model .*none\.pt"):
         publish(tmp_path / "none.pt", store)
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(TrainerError, match=r"list\.pt is no checkpoint of a run"):
+    with pytest.raises(ModelError, match=r"list\.pt is not a trainer checkpoint"):
         publish(tmp_path / "list.pt", store)
-    with pytest.raises(TrainerError, match=r"it lacks \['metrics'\]"):
-        publish(checkpoint(tmp_path / "a.pt", metrics=None), store)
     bigger = {**TINY.to_dict(), "encoder_dim": 16}
     with pytest.raises(ModelError, match="of another shape"):
         publish(checkpoint(tmp_path / "b.pt", config=bigger), store)
