@@ -248,11 +248,13 @@ def _reconstructed(models: Models, chunk: list[Read]) -> Iterator[_Made]:
     made = {role: one.codec.decode(codes[role]) for role, one in models.items()}
     again = {role: one.codec.encode(made[role]) for role, one in models.items()}
     for index, (one, reference) in enumerate(chunk):
-        audio, first, second = (
-            {role: each[index] for role, each in by_role.items()}  # type: ignore[index]
-            for by_role in (made, codes, again)
+        yield _Made(
+            one,
+            reference,
+            {role: each[index] for role, each in made.items()},
+            {role: each[index] for role, each in codes.items()},
+            {role: each[index] for role, each in again.items()},
         )
-        yield _Made(one, reference, audio, first, second)
 
 
 def _finite(value: float) -> float | None:

@@ -63,19 +63,20 @@ def peak_bytes(config: TrainConfig, model: SNAC, samples: int) -> int:
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     held = sum(value.untyped_storage().nbytes() for value in model.state_dict().values())
     audio = 0.1 * torch.randn(1, 1, samples, generator=torch.Generator().manual_seed(0))
-    with _Watch() as watch:
+    watch = _Watch()
+    with watch:
         learner = Learner(config, model, World(torch.device("cpu")))
         learner.step(Batch(audio, torch.ones_like(audio), torch.zeros(1, dtype=torch.int64)), 0, 2)
     model.load_state_dict(weights)
     model.zero_grad(set_to_none=True)
-    return held + watch.peak
+    return int(held) + watch.peak
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of storages that operations make, while they live."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak, self._now = 0, 0
         self._alive: set[int] = set()
 

@@ -9,7 +9,7 @@ import pytest
 
 from snac_core.codec import Codec
 from snac_core.store.identity import token_space
-from tests.conftest import TINY, random_model
+from tests.support.models import TINY, random_model
 from tests.trainer.conftest import record
 from trainer import config as configuration
 from trainer.config import TrainConfig
