@@ -1,4 +1,4 @@
-"""Corpora into tokens, with Ray Data."""
+"""Corpora into tokens, exactly once, on Ray."""
 
 from __future__ import annotations
 

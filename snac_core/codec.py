@@ -112,7 +112,7 @@ class Codec:
             When a clip is empty, not one-dimensional or not finite.
         """
         jobs = [self.encode_job(wave) for wave in waves]
-        self._run_all([step for job in jobs for step in job.steps])
+        self.run_all([step for job in jobs for step in job.steps])
         return [job.result() for job in jobs]
 
     def decode(
@@ -141,7 +141,7 @@ class Codec:
             When codes do not fit this model.
         """
         jobs = [self.decode_job(item, noise, seed) for item in codes]
-        self._run_all([step for job in jobs for step in job.steps])
+        self.run_all([step for job in jobs for step in job.steps])
         return [job.result() for job in jobs]
 
     def encode_job(self, wave: Samples) -> EncodeJob:
@@ -191,7 +191,8 @@ class Codec:
         points = self.networks.preemption
         return points.preemptible(callback) if points else contextlib.nullcontext()
 
-    def _run_all(self, steps: list[Step]) -> None:
+    def run_all(self, steps: Sequence[Step]) -> None:
+        """Compute any number of ``steps`` of one kind, in micro-batches that suit the device."""
         # Windows of like length together, so that little of a batch is padding.
         for batch in self._batches(sorted(steps, key=lambda step: step.window.samples)):
             self.run(batch)

@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "snac_core": [
         "cli",
+        "export",
         "plot streaming store",
         "codec",
         "inference",
-        "kernels layouts quality",
+        "kernels layouts quality client",
         "model codes audio",
         "config utils",
         "errors types",
@@ -32,7 +33,7 @@ FLOORS = {
         "models limits engine",
         "observability security",
         "settings problems concurrency",
-        "keys errors fields request_state shares client",
+        "keys errors fields request_state shares addresses cgroup client",
     ],
     "trainer": [
         "__main__",
@@ -45,7 +46,18 @@ FLOORS = {
         "config",
         "errors",
     ],
-    "bulk": ["cli", "tokenize", "shards"],
+    "bulk": [
+        "cli",
+        "verify",
+        "encode decode",
+        "pipeline",
+        "cluster encoder progress",
+        "output",
+        "plan reading",
+        "sources batches",
+        "filesystems",
+        "errors",
+    ],
 }
 """The folders and modules of each package, top floor first; each imports only lower floors."""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from snac_core.audio.channels import AudioWarning, Channel, parse_channel
 from snac_core.audio.part import RawFormat
 from snac_core.audio.reading import read, read_incremental
-from snac_core.audio.samples import check_sample_rate, check_samples
+from snac_core.audio.samples import check_sample_rate, check_samples, resampled
 from snac_core.audio.seeking import Facts, facts, read_stretch
+from snac_core.audio.source import SoundSource
 from snac_core.audio.suffixes import AUDIO_SUFFIXES
 from snac_core.audio.writing import (
     MEDIA_TYPES,
@@ -28,6 +29,7 @@ __all__ = [
     "Channel",
     "Facts",
     "RawFormat",
+    "SoundSource",
     "check_sample_rate",
     "check_samples",
     "encode_bytes",
@@ -38,6 +40,7 @@ __all__ = [
     "read",
     "read_incremental",
     "read_stretch",
+    "resampled",
     "wav_header",
     "write",
 ]

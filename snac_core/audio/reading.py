@@ -11,7 +11,7 @@ import numpy as np
 
 from snac_core.audio.channels import AudioWarning, Channel
 from snac_core.audio.part import RawFormat
-from snac_core.audio.samples import _resampled, check_sample_rate, check_samples
+from snac_core.audio.samples import check_sample_rate, check_samples, resampled
 from snac_core.audio.source import SoundSource
 from snac_core.types import Samples
 from snac_core.utils.incremental import Incremental, run_to_end
@@ -89,7 +89,7 @@ def read_incremental(
     with SoundSource(source, max_seconds, channel, raw, hold) as sound:
         expected = _resampled_length(sound.frames or 0, sound.sample_rate, sample_rate)
         recording = _Recording(min(expected, _MAX_RESERVED_SECONDS * sample_rate))
-        for block in _resampled(sound.mono_blocks(), sound.sample_rate, sample_rate):
+        for block in resampled(sound.mono_blocks(), sound.sample_rate, sample_rate):
             if keep is not None:
                 keep(len(block))
             recording.append(block)
@@ -109,7 +109,8 @@ class _Recording:
     def append(self, block: Samples) -> None:
         end = self._length + len(block)
         if end > len(self._samples):
-            self._samples.resize(max(end, len(self._samples) * 3 // 2), refcheck=False)
+            # Not by much: numpy fills what is new with zeros, and so it is in memory.
+            self._samples.resize(max(end, len(self._samples) * 9 // 8), refcheck=False)
         self._samples[self._length : end] = block
         self._length = end
 

@@ -45,7 +45,7 @@ def check_samples(samples: object) -> Samples:
     return array
 
 
-def _resampled(blocks: Iterable[Samples], rate: int, new_rate: int) -> Iterator[Samples]:
+def resampled(blocks: Iterable[Samples], rate: int, new_rate: int) -> Iterator[Samples]:
     """Resample block by block; where blocks begin makes no difference to the result."""
     if rate == new_rate:
         yield from blocks

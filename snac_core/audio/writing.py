@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from snac_core.audio.samples import _resampled, check_sample_rate, check_samples
+from snac_core.audio.samples import check_sample_rate, check_samples, resampled
 from snac_core.audio.source import BLOCK_SAMPLES
 from snac_core.errors import AudioError
 from snac_core.types import Samples
@@ -143,7 +143,7 @@ def _encoded(samples: Samples, sample_rate: int, format: AudioFormat) -> Iterato
         yield from _with_libsndfile(map(_to_int16, blocks), sample_rate, "FLAC", "PCM_16")
     else:
         rate = sample_rate if sample_rate in OPUS_SAMPLE_RATES else 48000
-        clipped = (np.clip(block, -1, 1) for block in _resampled(blocks, sample_rate, rate))
+        clipped = (np.clip(block, -1, 1) for block in resampled(blocks, sample_rate, rate))
         yield from _with_libsndfile(clipped, rate, "OGG", "OPUS")
 
 

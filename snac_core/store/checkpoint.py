@@ -108,7 +108,22 @@ def load(
     ConfigError
         If its configuration cannot be built.
     """
-    checkpoint = read(ref)
+    return codec_of(read(ref), device, precision, compile)
+
+
+def codec_of(
+    checkpoint: Checkpoint,
+    device: str | torch.device | None = None,
+    precision: Precision | None = None,
+    compile: Compile = "auto",
+) -> Codec:
+    """Build and check the codec of a model that was read already; options as `load` takes them.
+
+    Raises
+    ------
+    ModelError
+        If it does not give its golden clip the published codes on this device.
+    """
     codec = Codec(
         build(checkpoint.config, checkpoint.weights),
         version=checkpoint.version,

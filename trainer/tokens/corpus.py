@@ -18,6 +18,8 @@ from trainer.errors import TrainerError
 Array = npt.NDArray[np.int64]
 
 ROWS_AT_ONCE = 256
+ERRORS = "errors.parquet"
+"""What `snac-bulk` writes beside its shards."""
 MOST_LISTED = 200
 """Unusable recordings that are named; the others are counted."""
 
@@ -54,7 +56,9 @@ class Corpus:
     def __init__(self, folder: Path, codebook_size: int) -> None:
         self.folder, self.codebook_size = folder, codebook_size
         self.files = sorted(
-            path for path in folder.rglob("*") if path.suffix in (".parquet", ".npz")
+            path
+            for path in folder.rglob("*")
+            if path.suffix in (".parquet", ".npz") and path.name != ERRORS
         )
         if not self.files:
             raise TrainerError(f"no .parquet or .npz files of codes under {folder}")
