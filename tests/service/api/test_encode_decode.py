@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from service.client import AsyncSnacClient, ProblemError, SnacClient
 from snac_core.audio import read
+from snac_core.client import AsyncSnacClient, ProblemError, SnacClient
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.layouts import from_layout
