@@ -49,7 +49,7 @@ def test_a_compressed_body_is_read_as_what_it_holds(running: Any, wav: bytes) ->
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_curl_sends_what_the_gzip_program_made(running: Any, wav: bytes, tmp_path: Path) -> None:
     (tmp_path / "voice.wav").write_bytes(wav)
-    line = f"gzip -c voice.wav | curl -sS -H 'Content-Encoding: gzip' --data-binary @- "
+    line = "gzip -c voice.wav | curl -sS -H 'Content-Encoding: gzip' --data-binary @- "
     done = subprocess.run(
         ["bash", "-c", f"{line}{running.url}/v1/encode"],
         cwd=tmp_path,
