@@ -1,30 +1,45 @@
 # The trainer image: snac-trainer with everything it needs to compile its kernels. CPU by default;
-# for NVIDIA GPUs, build with --build-arg TORCH_INDEX= (empty).
+# for NVIDIA GPUs, build with --build-arg TORCH_INDEX= (empty). --build-arg EXTRAS=media adds
+# FFmpeg's readers. Its layers are those of docker/service.Dockerfile.
 #
 #   docker build --file docker/trainer.Dockerfile --tag snac-trainer .
 #   docker run --init --volume ./dataset:/data:ro --volume models:/models snac-trainer train --help
 
-FROM python:3.11-slim AS build
+FROM python:3.11-slim AS requirements
+ARG EXTRAS=
+WORKDIR /src
+COPY pyproject.toml constraints.txt docker/requirements.py ./
+RUN python requirements.py train $EXTRAS > requirements.txt \
+    && grep '^torch==' constraints.txt > torch.txt
+
+FROM python:3.11-slim AS dependencies
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/snac
 ENV PATH=/opt/snac/bin:$PATH
 WORKDIR /src
-
-# Dependencies before code: a change of code leaves these layers cached.
-COPY pyproject.toml constraints.txt docker/requirements.py ./
-RUN python requirements.py train > requirements.txt
+COPY --from=requirements /src/torch.txt ./
 RUN if [ -n "$TORCH_INDEX" ]; then \
-        pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)"; \
+        pip install --no-compile --no-deps --index-url "$TORCH_INDEX" --requirement torch.txt; \
     fi
-RUN pip install -c constraints.txt -r requirements.txt
+COPY --from=requirements /src/requirements.txt /src/constraints.txt ./
+RUN pip install --no-compile -c constraints.txt -r requirements.txt
 
-COPY README.md LICENSE ./
+# torch.compile reads torch's headers, and setuptools finds its compiler.
+FROM dependencies AS slim
+COPY docker/slim.py ./
+RUN python slim.py headers setuptools \
+    && python -c "import torch._dynamo, torch._inductor.compile_fx, torch.distributed, torchdata, \
+numpy, soundfile, soxr, safetensors.torch, huggingface_hub, pystoi, tensorboard, pyarrow.parquet, \
+webdataset, matplotlib.pyplot, jinja2, pyloudnorm, torch.utils.tensorboard"
+
+FROM dependencies AS code
+COPY pyproject.toml README.md LICENSE ./
 COPY snac_core snac_core
-COPY service service
 COPY trainer trainer
-COPY bulk bulk
-RUN pip install -c constraints.txt ".[train]"
+# What the removed commands need is not in this image.
+RUN pip install --no-deps --compile --prefix /code . \
+    && rm /code/bin/snac-service /code/bin/snac-bulk
 
 FROM python:3.11-slim
 # torch.compile builds its kernels with a C++ compiler.
@@ -32,12 +47,13 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
 # The same user id in every image of this project: they share the model store's volume.
-RUN useradd --uid 10001 --create-home snac \
+RUN groupadd --gid 10001 snac && useradd --uid 10001 --gid 10001 --create-home snac \
     && install --directory --owner snac --group snac /data /models /runs /home/snac/.cache
-COPY --from=build /opt/snac /opt/snac
+COPY --from=slim /opt/snac /opt/snac
+COPY --from=code /code /opt/snac
 ENV PATH=/opt/snac/bin:$PATH \
     PYTHONUNBUFFERED=1
-USER snac
+USER 10001:10001
 WORKDIR /home/snac
 VOLUME ["/models", "/runs"]
 ENTRYPOINT ["snac-trainer"]

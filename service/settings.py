@@ -6,12 +6,10 @@ Each class is a section of docs/settings.md, which is generated from here.
 from __future__ import annotations
 
 import functools
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
@@ -21,9 +19,14 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service import keys
+from service.addresses import Host, Network, is_loopback
+from service.cgroup import memory_limit
 from service.keys import Key
 
 PREFIX = "SNAC_"
+
+_HELD_PART = 4
+"""What is left is for the model, the engine's buffers and the interpreter."""
 
 _Secret = Annotated[SecretStr, Field(min_length=keys.MIN_LENGTH)]
 
@@ -34,21 +37,13 @@ def _listed(value: object) -> object:
 
 _Secrets = Annotated[tuple[_Secret, ...], NoDecode, BeforeValidator(_listed)]
 _Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed)]
-
-
-def _network(text: str) -> str:
-    return str(ipaddress.ip_network(text, strict=False))
-
-
-_Networks = Annotated[
-    tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_listed)
-]
+_Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_listed)]
 
 
 class Listening(BaseSettings):
     """Address and port."""
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    host: Host = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks one.")
     root_path: str = Field(
         default="",
@@ -56,10 +51,16 @@ class Listening(BaseSettings):
         description="Path under which a proxy publishes the service, such as `/snac`; the proxy "
         "may strip it or not.",
     )
-    published_host: str | None = Field(
+    published_host: Host | None = Field(
         default=None,
         description="Address under which a container's port is published; it replaces `SNAC_HOST` "
-        "in deciding whether keys are required.",
+        "in deciding whether keys are required, and in the URL that the log announces.",
+    )
+    published_port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="Port under which a container's port is published, for that URL.",
     )
 
 
@@ -157,7 +158,8 @@ class Limits(BaseSettings):
         description="Memory in bytes that all requests may hold together: bodies until the "
         "response, 128 MiB for each decoder of the extra `media`, responses from before decoding "
         "until the client has received them. A request gets 429 if it does not fit now, and 413 "
-        "if it can never fit.",
+        "if it can never fit. Unless it is set, it is at most a quarter of the memory that the "
+        "machine or the container has.",
     )
     caller_share: float = Field(
         default=0.75,
@@ -340,9 +342,22 @@ class Settings(Operation, Access, SlowClients, StreamLimits, Limits, Computing, 
         return _keyring(self.admin_key, self.admin_keys, self.admin_keys_file)
 
     @property
+    def address(self) -> str:
+        """The address under which clients know the service."""
+        return self.published_host or self.host
+
+    @property
     def on_loopback(self) -> bool:
         """Whether only this machine can reach the service."""
-        return _is_loopback(self.host)
+        return is_loopback(self.address)
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that requests may hold together: as set, or as the memory here allows."""
+        limit = memory_limit()
+        if limit is None or "max_held_bytes" in self.model_fields_set:
+            return self.max_held_bytes
+        return min(self.max_held_bytes, limit // _HELD_PART)
 
     @model_validator(mode="after")
     def _check_keys(self) -> Settings:
@@ -358,10 +373,9 @@ class Settings(Operation, Access, SlowClients, StreamLimits, Limits, Computing, 
                 getattr(self, name)
             except ValueError as error:
                 raise ValueError(f"{name.removesuffix('ring')}s: {error}") from None
-        address = self.published_host or self.host
-        if not (_is_loopback(address) or self.api_keyring or self.allow_anonymous):
+        if not (self.on_loopback or self.api_keyring or self.allow_anonymous):
             raise ValueError(
-                f"{address} can be reached from other machines, and no keys are set. Set "
+                f"{self.address} can be reached from other machines, and no keys are set. Set "
                 "SNAC_API_KEY, SNAC_API_KEYS or SNAC_API_KEYS_FILE, or SNAC_ALLOW_ANONYMOUS=true "
                 "to let anybody in"
             )
@@ -378,12 +392,3 @@ def _keyring(
     secrets = [secret.get_secret_value() for secret in ([one] if one else []) + list(more)]
     listed = keys.read_file(file) if file else []
     return keys.keyring([*((secret, "") for secret in secrets), *listed])
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.api.content_negotiation import AUDIO_FORMATS, JSON, MSGPACK, NPZ
+from service.api.multipart import MULTIPART
 from service.api.schemas import DecodeBatchBody, DecodeBody, Problem
-from service.api.uploads import MULTIPART
 from service.problems import MEDIA_TYPE
 
 Responses = dict[int | str, dict[str, Any]]
@@ -23,7 +23,7 @@ _MEANING = {
     408: "The body arrived too slowly.",
     409: "The codes belong to another token space.",
     413: "Too many bytes, files or items, or too many seconds of audio.",
-    415: "A content type that this call does not support.",
+    415: "A content type, or an encoding of the body, that this call does not support.",
     422: "A parameter, field or code that is not valid.",
     429: "The queue is full, or a rate limit is exceeded; `Retry-After` says for how long.",
     500: "The service failed unexpectedly.",

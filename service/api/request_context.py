@@ -46,6 +46,9 @@ class RequestContext:
         state.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=state.request_id)
+        trace_id = scope["app"].state.service.tracing.trace_id()
+        if trace_id is not None:
+            structlog.contextvars.bind_contextvars(trace_id=trace_id)
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -71,7 +74,7 @@ class RequestContext:
             seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", "other")
             version = state.model.version if state.model else None
-            self.metrics.answered(route, state.outcome, version, seconds)
+            self.metrics.answered(route, state.outcome, version, seconds, trace_id)
             path = scope["path"].removeprefix(scope.get("root_path", ""))
             quiet = path.startswith(_QUIET) and status in (200, 503)
             (log.debug if quiet else log.info)(

@@ -14,6 +14,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.exposition import choose_encoder
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 _AUDIO_SECONDS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -149,16 +150,32 @@ class Metrics:
         self.model_info.clear()
         self.model_info.labels(version=version, token_space=token_space).set(1)
 
-    def answered(self, route: str, outcome: str, version: str | None, seconds: float) -> None:
-        """Count a request, also for the model version that it used, if any."""
+    def answered(
+        self,
+        route: str,
+        outcome: str,
+        version: str | None,
+        seconds: float,
+        trace_id: str | None = None,
+    ) -> None:
+        """Count a request, also for the model version that it used, if any.
+
+        A recorded trace becomes the exemplar of the request's duration.
+        """
         self.requests.labels(route=route, outcome=outcome).inc()
-        self.request_seconds.labels(route=route).observe(seconds)
+        exemplar = {"trace_id": trace_id} if trace_id else None
+        self.request_seconds.labels(route=route).observe(seconds, exemplar)
         if version is not None:
             self.model_requests.labels(version=version, outcome=outcome).inc()
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus text format."""
         return generate_latest(self.registry)
+
+    def negotiated(self, accept: str) -> tuple[bytes, str]:
+        """Return all metrics and their media type: OpenMetrics, with exemplars, if accepted."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self.registry), media_type
 
 
 def _none() -> float:

@@ -32,7 +32,7 @@ class Service:
         self.models = ModelManager(settings, self.metrics)
         self.rates = RateLimits(settings)
         self.guesses = KeyGuesses(settings.key_guesses)
-        self.memory = MemoryBudget(settings.max_held_bytes, self.metrics, settings.caller_share)
+        self.memory = MemoryBudget(settings.held_bytes, self.metrics, settings.caller_share)
         self.tracing: Tracing = NoTracing()
         self.worker: Worker | None = None
         on_gpu = torch.cuda.is_available() if settings.device is None else "cuda" in settings.device

@@ -126,11 +126,16 @@ def explain(error: Exception) -> None:
         sys.stderr.write(f"snac-service: {f'SNAC_{name}: ' if name else ''}{said}\n")
 
 
+def announced_url(settings: Settings, port: int) -> str:
+    """Return the URL by which clients on this machine reach the service listening on ``port``."""
+    host = "127.0.0.1" if settings.address in ("0.0.0.0", "::") else settings.address
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{settings.published_port or port}"
+
+
 def _announce(service: Service, port: int) -> None:
     codec, settings = service.models.codec, service.settings
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    host = f"[{host}]" if ":" in host else host
-    url = f"http://{host}:{port}"
+    url = announced_url(settings, port)
     key = ' -H "X-Api-Key: $SNAC_API_KEY"' if settings.api_keyring else ""
     log.info(
         "serving",
@@ -139,6 +144,7 @@ def _announce(service: Service, port: int) -> None:
         token_space=codec.token_space,
         device=str(codec.device),
         precision=codec.precision,
+        held_bytes=service.memory.max_bytes,
         encode=f"curl{key} --data-binary @your_speech.wav {url}/v1/encode",
         decode=f"curl{key} --data '{{\"codes\":{_some_codes(codec.config)}}}' "
         f"--output tokens.wav {url}/v1/decode",

@@ -47,23 +47,46 @@ def resolved(*options: str, **environment: str) -> dict[str, Any]:
 
 def mounts(service: str) -> dict[str, str]:
     """Return target -> source of a service's volumes, as written."""
-    pairs = [volume.rpartition(":") for volume in COMPOSE["services"][service]["volumes"]]
     found = {}
-    for source, _, target in pairs:
-        if target == "ro":
-            source, _, target = source.rpartition(":")
+    for volume in COMPOSE["services"][service]["volumes"]:
+        if isinstance(volume, str):
+            source, _, target = volume.partition(":")
+        else:
+            source, target = volume["source"], volume["target"]
         found[target] = source
     return found
 
 
-def test_both_files_build_from_dockerfiles_that_exist() -> None:
-    for service in COMPOSE["services"].values():
+BUILT = {name: one for name, one in COMPOSE["services"].items() if "build" in one}
+FIXED = {"host", "port", "published_host", "published_port", "model_store"}
+"""Settings that the image or the compose file decides."""
+
+
+def settable() -> dict[str, str]:
+    """Return a value for every variable of the service that a user may set."""
+    names = sorted(Settings.model_fields.keys() - FIXED)
+    return {f"SNAC_{name.upper()}": f"value-{number}" for number, name in enumerate(names)}
+
+
+def test_images_are_built_from_dockerfiles_that_exist_and_never_pulled() -> None:
+    assert BUILT.keys() >= {"service", "trainer", "prepare"}
+    for service in BUILT.values():
         assert (ROOT / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+        assert service["pull_policy"] == "build"
 
 
-def test_the_gpu_file_extends_the_same_services() -> None:
+def test_the_gpu_file_extends_the_services_that_compute() -> None:
     gpu = yaml.safe_load(FILES[1].read_text("utf-8"))
-    assert gpu["services"].keys() == COMPOSE["services"].keys()
+    assert gpu["services"].keys() == {"service", "trainer"}
+
+
+def test_no_mount_makes_a_folder_of_the_host() -> None:
+    for name, service in COMPOSE["services"].items():
+        for volume in service["volumes"]:
+            if isinstance(volume, str):
+                assert volume.partition(":")[0] in COMPOSE["volumes"], f"{name}: {volume}"
+            elif volume["type"] == "bind":
+                assert volume["bind"] == {"create_host_path": False}, f"{name}: {volume}"
 
 
 def test_the_trainer_publishes_into_the_store_that_the_service_watches() -> None:
@@ -84,11 +107,55 @@ def test_the_trainer_is_given_a_configuration_that_it_accepts() -> None:
     assert not config.quantizer_trains
 
 
-def test_the_service_is_given_settings_that_it_knows() -> None:
+def test_every_setting_is_named_for_the_service() -> None:
     names = COMPOSE["services"]["service"]["environment"]
     ours = {name for name in names if name.startswith("SNAC_")}
-    assert ours
-    assert {name.removeprefix("SNAC_").lower() for name in ours} <= Settings.model_fields.keys()
+    expected = {f"SNAC_{name.upper()}" for name in Settings.model_fields.keys() - {"host", "port"}}
+    assert ours == expected, "docker-compose.yml names every setting of docs/settings.md"
+
+
+@needs_compose
+def test_every_setting_arrives_from_the_shell() -> None:
+    values = settable()
+    assert resolved(**values)["services"]["service"]["environment"].items() >= values.items()
+
+
+@needs_compose
+def test_every_setting_arrives_from_a_file_and_opentelemetry_from_dot_env(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docker", tmp_path / "docker")
+    values, traces = settable(), {"OTEL_SERVICE_NAME": "codec"}
+    lines = [f"{name}={value}\n" for name, value in {**values, **traces}.items()]
+    (tmp_path / ".env").write_text("".join(lines))
+    copied = ["--project-directory", str(tmp_path), "--file", str(FILES[0])]
+    arrived = resolved(*copied)["services"]["service"]["environment"]
+    assert arrived.items() >= {**values, **traces}.items()
+    (tmp_path / ".env").rename(tmp_path / "production.env")
+    options = ["--env-file", str(tmp_path / "production.env")]
+    arrived = resolved(*options, *copied)["services"]["service"]["environment"]
+    assert arrived.items() >= values.items()
+
+
+@needs_compose
+@pytest.mark.parametrize("bind", ["127.0.0.1", "[::1]"])
+def test_the_service_knows_where_it_is_published(
+    bind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = resolved(BIND=bind, PORT="9123")["services"]["service"]
+    for name in ("SNAC_PUBLISHED_HOST", "SNAC_PUBLISHED_PORT"):
+        monkeypatch.setenv(name, service["environment"][name])
+    settings = Settings(host="0.0.0.0")
+    assert (settings.address, settings.published_port) == (bind.strip("[]"), 9123)
+    assert settings.on_loopback
+    (port,) = service["ports"]
+    assert (port["host_ip"], port["published"]) == (bind.strip("[]"), "9123")
+
+
+@needs_compose
+def test_threads_wait_asleep_in_every_container(tmp_path: Path) -> None:
+    every = ["--profile", "train", "--profile", "prepare"]
+    services = resolved(*every, DATASET=str(tmp_path), RECORDINGS=str(tmp_path))["services"]
+    waits = {services[name]["environment"]["OMP_WAIT_POLICY"] for name in BUILT}
+    assert waits == {"PASSIVE"}
 
 
 def test_named_volumes_are_declared() -> None:

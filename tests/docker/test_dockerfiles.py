@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from docker.slim import slim
+from snac_core.kernels import build
+
 ROOT = Path(__file__).parents[2]
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -26,6 +29,12 @@ def instructions(dockerfile: Path) -> list[tuple[str, str]]:
 
 def arguments(dockerfile: Path, name: str) -> list[str]:
     return [argument for instruction, argument in instructions(dockerfile) if instruction == name]
+
+
+def sources(dockerfile: Path) -> list[str]:
+    """Return what is copied from the checkout."""
+    copies = [one.split() for one in arguments(dockerfile, "COPY") if not one.startswith("--from")]
+    return [source for words in copies for source in words[:-1]]
 
 
 @pytest.fixture(params=DOCKERFILES, ids=lambda path: path.name)
@@ -44,24 +53,20 @@ def test_every_copied_path_exists_and_reaches_the_build(dockerfile: Path) -> Non
         for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
         if line.startswith("!")
     }
-    copied = [
-        source
-        for argument in arguments(dockerfile, "COPY")
-        if not argument.startswith("--from")
-        for source in argument.split()[:-1]
-    ]
+    copied = sources(dockerfile)
     assert copied
     for source in copied:
         assert (ROOT / source).exists(), source
-        assert source in admitted, f".dockerignore keeps {source} out"
+        assert admitted & {source, source.split("/")[0]}, f".dockerignore keeps {source} out"
 
 
 def test_runs_as_a_user_without_privileges_from_the_last_stage_on(dockerfile: Path) -> None:
     steps = instructions(dockerfile)
     last_stage = max(index for index, (name, _) in enumerate(steps) if name == "FROM")
     users = [argument for name, argument in steps[last_stage:] if name == "USER"]
-    assert users == ["snac"]
-    after = [name for name, _ in steps[steps.index(("USER", "snac")) :]]
+    # Kubernetes' runAsNonRoot takes numbers only.
+    assert users == ["10001:10001"]
+    after = [name for name, _ in steps[steps.index(("USER", users[0])) :]]
     assert "RUN" not in after
     assert {"CMD", "ENTRYPOINT"} & set(after)
 
@@ -86,14 +91,62 @@ def test_starts_a_command_that_the_project_installs(dockerfile: Path) -> None:
 
 def test_base_images_are_pinned_to_a_python_that_the_project_supports(dockerfile: Path) -> None:
     minimum = tuple(map(int, PROJECT["requires-python"].removeprefix(">=").split(".")))
-    bases = {argument.split()[0] for argument in arguments(dockerfile, "FROM")}
+    stages = [argument.split() for argument in arguments(dockerfile, "FROM")]
+    bases = {words[0] for words in stages} - {words[-1] for words in stages if "AS" in words}
     assert len(bases) == 1
     version = re.fullmatch(r"python:(\d+)\.(\d+)-slim", bases.pop())
     assert version is not None
     assert tuple(map(int, version.groups())) >= minimum
+    named = re.findall(r"/lib/python([\d.]+)/", dockerfile.read_text("utf-8"))
+    assert set(named) <= {".".join(version.groups())}
 
 
-@pytest.mark.parametrize("extras", [[], ["train"], ["media", "tracing"]])
+def test_kernels_are_built_from_all_that_decides_them_and_nothing_else() -> None:
+    service = ROOT / "docker" / "service.Dockerfile"
+    copied = {one for one in sources(service) if one.startswith("snac_core/")}
+    needed = {f"snac_core/kernels/{name}.cpp" for name in build.SOURCES}
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOADED], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert copied == needed | {str(Path(path).relative_to(ROOT)) for path in loaded}
+
+
+LOADED = """
+import sys, snac_core.kernels.build
+for name, module in sys.modules.items():
+    if name.partition(".")[0] == "snac_core":
+        print(module.__file__)
+"""
+
+
+def test_commands_whose_code_is_not_in_the_image_are_not_there(dockerfile: Path) -> None:
+    copied = set(sources(dockerfile))
+    (code,) = [one for one in arguments(dockerfile, "RUN") if "--prefix" in one]
+    removed = set(re.findall(r"/code/bin/(\S+)", code))
+    without = {name for name, start in PROJECT["scripts"].items() if start.split(".")[0] in copied}
+    assert removed == PROJECT["scripts"].keys() - without
+
+
+def test_slimming_removes_what_it_names_and_keeps_what_is_asked_for(tmp_path: Path) -> None:
+    kept = ["torch/nn/a.py", "torch/bin/torch_shm_manager", "torch/lib/libtorch.so", "pipes/a.py"]
+    headers = ["torch/include/a.h", "numpy/_core/include/numpy/a.h"]
+    others = ["torch/test/a.py", "torch/bin/test_api", "torch/bin/protoc", "torch/lib/liba.a"]
+    others += ["numpy/_core/tests/a.py", "scipy/stats/tests/a.py", "pip/a.py", "pip-1.dist-info/a"]
+    for name in (*kept, *headers, *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12")
+    assert slim(tmp_path, ["headers"]) == 2 * len(others)
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == {
+        *kept,
+        *headers,
+    }
+    slim(tmp_path)
+    assert not (tmp_path / "torch/include").exists()
+    with pytest.raises(SystemExit, match="no group heads"):
+        slim(tmp_path, ["heads"])
+
+
+@pytest.mark.parametrize("extras", [[], ["train"], ["tracing", "media"]])
 def test_requirements_are_those_of_the_project(extras: list[str]) -> None:
     printed = subprocess.run(
         [sys.executable, "docker/requirements.py", *extras],

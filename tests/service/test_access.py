@@ -161,6 +161,7 @@ def test_the_composed_service_is_open_on_this_machine_only(
     bind = service["environment"]["SNAC_PUBLISHED_HOST"]
     assert service["ports"] == [f"{bind}:${{PORT:-8000}}:8000"]
     assert bind == "${BIND:-127.0.0.1}"
+    assert service["environment"]["SNAC_PUBLISHED_PORT"] == "${PORT:-8000}"
     monkeypatch.setenv("SNAC_PUBLISHED_HOST", "127.0.0.1")
     Settings(host="0.0.0.0")
     monkeypatch.setenv("SNAC_PUBLISHED_HOST", "0.0.0.0")

@@ -65,10 +65,17 @@ async def startup(service: ServiceDep) -> Health:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 async def metrics(call: CallDep) -> Response:
-    """Return all metrics in Prometheus text format, of all workers if there are several."""
+    """Return all metrics in Prometheus text format, of all workers if there are several.
+
+    One process answers in OpenMetrics, with the traces of slow requests as exemplars, where
+    `Accept` asks for it.
+    """
     service = call.service
+    if service.worker is None:
+        text, media_type = service.metrics.negotiated(call.request.headers.get("accept", ""))
+        return Response(text, media_type=media_type)
     text = service.metrics.render()
-    if service.worker is not None and call.from_outside:
+    if call.from_outside:
         others = await service.worker.others_metrics()
         text = merge({service.worker.number: text.decode(), **others})
     return Response(text, media_type=CONTENT_TYPE_LATEST)

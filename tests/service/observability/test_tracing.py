@@ -6,9 +6,13 @@ import gzip
 import http.server
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
+import structlog
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from service.api import request_context
 
 trace = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 
@@ -29,6 +33,22 @@ class Collector(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
+
+merged = structlog.contextvars.merge_contextvars
+
+
+def keep(logged: list[dict[str, Any]], entry: dict[str, Any]) -> NoReturn:
+    logged.append(entry)
+    raise structlog.DropEvent
+
+
+@pytest.fixture
+def wav(samples_of: Any, wav_of: Any) -> bytes:
+    sound: bytes = wav_of(samples_of(0.2))
+    return sound
 
 
 @pytest.fixture
@@ -74,6 +94,56 @@ def test_a_request_is_a_span_with_its_stages_in_it(
     attributes = {a.key: a.value for a in by_name["inference"].attributes}
     assert attributes["snac.kind"].string_value == "encode"
     assert attributes["snac.audio_seconds"].double_value >= 0.5
+
+
+def test_opentelemetrys_variables_count_and_a_trace_ties_logs_and_metrics_to_a_request(
+    collector: Any, serve: Any, model_ref: str, wav: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = f"http://127.0.0.1:{collector.server_address[1]}"
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "codec")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
+    logged: list[dict[str, Any]] = []
+    log = structlog.wrap_logger(
+        None,
+        [merged, lambda logger, method, entry: keep(logged, entry)],
+        wrapper_class=structlog.BoundLogger,
+    )
+    monkeypatch.setattr(request_context, "log", log)
+    with serve(model=model_ref, device="cpu") as running:
+        headers = {"traceparent": f"00-{TRACE_ID}-{PARENT}-01"}
+        assert running.http.post("/v1/encode", content=wav, headers=headers).status_code == 200
+        scrape = running.http.get("/metrics", headers={"Accept": OPEN_METRICS})
+        plain = running.http.get("/metrics")
+    resources = [one for _, request in collector.posts for one in request.resource_spans]
+    names = {a.key: a.value.string_value for r in resources for a in r.resource.attributes}
+    assert names["service.name"] == "codec"
+    assert names["deployment.environment"] == "test"
+    samples = [
+        sample
+        for family in text_string_to_metric_families(scrape.text)
+        for sample in family.samples
+        if sample.name == "snac_request_seconds_bucket"
+        and sample.labels["route"] == "/v1/encode"
+        and sample.exemplar is not None
+    ]
+    assert [sample.exemplar.labels for sample in samples if sample.exemplar] == [
+        {"trace_id": TRACE_ID}
+    ]
+    assert TRACE_ID not in plain.text
+    assert [one["trace_id"] for one in logged if one.get("path") == "/v1/encode"] == [TRACE_ID]
+
+
+def test_a_sampler_and_the_switch_of_the_environment_count(
+    collector: Any, serve: Any, model_ref: str, wav: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = f"http://127.0.0.1:{collector.server_address[1]}"
+    for name, value in (("OTEL_TRACES_SAMPLER", "always_off"), ("OTEL_SDK_DISABLED", "true")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            with serve(model=model_ref, device="cpu", otlp_endpoint=endpoint) as running:
+                assert running.http.post("/v1/encode", content=wav).status_code == 200
+    assert collector.posts == []
 
 
 def test_a_collector_that_is_away_does_not_matter(

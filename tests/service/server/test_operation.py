@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from service.server.server import announced_url
 from service.settings import Settings
 
 KEY, ADMIN = "an API key", "an operator's key"
@@ -137,6 +138,9 @@ def test_without_a_key_operators_calls_are_open_on_loopback_only(
         refused = running.http.post("/v1/models/reload")
         assert refused.status_code == 403
         assert "SNAC_ADMIN_KEY" in refused.json()["detail"]
+    published = {"host": "0.0.0.0", "published_host": "[::1]"}
+    with serve(model=model_ref, device="cpu", **published) as running:
+        assert running.http.post("/v1/models/reload").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -145,6 +149,19 @@ def test_without_a_key_operators_calls_are_open_on_loopback_only(
 )
 def test_loopback_addresses(host: str, expected: bool) -> None:
     assert Settings(host=host, allow_anonymous=True).on_loopback is expected
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({"host": "127.0.0.1"}, "http://127.0.0.1:8000"),
+        ({"host": "::"}, "http://127.0.0.1:8000"),
+        ({"host": "0.0.0.0", "published_host": "10.1.2.3"}, "http://10.1.2.3:8000"),
+        ({"published_host": "[::1]", "published_port": 9123}, "http://[::1]:9123"),
+    ],
+)
+def test_the_announced_url_is_the_published_one(how: dict[str, Any], expected: str) -> None:
+    assert announced_url(Settings(**how, allow_anonymous=True), 8000) == expected
 
 
 def test_settings_come_from_the_environment_and_are_checked(
