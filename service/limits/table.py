@@ -39,6 +39,11 @@ LIMITS = (
         "max_held_bytes",
         "429 `overloaded`; 413 for one that never fits",
     ),
+    Limit(
+        "memory of a process of the extra `media`, counted among those",
+        f"{2**27} bytes",
+        "400 `unreadable-audio`",
+    ),
     Limit("audio in the engine's queue", "max_queue_seconds", "429 `overloaded`"),
     Limit("one caller's part of those two and of streams", "caller_share", "429 `overloaded`"),
     Limit("time for an answer", "request_timeout", "504 `deadline`"),
