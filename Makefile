@@ -61,10 +61,10 @@ $(BIN)/python -m pip install -c constraints.txt -e '.$(1)'
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format lock clusters bench docs clean
+.PHONY: help setup serve test test-lowest lint format lock clusters bench docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(FULL) ## install everything into .venv (TORCH_INDEX=url: take torch from there)
 	@echo 'Ready: make serve, make test.'
@@ -74,6 +74,21 @@ serve: $(BASE) ## start the service (PORT=8000 HOST=127.0.0.1; SNAC_MODEL=ref na
 
 test: $(FULL) lint ## lint, check types and run every test (ARGS: what pytest is to be told)
 	$(THREADS) $(BIN)/python -m pytest $(WORKERS) $(ARGS)
+
+# Pins that other versions of torch have of their own.
+LOWEST := $(VENV)-lowest
+TORCH_PINS := '^(torch|triton|sympy|setuptools|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)=='
+
+test-lowest: ## run the core's tests on the lowest torch that the package admits, in .venv-lowest
+	$(PYTHON) -m venv $(LOWEST)
+	grep -vE $(TORCH_PINS) constraints.txt > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install -c $(LOWEST)/constraints.txt \
+		$(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') \
+		"torch==$$(sed -n 's/^    "torch>=\([0-9.]*\),.*/\1/p' pyproject.toml)" \
+		pytest hypothesis psutil snac==1.2.1 -e .
+	$(THREADS) $(LOWEST)/bin/python -m pytest -W default tests/snac_core/test_codec.py \
+		tests/snac_core/test_codes.py tests/snac_core/layouts tests/snac_core/test_parity.py \
+		tests/snac_core/inference tests/snac_core/streaming tests/snac_core/store $(ARGS)
 
 lint: $(FULL) ## check style, format and types
 	$(BIN)/ruff check .
@@ -104,7 +119,7 @@ docs: $(FULL) ## build the documentation as a site in site/, and fail on any bro
 	@echo 'Ready: python -m http.server --directory site'
 
 clean: ## remove .venv, caches and build products
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/pip:
