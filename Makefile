@@ -46,10 +46,10 @@ $(BIN)/python -m pip install -c constraints.txt -e '.$(1)'
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format lock bench docs clean
+.PHONY: help setup serve test lint format lock images-test bench docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(FULL) ## install everything into .venv (TORCH_INDEX=url: take torch from there)
 	@echo 'Ready: make serve, make test.'
@@ -80,6 +80,9 @@ bench: $(FULL) ## measure against the published package; writes bench/results/ (
 	$(BIN)/python bench/streaming.py --batches 1 4 8 > bench/results/streaming.md
 	@cat bench/results/streaming.md
 	@cat bench/results/*.md > bench/results/table.tmp; mv bench/results/table.tmp bench/RESULTS.md
+
+images-test: $(FULL) ## build the images and run them with a Docker daemon (minutes; skips without one)
+	$(BIN)/python -m pytest -n 0 -s tests/docker/images.py $(ARGS)
 
 docs: $(FULL) ## build the documentation as a site in site/, and fail on any broken link
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
