@@ -102,7 +102,7 @@ def test_objects_are_valid(values: dict[str, Any], release: str) -> None:
 
 
 def test_it_is_open_only_if_that_is_said() -> None:
-    with pytest.raises(helm.HelmError, match="keys.allowAnonymous=true"):
+    with pytest.raises(helm.HelmError, match=r"keys\.allowAnonymous=true"):
         rendered({})
     assert variables(rendered(OPEN))["SNAC_ALLOW_ANONYMOUS"] == "true"
 
