@@ -141,8 +141,10 @@ def main() -> int:
     ]
     counts: Counter[str] = Counter()
     longest, hangs, errors = 0.0, 0, 0
-    settings = {"MAX_SECONDS": "60", "COMPILE": "off", "REQUEST_TIMEOUT": "300"}
-    with service(**settings) as target, ThreadPoolExecutor(options.jobs) as threads:
+    with (
+        service(MAX_SECONDS="60", REQUEST_TIMEOUT="300") as target,
+        ThreadPoolExecutor(options.jobs) as threads,
+    ):
         process = psutil.Process(target.process.pid)
         idle = process.memory_info().rss
         answers = threads.map(lambda one: post(target, one[1]), files)

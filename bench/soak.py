@@ -33,8 +33,8 @@ import psutil
 from machine import describe
 from versions import another_decoder, watching
 
-from service.client import ProblemError, SnacClient
 from snac_core.audio import encode_bytes
+from snac_core.client import ProblemError, SnacClient
 from snac_core.config import SnacConfig
 from snac_core.errors import StoreError
 from snac_core.layouts import to_layout

@@ -23,7 +23,7 @@ from running import service
 from torch.utils.flop_counter import FlopCounterMode
 
 import snac_core
-from service.client import SnacClient
+from snac_core.client import SnacClient
 from snac_core.codec import Codec
 from snac_core.codes import Codes
 from snac_core.config import PRESETS, SnacConfig

@@ -25,6 +25,7 @@ PAGES = {
     "examples/finetune_dialect/README.md": "examples/finetune_dialect.md",
     "examples/javascript/README.md": "examples/javascript.md",
     "examples/orpheus/README.md": "examples/orpheus.md",
+    "examples/tokenize_dataset/README.md": "examples/tokenize_dataset.md",
     "snac_core/starter/README.md": "starter.md",
 }
 """Where in the site each page is that lies outside of docs/."""

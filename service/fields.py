@@ -1,32 +1,35 @@
-"""Fields that HTTP and WebSocket messages share."""
+"""Fields that query parameters, forms and messages share."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query
 from pydantic import Field
 
-_LAYOUT = "hierarchical, flat, orpheus or mini-omni, with or without a version."
+from snac_core.types import Incomplete
 
-LayoutName = Annotated[str, Query(max_length=64, description=_LAYOUT)]
-"""A query parameter."""
+_LAYOUT = "hierarchical, flat, orpheus, orpheus-text or mini-omni, with or without a version."
 
 LayoutField = Annotated[str, Field(max_length=64, description=_LAYOUT)]
-"""A field of a message."""
 
 Base = Annotated[
-    int | None, Query(ge=0, lt=2**31, description="Token ID of code 0, for layouts that have one.")
+    int | None, Field(ge=0, lt=2**31, description="Token ID of code 0, for layouts that have one.")
 ]
 
 ChannelName = Annotated[
     str,
-    Query(
+    Field(
         pattern="^(average|loudest|[0-9]{1,2})$",
         description="Which channel is read: the average of all, one by its index from 0, or the "
         "loudest.",
     ),
 ]
-"""A query parameter."""
+
+FORMAT = "Of the audio; by default, what Accept prefers."
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+IncompleteField = Annotated[
+    Incomplete,
+    Field(description="What becomes of the tokens of a last frame that is not whole."),
+]

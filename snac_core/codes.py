@@ -65,6 +65,7 @@ def check_range(
     level: int | None = None,
     first: int = 0,
     width: int | None = None,
+    hint: str = "",
     error: type[CodesError] = CodesError,
 ) -> None:
     """Check that each of ``values``, [N], is within ``low`` and ``high``, of all or of each.
@@ -79,6 +80,8 @@ def check_range(
         The index of the first value in its stream.
     width
         Positions of a frame, for the message to name the position.
+    hint
+        What the message ends with.
 
     Raises
     ------
@@ -93,7 +96,7 @@ def check_range(
     value, legal = int(values[at]), f"{lowest}..{highest}"
     position = f", the codes of position {index % width}" if width else ""
     raise error(
-        f"{where}index {index}: {noun} {value} is outside {legal}{position}",
+        f"{where}index {index}: {noun} {value} is outside {legal}{position}{hint}",
         level=level,
         index=index,
         value=value,

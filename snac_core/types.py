@@ -20,3 +20,9 @@ NoiseMode: TypeAlias = Literal["seeded", "off"]
 Precision: TypeAlias = Literal["fp32", "bf16"]
 
 Compile: TypeAlias = Literal["auto", "on", "off"]
+
+Incomplete: TypeAlias = Literal["refuse", "drop"]
+"""What becomes of the tokens of a last frame that is not whole."""
+
+Invalid: TypeAlias = Literal["refuse", "skip"]
+"""What becomes of a frame with a token that its place does not allow."""

@@ -15,10 +15,11 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "snac_core": [
         "cli",
+        "export",
         "plot streaming store",
         "codec",
         "inference",
-        "kernels layouts quality",
+        "kernels layouts quality client",
         "model codes audio",
         "config utils",
         "errors types",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
@@ -22,9 +23,11 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
-from service.client import AsyncSnacClient, ProblemError
 from snac_core import audio
+from snac_core.client import AsyncSnacClient, ProblemError
 from snac_core.types import Samples
+
+log = logging.getLogger("bridge")
 
 SAMPLE_RATE = 24000
 FIRST_TOKEN_ID = 128256
@@ -126,7 +129,8 @@ def create_bridge(language_model: str, snac: str, api_key: str | None = None) ->
     @app.post("/v1/audio/speech")
     async def speak(speech: Speech) -> StreamingResponse:
         texts = completion(app.state.http, language_model, speech)
-        stream = app.state.snac.stream_decode(frames(texts), layout="orpheus")
+        # A token out of place, as a model may sample one, costs its frame and no more.
+        stream = app.state.snac.stream_decode(frames(texts), layout="orpheus", invalid="skip")
         try:
             # Waiting for the first audio lets an error have a status of its own.
             first = await anext(stream)
@@ -139,8 +143,11 @@ def create_bridge(language_model: str, snac: str, api_key: str | None = None) ->
             if speech.response_format == "wav":
                 yield audio.wav_header(SAMPLE_RATE)
             yield pcm(first)
-            async for samples in stream:
-                yield pcm(samples)
+            try:
+                async for samples in stream:
+                    yield pcm(samples)
+            except ProblemError as error:
+                log.warning("the speech ends early: %s", error)
 
         return StreamingResponse(body(), media_type=f"audio/{speech.response_format}")
 

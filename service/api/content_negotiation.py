@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from service.errors import NotAcceptableError
-from snac_core.audio import MEDIA_TYPES
+from snac_core.audio import MEDIA_TYPES, AudioFormat
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -52,6 +52,18 @@ def content_type(header: str | None) -> str:
     """Return the media type of a Content-Type header without parameters; "" if there is none."""
     media = (header or "").partition(";")[0].strip().lower()
     return _ALIASES.get(media, media)
+
+
+def audio_media(
+    accept: str | None, format: AudioFormat | None, offers: Sequence[str] = tuple(AUDIO_FORMATS)
+) -> str:
+    """Return the media type of answered audio: of ``format`` if given, or as `negotiate` does."""
+    return negotiate(accept if format is None else MEDIA_TYPES[format], offers)
+
+
+def audio_type(media: str, sample_rate: int) -> str:
+    """Return the Content-Type of answered audio: samples without a header need their rate."""
+    return f"{media};rate={sample_rate};channels=1" if media == MEDIA_TYPES["pcm"] else media
 
 
 def negotiate(accept: str | None, offers: Sequence[str]) -> str:

@@ -94,9 +94,15 @@ def read_codes(codec: Codec, fields: Fields, max_seconds: float) -> tuple[Codes,
                 f"the codes are of token space {theirs!r}; {codec.token_space!r} is being served"
             )
     config = codec.config
-    one_list = find_layout(options.layout).name in ("flat", "orpheus")
+    one_list = find_layout(options.layout).name in ("flat", "orpheus", "orpheus-text")
     tokens = _unpacked(_without_batch(fields["codes"], one_list=one_list))
-    levels = from_layout(tokens, options.layout, config=config, base=options.base)
+    levels = from_layout(
+        tokens,
+        options.layout,
+        config=config,
+        base=options.base,
+        incomplete=options.incomplete,
+    )
     values = {
         "codes": levels,
         "num_samples": options.num_samples,

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.api.content_negotiation import AUDIO_FORMATS, JSON, MSGPACK, NPZ
+from service.api.multipart import MULTIPART
 from service.api.schemas import DecodeBatchBody, DecodeBody, Problem
-from service.api.uploads import MULTIPART
 from service.problems import MEDIA_TYPE
 
 Responses = dict[int | str, dict[str, Any]]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from fastapi import Request
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from service.errors import InvalidRequestError
 
@@ -23,7 +24,14 @@ def refuse_unknown_query(request: Request) -> None:
 
 def query_names(route: APIRoute) -> list[str]:
     """Return the names of the query parameters that the function behind ``route`` takes."""
-    return [parameter.alias for parameter in route.dependant.query_params]
+    names: list[str] = []
+    for parameter in route.dependant.query_params:
+        kind = parameter.field_info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += kind.model_fields
+        else:
+            names.append(parameter.alias)
+    return names
 
 
 def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
-from service.fields import Seed
+from service.fields import FORMAT, Base, ChannelName, IncompleteField, LayoutField, Seed
+from snac_core.audio import AudioFormat
 from snac_core.types import NoiseMode
 
-Tokens = list[list[int]] | list[int]
+Tokens = list[list[int]] | list[int] | list[str] | str
 
 
 class Problem(BaseModel):
@@ -44,6 +45,27 @@ class ModelName(BaseModel):
 
     version: str
     token_space: str
+
+
+class AudioOptions(BaseModel):
+    """Options of every call that reads audio: query parameters, or fields of a form."""
+
+    channel: ChannelName = "average"
+
+
+class EncodeOptions(AudioOptions):
+    """Options of an encode request."""
+
+    layout: LayoutField = "hierarchical"
+    base: Base = None
+
+
+class ReconstructOptions(AudioOptions):
+    """Options of a reconstruct request."""
+
+    seed: Seed = 0
+    noise: NoiseMode = "seeded"
+    format: AudioFormat | None = Field(default=None, description=FORMAT)
 
 
 class EncodeAnswer(BaseModel):
@@ -81,17 +103,14 @@ class DecodeOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    layout: str = Field(
-        default="hierarchical",
-        max_length=64,
-        description="hierarchical, flat, orpheus or mini-omni, with or without a version.",
-    )
+    layout: LayoutField = "hierarchical"
     base: NonNegativeInt | None = Field(default=None, description="For layouts that have one.")
     num_samples: PositiveInt | None = Field(
         default=None, description="Samples to return; null returns all that the codes hold."
     )
     seed: Seed = Field(default=0, description="Seed of the decoder's noise.")
     noise: NoiseMode = "seeded"
+    incomplete: IncompleteField = "refuse"
     token_space: str | None = Field(
         default=None,
         max_length=64,

@@ -8,7 +8,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.content_negotiation import AUDIO_FORMATS
+from service.api.content_negotiation import AUDIO_FORMATS, audio_type
 from service.api.requests import Call
 from service.api.schemas import DecodeOptions
 from service.concurrency import run_until_first_complete, wait_for_disconnect
@@ -51,9 +51,10 @@ class StreamingAudioResponse(Response):
     ) -> None:
         codec = call.codec
         counts = {"X-Num-Samples": codes.num_samples, "X-Sample-Rate": codec.sample_rate}
-        super().__init__(None, 200, {name: str(value) for name, value in counts.items()}, media)
+        super().__init__(None, 200, {name: str(value) for name, value in counts.items()})
+        self.headers["Content-Type"] = audio_type(media, codec.sample_rate)
         del self.headers["Content-Length"]
-        self._call, self._codec = call, codec
+        self._call, self._codec, self._format = call, codec, AUDIO_FORMATS[media]
         self._num_samples = codes.num_samples
         self._decoder = StreamingDecoder(codec, options.noise, options.seed)
         self._decoder.push(codes.levels)
@@ -92,10 +93,7 @@ class StreamingAudioResponse(Response):
 
     async def _chunks(self, stream: Stream) -> AsyncIterator[bytes]:
         rate = self._codec.sample_rate
-        if AUDIO_FORMATS[str(self.media_type)] == "wav":
-            head = audio.wav_header(rate, self._num_samples)
-        else:
-            head = b""
+        head = audio.wav_header(rate, self._num_samples) if self._format == "wav" else b""
         while (step := self._decoder.take_step()) is not None:
             steps = self._decoder.ready * self._codec.config.pad_multiple
             stream.held_seconds = steps / rate

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeVar
 
 from fastapi import Request
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from service.api.content_negotiation import content_type
+from service.api.multipart import MULTIPART, Form, read_form, with_fields
 from service.api.raw_audio import raw_format
 from service.api.requests import Call
-from service.errors import (
-    InvalidRequestError,
-    MalformedBodyError,
-    TooLargeError,
-    UnsupportedMediaError,
-)
+from service.api.schemas import AudioOptions
+from service.errors import InvalidRequestError, TooLargeError, UnsupportedMediaError
 from service.limits.memory import SMALL_BYTES
-from snac_core.audio import Channel, RawFormat
+from snac_core.audio import Channel, RawFormat, parse_channel
 
-MULTIPART = "multipart/form-data"
 PARSED_BYTES = 8
 """Memory that codes may take once they are parsed, for each byte of their body: a msgpack number
 of one byte becomes an int64."""
-
-MAX_FIELDS = 8
-"""Most parts of a multipart body that are not files; they are ignored."""
 
 # What plain `curl --data-binary` and clients without a content type send.
 UNNAMED = (
@@ -36,16 +27,7 @@ UNNAMED = (
 )
 
 
-MAX_FIELD_BYTES = 16 * 2**10
-"""Bytes of one of them."""
-
-_UTF8 = ("utf-8", "utf8", "us-ascii", "ascii")
-
-
-class _InMemoryParser(MultiPartParser):
-    """A multipart parser that never writes a temporary file; the body limit bounds its memory."""
-
-    spool_max_size = 0
+_Options = TypeVar("_Options", bound=AudioOptions)
 
 
 @dataclasses.dataclass
@@ -69,68 +51,58 @@ def warning_headers(upload: Upload) -> dict[str, str]:
     return {"X-Audio-Warning": " ".join(upload.warnings)} if upload.warnings else {}
 
 
-async def read_audio(request: Request) -> Upload:
-    """Return the uploaded audio file: the whole body or the part ``file``.
+async def read_audio(request: Request, query: _Options) -> tuple[Upload, _Options]:
+    """Return the uploaded audio file, the whole body or the part ``file``, and the options.
+
+    Parameters
+    ----------
+    query
+        The call's query parameters; fields of a multipart body are added to them.
 
     Raises
     ------
     UnsupportedMediaError
         For a content type other than audio, plain bytes or multipart.
     InvalidRequestError
-        For a multipart body without a ``file``.
+        For a multipart body without a ``file``, or with fields that are not valid.
     """
     media = content_type(request.headers.get("content-type"))
     if media == MULTIPART:
-        uploads = await read_uploads(request, "file", most=1)
-        if not uploads:
+        form = await read_form(request, "file", 1, type(query).model_fields)
+        options = with_fields(query, form.fields)
+        if not form.files:
             raise InvalidRequestError("the multipart body has no file in a part named 'file'")
-        return uploads[0]
+        return _uploads(form, options)[0], options
     if media in UNNAMED or media.startswith(("audio/", "video/")):
         data = b"".join([chunk async for chunk in request.stream()])
         header = request.headers.get("content-type", "")
-        return Upload(data, raw=raw_format(header, data[:4]))
+        raw = raw_format(header, data[:4])
+        return Upload(data, channel=parse_channel(query.channel), raw=raw), query
     raise UnsupportedMediaError(
         f"send audio as audio/*, application/octet-stream or {MULTIPART}, not {media!r:.100}"
     )
 
 
-async def read_uploads(request: Request, part: str, most: int) -> list[Upload]:
-    """Return the files in the parts named ``part`` of a multipart body, in order.
+async def read_uploads(
+    request: Request, query: _Options, most: int
+) -> tuple[list[Upload], _Options]:
+    """Return the files in the parts ``files`` of a multipart body, in order, and the options.
 
     Raises
     ------
-    UnsupportedMediaError
-        If the body is not multipart.
-    MalformedBodyError
-        If the body is malformed.
-    TooLargeError
-        If it has more than ``most`` files.
+    UnsupportedMediaError, MalformedBodyError, InvalidRequestError, TooLargeError
+        As `read_form` does.
     """
-    media = content_type(request.headers.get("content-type"))
-    if media != MULTIPART:
-        raise UnsupportedMediaError(f"send {MULTIPART}, not {media!r:.100}")
-    _, parameters = parse_options_header(request.headers["content-type"])
-    charset = parameters.get(b"charset", b"utf-8").decode("latin-1")
-    if charset.lower() not in _UTF8:
-        raise UnsupportedMediaError(f"names of files and fields are UTF-8, not {charset!r:.40}")
-    parser = _InMemoryParser(
-        request.headers,
-        request.stream(),
-        max_files=most,
-        max_fields=MAX_FIELDS,
-        max_part_size=MAX_FIELD_BYTES,
-    )
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        if error.message.startswith("Too many files"):
-            raise TooLargeError(f"at most {most} files may be sent at once") from error
-        raise MalformedBodyError(f"the multipart body cannot be read: {error.message}") from error
-    try:
-        files = [item for item in form.getlist(part) if isinstance(item, UploadFile)]
-        return [Upload(await file.read(), file.filename or "") for file in files]
-    finally:
-        await form.close()
+    form = await read_form(request, "files", most, type(query).model_fields)
+    options = with_fields(query, form.fields)
+    return _uploads(form, options), options
+
+
+def _uploads(form: Form, options: AudioOptions) -> list[Upload]:
+    channel = parse_channel(options.channel)
+    return [
+        Upload(data, name, channel, raw_format(media, data[:4])) for data, name, media in form.files
+    ]
 
 
 async def read_codes_body(call: Call) -> tuple[bytes, str]:

@@ -1,18 +1,6 @@
-"""A client in Python, synchronous and asyncio."""
+"""The Python client, which is `snac_core.client`."""
 
 from __future__ import annotations
 
-from service.client.aio import AsyncSnacClient
-from service.client.calls import Encoded, ProblemError
-from service.client.streams import AsyncStream, Stream, StreamClosedError
-from service.client.sync import SnacClient
-
-__all__ = [
-    "AsyncSnacClient",
-    "AsyncStream",
-    "Encoded",
-    "ProblemError",
-    "SnacClient",
-    "Stream",
-    "StreamClosedError",
-]
+from snac_core.client import *  # noqa: F403
+from snac_core.client import __all__ as __all__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -64,41 +64,50 @@ _FRAME = {
     "model": _MODEL,
 }
 
-# name -> (what it is, its model or schema, the content type, an example)
-_MESSAGES: dict[str, tuple[str, type[BaseModel] | dict[str, Any], str, Any]] = {
-    "decodeStart": (
+
+class Message(NamedTuple):
+    """One message: what it is, its model or schema, and an example."""
+
+    summary: str
+    payload: type[BaseModel] | dict[str, Any]
+    content_type: str
+    example: Any
+
+
+MESSAGES: dict[str, Message] = {
+    "decodeStart": Message(
         "How to read the tokens, and the format of the audio. The first message.",
         DecodeStart,
         "application/json",
         {"type": "start", "layout": "orpheus", "format": "s16le"},
     ),
-    "tokens": (
+    "tokens": Message(
         "A token, a list, one list for each lane, or an object with them.",
         _TOKENS,
         "application/json",
         [133001, 137400],
     ),
-    "binaryTokens": (
+    "binaryTokens": Message(
         "Tokens as int32, little endian: any number for flat and orpheus, whole coarse frames "
         "level after level for hierarchical, whole steps for mini-omni.",
         _BINARY,
         "application/octet-stream",
         None,
     ),
-    "encodeStart": (
+    "encodeStart": Message(
         "The format of the PCM, and the layout of the codes. The first message.",
         EncodeStart,
         "application/json",
         {"type": "start", "sample_rate": 48000, "encoding": "s16le", "layout": "hierarchical"},
     ),
-    "pcm": (
+    "pcm": Message(
         "Mono PCM, little endian, in the format of the start; divided anywhere.",
         _BINARY,
         "audio/pcm",
         None,
     ),
-    "end": ("The end of the input.", End, "application/json", {"type": "end"}),
-    "decodeReady": (
+    "end": Message("The end of the input.", End, "application/json", {"type": "end"}),
+    "decodeReady": Message(
         "The start was accepted.",
         DecodeReady,
         "application/json",
@@ -110,7 +119,7 @@ _MESSAGES: dict[str, tuple[str, type[BaseModel] | dict[str, Any], str, Any]] = {
             "format": "s16le",
         },
     ),
-    "encodeReady": (
+    "encodeReady": Message(
         "The start was accepted.",
         EncodeReady,
         "application/json",
@@ -123,13 +132,13 @@ _MESSAGES: dict[str, tuple[str, type[BaseModel] | dict[str, Any], str, Any]] = {
             "input_sample_rate": 48000,
         },
     ),
-    "codes": (
+    "codes": Message(
         "Codes of whole coarse frames.",
         EncodedCodes,
         "application/json",
         {"type": "codes", "frame": 0, "codes": [[1024], [7, 8], [1, 2, 3, 4]]},
     ),
-    "decodeDone": (
+    "decodeDone": Message(
         "All audio has been sent. The connection is closed next, with 1000.",
         DecodeDone,
         "application/json",
@@ -142,7 +151,7 @@ _MESSAGES: dict[str, tuple[str, type[BaseModel] | dict[str, Any], str, Any]] = {
             "model": _MODEL,
         },
     ),
-    "encodeDone": (
+    "encodeDone": Message(
         "All codes have been sent. The connection is closed next, with 1000.",
         EncodeDone,
         "application/json",
@@ -155,7 +164,7 @@ _MESSAGES: dict[str, tuple[str, type[BaseModel] | dict[str, Any], str, Any]] = {
             "model": _MODEL,
         },
     ),
-    "problem": (
+    "problem": Message(
         "What went wrong. The connection is closed next, with the code for it.",
         StreamProblem,
         "application/json",
@@ -200,7 +209,7 @@ def asyncapi_document(version: str) -> dict[str, Any]:
         Version of the service.
     """
     schemas: dict[str, Any] = {}
-    messages = {name: _message(name, schemas) for name in _MESSAGES}
+    messages = {name: _message(name, schemas) for name in MESSAGES}
     operations = {}
     for name, (_, title, sent, received) in _CHANNELS.items():
         for action, which, who in (
@@ -253,7 +262,7 @@ def asyncapi_document(version: str) -> dict[str, Any]:
 
 def _message(name: str, schemas: dict[str, Any]) -> dict[str, Any]:
     """Describe one message, and add the schemas that it refers to."""
-    summary, payload, content_type, example = _MESSAGES[name]
+    summary, payload, content_type, example = MESSAGES[name]
     if isinstance(payload, dict):
         schema: dict[str, Any] = copy.deepcopy(payload)
     else:

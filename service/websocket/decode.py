@@ -13,8 +13,9 @@ from service.websocket.messages import DecodeStart, End, check, parse_json, toke
 from service.websocket.pcm import write_pcm
 from service.websocket.session import Session, described
 from snac_core.codec import Codec
-from snac_core.layouts import token_reader
-from snac_core.layouts.reader import TokenReader
+from snac_core.errors import CodesError
+from snac_core.layouts import find_layout, token_reader
+from snac_core.layouts.lanes import TokenReader
 from snac_core.streaming import StreamingDecoder
 from snac_core.types import Samples
 
@@ -32,12 +33,15 @@ class DecodeSession(Session[DecodeStart]):
     def __init__(self, websocket: WebSocket, service: Service, stream: Stream) -> None:
         super().__init__(websocket, service, stream)
         self._end: End | None = None
+        self._failure: CodesError | None = None
+        """A wrong token: what came before it is decoded and sent first."""
         self._pulled = self._sent = 0
 
     def prepare(self, codec: Codec, start: DecodeStart) -> dict[str, Any]:
         """Create the reader and decoder; returns the content of "ready"."""
         self._codec, self._start = codec, start
-        self._reader = token_reader(start.layout, codec.config, start.base)
+        self._reader = token_reader(start.layout, codec.config, start.base, start.invalid)
+        self._is_text = find_layout(start.layout).name == "orpheus-text"
         self._decoder = StreamingDecoder(codec, start.noise, start.seed, start.lookahead_frames)
         exact, frames = self._decoder.network.delay, start.lookahead_frames
         config = codec.config
@@ -55,20 +59,31 @@ class DecodeSession(Session[DecodeStart]):
 
     async def take(self, message: str | bytes) -> None:
         """Process a message: tokens, or the end."""
+        if self._failure is not None:
+            return
         if self._end is not None:
             raise InvalidRequestError("nothing may follow the end")
         before = self._reader.tokens
-        if isinstance(message, bytes):
-            self._reader.push_raw(message)
-        else:
-            value = parse_json(message, self.service.settings.max_json_depth)
-            if isinstance(value, dict) and value.get("type") == "end":
-                self._finish(check(End, value))
-                self.stream.touch()
-                return
-            self._reader.push(tokens_of(value))
+        try:
+            self._push(message)
+        except CodesError as error:
+            self._failure = error
         if self._reader.tokens > before:
             self.stream.received()
+
+    def _push(self, message: str | bytes) -> None:
+        if isinstance(message, bytes):
+            self._reader.push_raw(message)
+            return
+        if self._is_text and message.lstrip()[:1] not in ("{", "[", '"'):
+            self._reader.push(message)
+            return
+        value = parse_json(message, self.service.settings.max_json_depth)
+        if isinstance(value, dict) and value.get("type") == "end":
+            self._finish(check(End, value))
+            self.stream.touch()
+        else:
+            self._reader.push(tokens_of(value))
 
     async def work(self) -> dict[str, Any]:
         """Decode until the end of input; returns the content of "done"."""
@@ -79,10 +94,13 @@ class DecodeSession(Session[DecodeStart]):
                 await self.service.streams.run(self.stream, self._codec, step)
                 await self._answer(self._decoder.pull())
                 self._absorb()
+        if self._failure is not None:
+            raise self._failure
         return {
             "num_samples": self._sent,
             "duration": self._sent / self._codec.sample_rate,
             "frames": self._reader.frames_taken,
+            "frames_skipped": self._reader.frames_skipped,
             "tokens": self._reader.tokens,
         }
 
@@ -99,8 +117,14 @@ class DecodeSession(Session[DecodeStart]):
         levels = self._reader.take()
         if levels is not None:
             self._decoder.push(levels)
-        if self._end is not None:
-            self._decoder.close(self._wanted(self._end))
+        if self._failure is not None:
+            self._decoder.close(incomplete="drop")
+        elif self._end is not None:
+            try:
+                self._decoder.close(self._wanted(self._end), self._end.incomplete)
+            except CodesError as error:
+                self._failure = error
+                self._decoder.close(incomplete="drop")
         self.update_backpressure()
 
     def _wanted(self, end: End) -> int | None:

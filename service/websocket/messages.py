@@ -12,10 +12,10 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from service.errors import InvalidRequestError, MalformedBodyError
-from service.fields import LayoutField, Seed
+from service.fields import IncompleteField, LayoutField, Seed
 from service.limits.body import check_names, check_nesting
-from service.websocket.pcm import PcmFormat
-from snac_core.types import NoiseMode
+from service.websocket.pcm import PcmEncoding, PcmFormat
+from snac_core.types import Invalid, NoiseMode
 
 
 class _Message(BaseModel):
@@ -49,6 +49,10 @@ class DecodeStart(Start):
         description="Coarse frames of look-ahead before a frame is decoded; null for as many "
         "as make the audio exact.",
     )
+    invalid: Invalid = Field(
+        default="refuse",
+        description="What becomes of a frame with a token that its place does not allow.",
+    )
 
 
 class EncodeStart(Start):
@@ -57,7 +61,7 @@ class EncodeStart(Start):
     sample_rate: PositiveInt | None = Field(
         default=None, lt=2**31, description="Hz; null for the model's own."
     )
-    encoding: PcmFormat = "s16le"
+    encoding: PcmEncoding = "s16le"
 
 
 class End(_Message):
@@ -69,7 +73,7 @@ class End(_Message):
 
     type: Literal["end"]
     num_samples: PositiveInt | None = Field(default=None, lt=2**53)
-    incomplete: Literal["refuse", "drop"] = "refuse"
+    incomplete: IncompleteField = "refuse"
 
 
 _M = TypeVar("_M", bound=_Message)

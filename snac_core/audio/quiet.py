@@ -1,4 +1,4 @@
-"""C libraries that print: libmpg123 writes lines of text about every frame that it dislikes."""
+"""C libraries that print: libmpg123 about frames that it dislikes, libsndfile about SDS files."""
 
 from __future__ import annotations
 
@@ -9,41 +9,44 @@ import threading
 from collections.abc import Iterator
 
 
-class _Stderr:
-    """The C library's ``stderr``, which is put aside while anybody asks for it.
+class _Streams:
+    """The C library's ``stdout`` and ``stderr``, put aside while anybody asks for it.
 
-    The variable is exchanged, not the file descriptor: Python's own messages, logs and
-    tracebacks are written to the descriptor and go on.
+    The variables are exchanged, not the file descriptors: Python's own messages, logs and
+    tracebacks are written to the descriptors and go on.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        # Only glibc lets its variable be written.
-        library = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-        self._variable = ctypes.c_void_p.in_dll(library, "stderr") if library else None
-        self._usual = self._variable.value if self._variable is not None else None
+        # Only glibc lets its variables be written.
+        self._variables: list[ctypes.c_void_p] = []
         self._null: int | None = None
-        if library:
+        if platform.libc_ver()[0] == "glibc":
+            library = ctypes.CDLL(None)
+            self._variables += [ctypes.c_void_p.in_dll(library, "stdout")]
+            self._variables += [ctypes.c_void_p.in_dll(library, "stderr")]
             library.fopen.restype = ctypes.c_void_p
             self._null = library.fopen(b"/dev/null", b"w")
+        self._usual = [variable.value for variable in self._variables]
 
     def change(self, users: int) -> None:
         """Count those that want it quiet; ``users`` is 1 or -1."""
         with self._lock:
             self._users += users
-            if self._variable is not None and self._null:
-                self._variable.value = self._null if self._users else self._usual
+            if self._null:
+                for variable, usual in zip(self._variables, self._usual, strict=True):
+                    variable.value = self._null if self._users else usual
 
 
-_stderr = _Stderr()
+_streams = _Streams()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what C libraries print out of the process's stderr."""
-    _stderr.change(1)
+    """Keep what C libraries print out of the process's stdout and stderr."""
+    _streams.change(1)
     try:
         yield
     finally:
-        _stderr.change(-1)
+        _streams.change(-1)

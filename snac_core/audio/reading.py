@@ -109,7 +109,8 @@ class _Recording:
     def append(self, block: Samples) -> None:
         end = self._length + len(block)
         if end > len(self._samples):
-            self._samples.resize(max(end, len(self._samples) * 3 // 2), refcheck=False)
+            # Not by much: numpy fills what is new with zeros, and so it is in memory.
+            self._samples.resize(max(end, len(self._samples) * 9 // 8), refcheck=False)
         self._samples[self._length : end] = block
         self._length = end
 

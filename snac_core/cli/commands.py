@@ -20,7 +20,7 @@ from snac_core.errors import AudioError, SnacError
 from snac_core.layouts import to_layout
 from snac_core.store import checkpoint
 from snac_core.store.weights import build
-from snac_core.utils.commands import printable
+from snac_core.utils.commands import extra, printable
 
 AUDIO_OUTPUTS = (".wav", ".flac", ".ogg", ".opus", ".pcm")
 PICTURES = (".png", ".svg", ".pdf")
@@ -144,6 +144,28 @@ def inspect(arguments: argparse.Namespace) -> int:
     for name, value in facts.items():
         shown = json.dumps(value) if isinstance(value, dict) else value
         print(f"{name.replace('_', ' '):{width}}  {shown}")
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write a model in the format of another program, and upload it where that is asked for."""
+    from snac_core.export import model_card, push_folder, write_upstream
+
+    found = checkpoint.read(arguments.model)
+    card = arguments.model_card.read_text("utf-8") if arguments.model_card else model_card(found)
+    if arguments.format == "onnx":
+        with extra("onnx", "snac-codec export --format onnx"):
+            from snac_core.export.onnx_graph import operators, write_onnx
+
+        files = write_onnx(found, arguments.output)
+        (arguments.output / "README.md").write_text(card, "utf-8")
+        for path in files:
+            print(f"{path}: {', '.join(operators(path))}")
+    else:
+        for path in write_upstream(found, arguments.output, card):
+            print(path)
+    if arguments.push:
+        print(f"pushed to {push_folder(arguments.output, arguments.push, found.version)}")
     return 0
 
 

@@ -73,6 +73,25 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(command="inspect", parser=command)
     _model_argument(command)
     command.add_argument("--json", action="store_true", help="print JSON")
+
+    command = commands.add_parser(
+        "export",
+        help="write a model for others: the package snac, ONNX, the Hugging Face Hub",
+        description="upstream: config.json and pytorch_model.bin, which snac.SNAC.from_pretrained "
+        "loads. onnx: encoder.onnx and decoder.onnx, for clips of any length.",
+    )
+    command.set_defaults(command="export", parser=command)
+    command.add_argument("model", metavar="REF", help=_MODEL_HELP)
+    command.add_argument("output", type=Path, metavar="OUT", help="folder, made if missing")
+    command.add_argument(
+        "--format", choices=("upstream", "onnx"), default="upstream", help="default: upstream"
+    )
+    command.add_argument(
+        "--push", metavar="OWNER/NAME", help="upload OUT to this model of the Hugging Face Hub"
+    )
+    command.add_argument(
+        "--model-card", type=Path, metavar="FILE", help="its README.md (default: made up)"
+    )
     return top
 
 

@@ -15,11 +15,12 @@ flat/1
 orpheus/1
     As flat, with each token ``base + 4096 * position + code``; base is 128266 by default.
     For the strides [4, 2, 1] alone.
+orpheus-text/1
+    As orpheus, each token the string ``<custom_token_N>`` with the token as N; base is 10 by
+    default. Read as a list of strings, or as one.
 mini-omni/1
-    Seven rows, one per position. With ``offset = base + 4160 * j``, row j of T frames is
-    j + 1 times pad (``offset + 4097``), then T times ``offset + code``, then eoa
-    (``offset + 4096``), then 6 - j times pad: all rows have T + 8 tokens. base is 152000 by
-    default. For the strides [4, 2, 1] alone.
+    Seven rows, one per position, each later than the one before: `snac_core.layouts.mini_omni`.
+    base is 152000 by default. For the strides [4, 2, 1] alone.
 
 Reading is strict: a token that its place does not allow is an error, never skipped.
 """
@@ -28,24 +29,37 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from snac_core.codes import check_levels, check_range, whole_numbers
 from snac_core.config import SnacConfig
 from snac_core.errors import LayoutError
-from snac_core.types import Levels
+from snac_core.layouts import mini_omni
+from snac_core.layouts.frames import (
+    ORPHEUS_SPACING,
+    Frames,
+    check_tokens,
+    depth_first,
+    from_frames,
+    to_frames,
+    whole_frames,
+)
+from snac_core.layouts.text import TextTokens, to_text
+from snac_core.types import Incomplete, Levels
 
-ORPHEUS_SPACING = 4096
-MINI_OMNI_SPACING = 4160
-MINI_OMNI_EOA = 4096
-MINI_OMNI_PAD = 4097
+__all__ = ["LAYOUTS", "Layout", "depth_first", "find_layout", "from_layout", "to_layout"]
+
 MAX_BASE = 2**31 - 1
 
-Frames = npt.NDArray[np.int64]
-"""Codes in depth-first order, [frames, codes per frame]."""
+
+class Reader(Protocol):
+    """Reads the tokens of a clip."""
+
+    def __call__(
+        self, tokens: Any, config: SnacConfig, offsets: Frames, *, drop: bool
+    ) -> Levels: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +75,8 @@ class Layout:
     spacing
         Token ids from one position to the next; 0 where tokens are bare codes.
     write, read
-        Between levels and tokens; the third argument is `offsets`.
+        Between levels and tokens; the third argument is `offsets`, and ``drop`` whether an
+        incomplete end is dropped.
     """
 
     name: str
@@ -69,7 +84,7 @@ class Layout:
     default_base: int | None
     spacing: int
     write: Callable[[Levels, SnacConfig, Frames], list[Any]]
-    read: Callable[[Any, SnacConfig, Frames], Levels]
+    read: Reader
 
     @property
     def versioned(self) -> str:
@@ -117,14 +132,14 @@ def find_layout(name: str) -> Layout:
 def to_layout(
     codes_levels: object, layout: str, *, config: SnacConfig, base: int | None = None
 ) -> list[Any]:
-    """Return codes in ``layout``, as plain lists of whole numbers.
+    """Return codes in ``layout``, as plain lists of whole numbers (of strings for text).
 
     Parameters
     ----------
     codes_levels
         One list or array per level, coarse to fine.
     layout
-        ``hierarchical``, ``flat``, ``orpheus`` or ``mini-omni``, with or without ``/1``.
+        One of `LAYOUTS`, with or without ``/1``.
     base
         Token id of code 0 at position 0, for the layouts that have one.
 
@@ -140,9 +155,20 @@ def to_layout(
 
 
 def from_layout(
-    tokens: object, layout: str, *, config: SnacConfig, base: int | None = None
+    tokens: object,
+    layout: str,
+    *,
+    config: SnacConfig,
+    base: int | None = None,
+    incomplete: Incomplete = "refuse",
 ) -> Levels:
     """Return the levels of codes, coarse to fine, int32; the inverse of ``to_layout``.
+
+    Parameters
+    ----------
+    incomplete
+        ``drop`` leaves out a last frame that is not whole, and frames that do not fill the last
+        attention window of a model that has them: a language model may stop anywhere.
 
     Raises
     ------
@@ -153,119 +179,59 @@ def from_layout(
         For ``hierarchical`` codes that ``config`` could not have written.
     """
     found = find_layout(layout)
-    return found.read(tokens, config, found.offsets(config, base))
-
-
-def depth_first(config: SnacConfig) -> list[tuple[int, int]]:
-    """Return (level, index within the frame) for each position of a coarse frame."""
-    counts = config.codes_per_frame
-
-    def beneath(level: int, index: int) -> list[tuple[int, int]]:
-        order = [(level, index)]
-        if level + 1 < len(counts):
-            fan = counts[level + 1] // counts[level]
-            for child in range(index * fan, (index + 1) * fan):
-                order += beneath(level + 1, child)
-        return order
-
-    return beneath(0, 0)
-
-
-def _to_frames(levels: Levels, config: SnacConfig) -> Frames:
-    split = [
-        level.reshape(-1, count)
-        for level, count in zip(levels, config.codes_per_frame, strict=True)
-    ]
-    columns = [split[level][:, index] for level, index in depth_first(config)]
-    return np.stack(columns, axis=1).astype(np.int64)
-
-
-def _from_frames(frames: Frames, config: SnacConfig) -> Levels:
-    split = [np.empty((len(frames), count), dtype=np.int32) for count in config.codes_per_frame]
-    for position, (level, index) in enumerate(depth_first(config)):
-        split[level][:, index] = frames[:, position]
-    return tuple(level.reshape(-1) for level in split)
+    offsets = found.offsets(config, base)
+    return found.read(tokens, config, offsets, drop=incomplete == "drop")
 
 
 def _write_hierarchical(levels: Levels, config: SnacConfig, offsets: Frames) -> list[Any]:
     return [level.tolist() for level in levels]
 
 
-def _read_hierarchical(tokens: object, config: SnacConfig, offsets: Frames) -> Levels:
+def _read_hierarchical(
+    tokens: object, config: SnacConfig, offsets: Frames, *, drop: bool
+) -> Levels:
+    counts = config.codes_per_frame
+    if drop and isinstance(tokens, (list, tuple)) and len(tokens) == len(counts):
+        levels = [whole_numbers(level, f"level {i}") for i, level in enumerate(tokens)]
+        for i, level in enumerate(levels):
+            high = config.codebook_size - 1
+            check_range(level, 0, high, where=f"level {i}, ", noun="code", level=i)
+        lengths = [len(level) // count for level, count in zip(levels, counts, strict=True)]
+        frames = whole_frames(min(lengths), config)
+        if frames:
+            tokens = [level[: frames * count] for level, count in zip(levels, counts, strict=True)]
     return check_levels(tokens, config)
 
 
 def _write_frames(levels: Levels, config: SnacConfig, offsets: Frames) -> list[Any]:
-    tokens: list[int] = (_to_frames(levels, config) + offsets).reshape(-1).tolist()
+    tokens: list[int] = (to_frames(levels, config) + offsets).reshape(-1).tolist()
     return tokens
 
 
-def _read_frames(tokens: object, config: SnacConfig, offsets: Frames) -> Levels:
+def _read_frames(tokens: object, config: SnacConfig, offsets: Frames, *, drop: bool) -> Levels:
     flat, width = whole_numbers(tokens, "tokens", LayoutError), len(offsets)
-    if not flat.size or flat.size % width:
+    check_tokens(flat, offsets, config)
+    count = flat.size // width
+    if drop:
+        count = whole_frames(count, config)
+    if not count or (flat.size % width and not drop):
         raise LayoutError(f"{flat.size} tokens are not whole frames of {width}")
-    low = np.tile(offsets, flat.size // width)
-    check_range(flat, low, low + config.codebook_size - 1, width=width, error=LayoutError)
-    return _from_frames(flat.reshape(-1, width) - offsets, config)
+    return from_frames(flat[: count * width].reshape(-1, width) - offsets, config)
 
 
-def _write_mini_omni(levels: Levels, config: SnacConfig, offsets: Frames) -> list[Any]:
-    frames = _to_frames(levels, config)
-    width = len(offsets)
-    rows = np.full((width, len(frames) + width + 1), MINI_OMNI_PAD, dtype=np.int64)
-    for j in range(width):
-        rows[j, j + 1 : j + 1 + len(frames)] = frames[:, j]
-        rows[j, j + 1 + len(frames)] = MINI_OMNI_EOA
-    tokens: list[list[int]] = (rows + offsets[:, None]).tolist()
-    return tokens
+def _write_text(levels: Levels, config: SnacConfig, offsets: Frames) -> list[Any]:
+    return to_text(_write_frames(levels, config, offsets))
 
 
-def _read_mini_omni(tokens: object, config: SnacConfig, offsets: Frames) -> Levels:
-    width = len(offsets)
-    if not isinstance(tokens, (list, tuple, np.ndarray)) or len(tokens) != width:
-        raise LayoutError(f"mini-omni tokens must be {width} rows")
-    rows = [whole_numbers(row, f"row {j}", LayoutError) for j, row in enumerate(tokens)]
-    length = len(rows[0])
-    count = length - width - 1
-    if count < 1:
-        raise LayoutError(f"row 0 has {length} tokens; at least {width + 2} make one frame")
-    frames = np.empty((count, width), dtype=np.int64)
-    for j, row in enumerate(rows):
-        if len(row) != length:
-            raise LayoutError(f"row {j} has {len(row)} tokens and row 0 has {length}")
-        check_mini_omni(row, j, 0, count, offsets, config)
-        frames[:, j] = row[j + 1 : j + 1 + count] - offsets[j]
-    return _from_frames(frames, config)
-
-
-def check_mini_omni(
-    tokens: Frames, row: int, first: int, frames: int | None, offsets: Frames, config: SnacConfig
-) -> npt.NDArray[np.bool_]:
-    """Check part of a row of mini-omni, and return which of its tokens are codes, [N].
-
-    Parameters
-    ----------
-    tokens
-        The part, [N].
-    first
-        Index in the row of the first of them.
-    frames
-        Coarse frames of the clip; None while that is not known.
-
-    Raises
-    ------
-    LayoutError
-        For a token that its place does not allow.
-    """
-    places = first + np.arange(len(tokens)) - (row + 1)
-    codes = (places >= 0) & (places < frames if frames is not None else True)
-    low = np.where(codes, 0, MINI_OMNI_PAD)
-    high = np.where(codes, config.codebook_size - 1, MINI_OMNI_PAD)
-    if frames is not None:
-        low[places == frames] = high[places == frames] = MINI_OMNI_EOA
-    low, high, where = low + offsets[row], high + offsets[row], f"row {row}, "
-    check_range(tokens, low, high, where=where, level=row, first=first, error=LayoutError)
-    return codes
+def _read_text(tokens: object, config: SnacConfig, offsets: Frames, *, drop: bool) -> Levels:
+    text = TextTokens()
+    numbers, error = text.read(tokens)
+    if error is not None:
+        check_tokens(numbers, offsets, config)
+        raise error
+    if not drop:
+        text.finish()
+    return _read_frames(numbers, config, offsets, drop=drop)
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -274,6 +240,7 @@ LAYOUTS: dict[str, Layout] = {
         Layout("hierarchical", 1, None, 0, _write_hierarchical, _read_hierarchical),
         Layout("flat", 1, None, 0, _write_frames, _read_frames),
         Layout("orpheus", 1, 128266, ORPHEUS_SPACING, _write_frames, _read_frames),
-        Layout("mini-omni", 1, 152000, MINI_OMNI_SPACING, _write_mini_omni, _read_mini_omni),
+        Layout("orpheus-text", 1, 10, ORPHEUS_SPACING, _write_text, _read_text),
+        Layout("mini-omni", 1, 152000, mini_omni.SPACING, mini_omni.write, mini_omni.read),
     )
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from snac_core.config import SnacConfig
-from snac_core.layouts.clips import MINI_OMNI_EOA, MINI_OMNI_PAD, find_layout, to_layout
+from snac_core.layouts import mini_omni
+from snac_core.layouts.clips import find_layout, to_layout
 from snac_core.types import Levels
 
 
@@ -41,7 +42,7 @@ class _MiniOmniWriter(TokenWriter):
     def __init__(self, layout: str, config: SnacConfig, base: int | None) -> None:
         super().__init__(layout, config, base)
         self._rows = [
-            [offset + MINI_OMNI_PAD] * (row + 1) for row, offset in enumerate(self._offsets)
+            [offset + mini_omni.PAD] * (row + 1) for row, offset in enumerate(self._offsets)
         ]
 
     def write(self, levels: Levels) -> list[Any]:
@@ -56,8 +57,8 @@ class _MiniOmniWriter(TokenWriter):
         if not self.frames_written:
             return []
         for index, (row, offset) in enumerate(zip(self._rows, self._offsets, strict=True)):
-            row += [offset + MINI_OMNI_EOA]
-            row += [offset + MINI_OMNI_PAD] * (len(self._rows) - 1 - index)
+            row += [offset + mini_omni.EOA]
+            row += [offset + mini_omni.PAD] * (len(self._rows) - 1 - index)
         return self._steps()
 
     def _steps(self) -> list[list[int]]:

@@ -26,7 +26,7 @@ from snac_core.inference.windows import Window
 from snac_core.streaming.base import Stream
 from snac_core.streaming.buffer import Fifo
 from snac_core.streaming.steps import DecodeStep
-from snac_core.types import NoiseMode, Samples
+from snac_core.types import Incomplete, NoiseMode, Samples
 
 
 class StreamingDecoder(Stream):
@@ -93,13 +93,15 @@ class StreamingDecoder(Stream):
         frames = len(checked[0]) // self.config.codes_per_frame[0]
         self._pushed += frames * self.config.frame_samples
 
-    def close(self, num_samples: int | None = None) -> None:
+    def close(self, num_samples: int | None = None, incomplete: Incomplete = "refuse") -> None:
         """Say that no more codes come. A stream without any codes has no audio either.
 
         Parameters
         ----------
         num_samples
             Samples of the whole clip to give; None gives all that the codes hold.
+        incomplete
+            ``drop`` leaves out frames that do not fill the last attention window.
 
         Raises
         ------
@@ -110,7 +112,10 @@ class StreamingDecoder(Stream):
             When the stream is closed already.
         """
         self._need_open()
-        if self._pushed % self.config.pad_multiple:
+        extra = self._pushed % self.config.pad_multiple
+        if extra and incomplete == "drop":
+            self._drop_last(extra // self.config.frame_samples)
+        elif extra:
             frames = self.config.pad_multiple // self.config.frame_samples
             raise CodesError(
                 f"the stream has {self._pushed // self.config.frame_samples} coarse frames; "
@@ -126,6 +131,14 @@ class StreamingDecoder(Stream):
             )
         self._num_samples = num_samples
         self._end = self._pushed
+
+    def _drop_last(self, frames: int) -> None:
+        """Forget the last frames, none of which is in a step yet."""
+        for index, count in enumerate(self.config.codes_per_frame):
+            kept = Fifo(np.int32)
+            kept.append(self._codes[index].take(len(self._codes[index]) - frames * count))
+            self._codes[index] = kept
+        self._pushed -= frames * self.config.frame_samples
 
     def take_step(self) -> Job | None:
         """Return the next step as a job for `Codec.run`; None until input or the last step came.

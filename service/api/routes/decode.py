@@ -12,7 +12,14 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from service.api import pipeline
-from service.api.content_negotiation import AUDIO_FORMATS, JSON, ZIP, negotiate
+from service.api.content_negotiation import (
+    AUDIO_FORMATS,
+    JSON,
+    ZIP,
+    audio_media,
+    audio_type,
+    negotiate,
+)
 from service.api.decode_request import Fields, parse_fields, plan_decode, read_codes
 from service.api.openapi import (
     AUDIO_ANSWER,
@@ -27,7 +34,7 @@ from service.api.schemas import DecodeBatchAnswer
 from service.api.streaming_audio import STREAMED, StreamingAudioResponse
 from service.api.uploads import read_codes_body
 from service.errors import InvalidRequestError
-from service.fields import Seed
+from service.fields import FORMAT, IncompleteField, Seed
 from service.limits.body import check_count
 from snac_core.audio import MEDIA_TYPES, AudioFormat
 from snac_core.codec import Codec
@@ -53,6 +60,8 @@ async def decode(
     seed: Annotated[Seed | None, Query()] = None,
     noise: Annotated[NoiseMode | None, Query()] = None,
     token_space: Annotated[str | None, Query(max_length=64)] = None,
+    incomplete: Annotated[IncompleteField | None, Query()] = None,
+    format: Annotated[AudioFormat | None, Query(description=FORMAT)] = None,
     stream: Annotated[
         bool, Query(description="Send the audio while it is decoded; WAV and PCM only.")
     ] = False,
@@ -61,8 +70,7 @@ async def decode(
 
     Query parameters set fields that the body lacks, for example of an npz file.
     """
-    offers = STREAMED if stream else tuple(AUDIO_FORMATS)
-    media = negotiate(call.accept, offers)
+    media = audio_media(call.accept, format, STREAMED if stream else tuple(AUDIO_FORMATS))
     codec, settings = call.admit(), call.service.settings
     if stream:
         call.service.streams.check_open(call.caller)
@@ -74,6 +82,7 @@ async def decode(
         "seed": seed,
         "noise": noise,
         "token_space": token_space,
+        "incomplete": incomplete,
     }
 
     def fields() -> Fields:
@@ -92,7 +101,8 @@ async def decode(
     samples, body = await call.run_until_disconnect(
         pipeline.decode(call, plan, AUDIO_FORMATS[media])
     )
-    return Response(body, headers=audio_headers(codec, samples), media_type=media)
+    kind = audio_type(media, codec.sample_rate)
+    return Response(body, headers=audio_headers(codec, samples), media_type=kind)
 
 
 @router.post(

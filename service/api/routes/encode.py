@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import msgpack
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from service.api import pipeline
@@ -15,12 +15,10 @@ from service.api.content_negotiation import JSON, MSGPACK, NDJSON, NPZ, negotiat
 from service.api.ndjson import Item, NdjsonItem, NdjsonResponse
 from service.api.openapi import AUDIO_BODY, AUDIO_FILES_BODY, COMPUTING, binary, problems
 from service.api.requests import Call, CallDep
-from service.api.schemas import EncodeAnswer, EncodeBatchAnswer
+from service.api.schemas import EncodeAnswer, EncodeBatchAnswer, EncodeOptions
 from service.api.uploads import Upload, read_audio, read_uploads, warning_headers
 from service.errors import InvalidRequestError
-from service.fields import Base, ChannelName, LayoutName
 from service.limits.body import check_count
-from snac_core.audio import parse_channel
 from snac_core.codec import Codec
 from snac_core.codes import UINT16_CODES, Codes
 from snac_core.layouts import Layout, find_layout, to_layout
@@ -37,29 +35,24 @@ router = APIRouter(tags=["encode"])
     },
     openapi_extra=AUDIO_BODY,
 )
-async def encode(
-    call: CallDep,
-    layout: LayoutName = "hierarchical",
-    base: Base = None,
-    channel: ChannelName = "average",
-) -> Response:
+async def encode(call: CallDep, query: Annotated[EncodeOptions, Query()]) -> Response:
     """Encode one audio file, sent as the whole body or as the multipart part `file`.
 
     Any format that libsndfile reads (WAV, FLAC, Ogg Vorbis and Opus, MP3, ...), at any
     sample rate and with any number of channels; raw samples if the content type says how.
+    Form fields are read as the query parameters are.
     """
     media = negotiate(call.accept, (JSON, NPZ, MSGPACK))
-    codec = call.admit()
-    wanted = _usable_layout(codec, layout, base)
-    if media == NPZ and wanted.name != "hierarchical":
-        raise InvalidRequestError(f"npz carries the layout hierarchical only, not {wanted.name}")
-    upload = await call.before_deadline(read_audio(call.request))
-    upload.channel = parse_channel(channel)
+    _check_layout(call.admit(), query, media)
+    upload, options = await call.before_deadline(read_audio(call.request, query))
+    wanted = _check_layout(call.codec, options, media)
 
     async def answer() -> bytes:
         _, codes = await pipeline.encode(call, upload)
         with call.stage("write"):
-            return await call.service.io.run(_serialise, call, upload, codes, wanted, base, media)
+            return await call.service.io.run(
+                _serialise, call, upload, codes, wanted, options.base, media
+            )
 
     body = await call.run_until_disconnect(answer())
     return Response(body, media_type=media, headers=warning_headers(upload))
@@ -79,20 +72,14 @@ async def encode(
     },
     openapi_extra=AUDIO_FILES_BODY,
 )
-async def encode_batch(
-    call: CallDep,
-    layout: LayoutName = "hierarchical",
-    base: Base = None,
-    channel: ChannelName = "average",
-) -> Response:
+async def encode_batch(call: CallDep, query: Annotated[EncodeOptions, Query()]) -> Response:
     """Encode the files in the multipart parts `files`; a failed one does not affect the others."""
     media = negotiate(call.accept, (JSON, NDJSON))
-    wanted = _usable_layout(call.admit(), layout, base)
+    _check_layout(call.admit(), query)
     most = call.service.settings.max_files
-    uploads = await call.before_deadline(read_uploads(call.request, "files", most))
+    uploads, options = await call.before_deadline(read_uploads(call.request, query, most))
+    wanted, base = _check_layout(call.codec, options), options.base
     check_count(len(uploads), most, "files in parts named 'files'")
-    for upload in uploads:
-        upload.channel = parse_channel(channel)
 
     def items() -> list[Item]:
         return [_item(call, index, upload, wanted, base) for index, upload in enumerate(uploads)]
@@ -106,11 +93,13 @@ async def encode_batch(
     return Response(await call.run_until_disconnect(answer(), deadline=False), media_type=JSON)
 
 
-def _usable_layout(codec: Codec, name: str, base: int | None) -> Layout:
+def _check_layout(codec: Codec, options: EncodeOptions, media: str = JSON) -> Layout:
     """Return a layout after trying it on one frame, so that a bad base fails before the work."""
-    layout = find_layout(name)
+    layout = find_layout(options.layout)
     frame = [[0] * count for count in codec.config.codes_per_frame]
-    to_layout(frame, layout.name, config=codec.config, base=base)
+    to_layout(frame, layout.name, config=codec.config, base=options.base)
+    if media == NPZ and layout.name != "hierarchical":
+        raise InvalidRequestError(f"npz carries the layout hierarchical only, not {layout.name}")
     return layout
 
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from service.api import pipeline
-from service.api.content_negotiation import AUDIO_FORMATS, negotiate
+from service.api.content_negotiation import AUDIO_FORMATS, audio_media, audio_type
 from service.api.openapi import (
     AUDIO_BODY,
     COMPUTING,
@@ -17,11 +17,10 @@ from service.api.openapi import (
 )
 from service.api.requests import CallDep
 from service.api.routes.decode import audio_headers
+from service.api.schemas import ReconstructOptions
 from service.api.uploads import read_audio, warning_headers
-from service.fields import ChannelName, Seed
-from snac_core.audio import parse_channel
 from snac_core.codec import Codec
-from snac_core.types import NoiseMode, Samples
+from snac_core.types import Samples
 from snac_core.utils.incremental import Incremental
 
 router = APIRouter(tags=["decode"])
@@ -34,22 +33,17 @@ router = APIRouter(tags=["decode"])
     response_class=Response,
     openapi_extra=AUDIO_BODY,
 )
-async def reconstruct(
-    call: CallDep,
-    seed: Annotated[Seed, Query()] = 0,
-    noise: Annotated[NoiseMode, Query()] = "seeded",
-    channel: ChannelName = "average",
-) -> Response:
+async def reconstruct(call: CallDep, query: Annotated[ReconstructOptions, Query()]) -> Response:
     """Encode and decode one audio file; response headers give quality measures."""
-    media = negotiate(call.accept, tuple(AUDIO_FORMATS))
+    audio_media(call.accept, query.format)
     codec = call.admit()
-    upload = await call.before_deadline(read_audio(call.request))
-    upload.channel = parse_channel(channel)
+    upload, options = await call.before_deadline(read_audio(call.request, query))
+    media = audio_media(call.accept, options.format)
 
     async def answer() -> tuple[bytes, dict[str, str]]:
         original, codes = await pipeline.encode(call, upload)
         samples, body = await pipeline.decode(
-            call, lambda: codec.decode_job(codes, noise, seed), AUDIO_FORMATS[media]
+            call, lambda: codec.decode_job(codes, options.noise, options.seed), AUDIO_FORMATS[media]
         )
         with call.stage("quality"):
             figures = await call.service.io.run_incremental(
@@ -58,7 +52,7 @@ async def reconstruct(
         return body, {**audio_headers(codec, samples), **figures, **warning_headers(upload)}
 
     body, headers = await call.run_until_disconnect(answer())
-    return Response(body, headers=headers, media_type=media)
+    return Response(body, headers=headers, media_type=audio_type(media, codec.sample_rate))
 
 
 def _quality(codec: Codec, original: Samples, samples: Samples) -> Incremental[dict[str, str]]:

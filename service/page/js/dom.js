@@ -1,5 +1,7 @@
 // Finding and making elements. Text is always set as text, never as markup.
 
+const LONG = 22;
+
 export const byId = (id) => document.getElementById(id);
 
 export function element(tag, properties = {}, ...children) {
@@ -8,7 +10,7 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** Fill a <dl> with [term, value, note] triples. */
+/** Fill a <dl> with [term, value, note] triples; long values get room for themselves. */
 export function fillFigures(list, figures) {
   list.replaceChildren(
     ...figures
@@ -16,7 +18,7 @@ export function fillFigures(list, figures) {
       .map(([term, value, note]) =>
         element(
           "div",
-          {},
+          { className: String(value).length > LONG ? "wide" : "" },
           element("dt", { textContent: term }),
           element("dd", {}, String(value), note ? element("small", { textContent: ` ${note}` }) : null),
         ),

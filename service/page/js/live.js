@@ -147,7 +147,7 @@ class LiveStream {
       ["As speech", `${round(tokenSeconds, 2)} s`],
       ["Audio received", `${round(this.audioSeconds, 2)} s`],
       ["Time", `${round(elapsed, 2)} s`],
-      ["Once enough tokens were there", this.firstAudioAt === null || this.#enoughAt === null ? null : `${round(this.firstAudioAt - this.#enoughAt, 0)} ms`],
+      ["After the tokens it needs", this.firstAudioAt === null || this.#enoughAt === null ? null : `${round(this.firstAudioAt - this.#enoughAt, 0)} ms`],
       ["Gaps in play", this.#player ? String(this.#player.gaps) : "0"],
     ]);
     drawProgress(this.points, this.tokens.length / this.tokensPerSecond);

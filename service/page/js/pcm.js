@@ -2,7 +2,8 @@
 
 import { playing } from "./audio.js";
 
-const HEAD_START_SECONDS = 0.02;
+// What the network delays by less than this is not heard as a gap.
+const HEAD_START_SECONDS = 0.1;
 
 export class PcmPlayer {
   #next = 0;

@@ -84,7 +84,8 @@ def test_http_1_0_gets_a_length_and_no_chunks(running: Running, wav: bytes) -> N
     ("call", "said"),
     [
         ("/v1/encode?layouts=orpheus", "'layouts': did you mean 'layout'?"),
-        ("/v1/decode?format=flac", "'format': it takes base, "),
+        ("/v1/decode?formats=flac", "'formats': did you mean 'format'?"),
+        ("/v1/reconstruct?pitch=2", "'pitch': it takes channel, format, noise, seed"),
         ("/v1/decode/batch?formt=flac", "'formt': did you mean 'format'?"),
         ("/v1/models/rollback?x=1", "no query parameter 'x'"),
     ],

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
-from service.client import (
+from snac_core.client import (
     AsyncSnacClient,
     Encoded,
     ProblemError,

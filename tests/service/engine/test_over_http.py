@@ -11,9 +11,9 @@ import httpx
 import pytest
 import torch
 
-from service.client import ProblemError, SnacClient
-from service.client.calls import RequestBuilder
 from service.errors import OverloadedError
+from snac_core.client import ProblemError, SnacClient
+from snac_core.client.calls import RequestBuilder
 from snac_core.codes import Codes
 from tests.support.codec_spy import CodecSpy, SamplesOf
 from tests.support.waiting import wait_for

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import FilePayload, expect
 
 from snac_core.config import SnacConfig
 from snac_core.store import ModelStore
@@ -83,8 +83,8 @@ def test_audio_that_is_too_long_is_said_with_the_limit(
     page.get_by_role("button", name="Keys", exact=True).click()
     enter_keys(page)
     expect(page.locator("#status")).to_contain_text("cpu")
-    file = {"name": "long.wav", "mimeType": "audio/wav", "buffer": wav_of(samples_of(4.0))}
-    page.locator("#file").set_input_files(files=[file])  # type: ignore[list-item]
+    file = FilePayload(name="long.wav", mimeType="audio/wav", buffer=wav_of(samples_of(4.0)))
+    page.locator("#file").set_input_files(file)
     problem = page.locator("#problem")
     expect(problem).to_contain_text("The audio lasts too long")
     expect(problem).to_contain_text("Cut the recording")

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from snac_core.types import Samples
 from tests.service.conftest import Running, Serve
@@ -115,8 +116,7 @@ def test_large_bodies_and_streamed_answers_pass(
 def test_a_page_of_the_same_site_may_stream(behind: tuple[Running, str]) -> None:
     _, url = behind
     socket_url = url.replace("http", "ws") + "/v1/stream/decode?layout=flat"
-    origin = url.removesuffix("/snac")
-    with connect(socket_url, origin=origin) as stream:  # type: ignore[arg-type]
+    with connect(socket_url, origin=Origin(url.removesuffix("/snac"))) as stream:
         assert json.loads(stream.recv())["type"] == "ready"
         stream.send(json.dumps([7, 300, 12, 4000, 81, 5, 19] * 2))
         stream.send('{"type": "end"}')

@@ -121,6 +121,23 @@ def test_a_refused_handshake_does_not_keep_the_service_from_ending(
         wait_for(lambda: running.metric(refused) == 3)
 
 
+def test_an_origin_that_is_no_url_is_another_site(running: Any) -> None:
+    with open_socket(running) as connection:
+        connection.sendall((UPGRADE + "Origin: http://[\r\n\r\n").encode())
+        assert received(connection)[9:12] == b"403"
+
+
+def test_nobody_is_sent_to_a_host_that_a_client_made_up(running: Any) -> None:
+    answer = running.http.get("/v1/models/", headers={"Host": "evil.example"})
+    assert answer.status_code == 404
+    assert "Location" not in answer.headers
+
+
+def test_an_accept_header_of_commas_is_refused_at_once(running: Any) -> None:
+    answer = running.http.post("/v1/encode", content=b"x", headers={"Accept": "," * 60_000})
+    assert answer.status_code == 406
+
+
 def test_a_head_over_the_limit_is_refused_even_in_one_piece(serve: Any, model_ref: str) -> None:
     with serve(model=model_ref, device="cpu", max_header_bytes=8192) as running:
         for size, status in ((8000, b"200"), (9000, b"400")):

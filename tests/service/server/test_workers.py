@@ -139,6 +139,10 @@ def test_two_workers_are_one_service(
         assert httpx.post(f"{url}/v1/models/rollback", timeout=60).is_success
         assert {answer.headers["X-Model-Version"] for answer in posts(12)} == {store.current()}
 
+        version = store.publish(tiny_config, variant(2))
+        process.send_signal(signal.SIGHUP)
+        wait_for(lambda: {one.headers["X-Model-Version"] for one in posts(6)} == {version})
+
         supervisor = [
             child
             for child in psutil.Process(process.pid).children()

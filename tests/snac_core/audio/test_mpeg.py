@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -117,20 +115,6 @@ def test_different_kinds_that_were_joined_are_refused() -> None:
 def test_a_large_tag_costs_no_memory() -> None:
     data = id3v2(50_000_000) + mp3(44100)
     assert length(data, 44100) == 3 * 44100
-
-
-def test_frames_that_cannot_be_decoded_print_nothing() -> None:
-    """libmpg123 writes a line or more about each; here every frame has noise in it."""
-    good = frames(without_header(mp3(44100, mode="CONSTANT")))
-    chance = np.random.default_rng(0)
-    bad = b"".join(frame[:4] + chance.bytes(len(frame) - 4) for frame in good)
-    script = (
-        "import sys\nfrom snac_core import audio\n"
-        "try:\n    audio.read(sys.stdin.buffer.read(), 24000)\n"
-        "except audio.AudioError:\n    pass\nprint('still heard', file=sys.stderr)\n"
-    ).replace("audio.AudioError", "Exception")
-    ran = subprocess.run([sys.executable, "-c", script], input=bad, capture_output=True, check=True)
-    assert ran.stderr == b"still heard\n"
 
 
 def test_noise_is_not_searched_for_long() -> None:

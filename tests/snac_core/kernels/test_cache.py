@@ -42,6 +42,13 @@ def test_a_home_that_is_not_there_is_no_error(monkeypatch: pytest.MonkeyPatch) -
     assert cache.process_folder().is_dir()
 
 
+def test_a_user_without_a_name_or_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 5)
+    assert cache.user_folder() is None
+
+
 def test_a_library_that_was_cut_short_is_built_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

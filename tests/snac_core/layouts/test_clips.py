@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
@@ -214,6 +215,90 @@ def test_rows_of_different_lengths_are_refused() -> None:
     rows[3] = rows[3][:-1]
     with pytest.raises(LayoutError, match="row 3 has 9 tokens and row 0 has 10"):
         from_layout(rows, "mini-omni", config=SNAC_24KHZ)
+
+
+def test_a_stop_token_after_the_audio_is_called_so() -> None:
+    tokens = to_layout(EXAMPLE, "orpheus", config=SNAC_24KHZ)
+    for stop, said in (
+        (128258, "128258 is the end-of-speech token of Orpheus: it follows 2 whole frames"),
+        (128009, "128009 is no audio token, but like a language model's stop token"),
+    ):
+        with pytest.raises(LayoutError, match=rf"index 14: .*position 0; {said}") as raised:
+            from_layout([*tokens, stop], "orpheus", config=SNAC_24KHZ)
+        assert (raised.value.index, raised.value.value) == (14, stop)
+    with pytest.raises(LayoutError, match=r"128257 is the start-of-speech token.*leave it out"):
+        from_layout([128257, *tokens], "orpheus", config=SNAC_24KHZ)
+    with pytest.raises(LayoutError, match=r"position 1$"):
+        from_layout([tokens[0], *tokens], "orpheus", config=SNAC_24KHZ)
+
+
+@pytest.mark.parametrize("name", THREE_LEVELS)
+def test_an_incomplete_end_is_dropped_if_asked_for(name: str) -> None:
+    tokens = to_layout(EXAMPLE, name, config=SNAC_24KHZ)
+    if name == "hierarchical":
+        tokens[2].pop()
+    elif name == "mini-omni":
+        tokens = [row[:9] for row in tokens]  # what row 6 has of frame 1 comes at step 8
+        tokens[6] = tokens[6][:8]
+    else:
+        tokens.pop()
+    with pytest.raises(CodesError):
+        from_layout(tokens, name, config=SNAC_24KHZ)
+    levels = from_layout(tokens, name, config=SNAC_24KHZ, incomplete="drop")
+    assert [level.tolist() for level in levels] == [[10], [20, 21], [40, 41, 42, 43]]
+    nothings: list[Any] = [[[], [], []], [], [[0]] * 7]
+    for nothing in nothings:
+        with pytest.raises(CodesError):
+            from_layout(nothing, name, config=SNAC_24KHZ, incomplete="drop")
+
+
+def test_a_dropped_end_leaves_whole_attention_windows() -> None:
+    levels = [[0] * 40, [0] * 80, [0] * 160, [0] * 321]
+    frames = SNAC_32KHZ.pad_multiple // SNAC_32KHZ.frame_samples
+    read = from_layout(levels, "hierarchical", config=SNAC_32KHZ, incomplete="drop")
+    assert len(read[0]) == 40 - 40 % frames
+    flat = from_layout([0] * (15 * 40 + 1), "flat", config=SNAC_32KHZ, incomplete="drop")
+    assert len(flat[0]) == 40 - 40 % frames
+
+
+def test_rows_without_their_last_step_are_read() -> None:
+    rows = [row[:-1] for row in to_layout(EXAMPLE, "mini-omni", config=SNAC_24KHZ)]
+    assert [part.tolist() for part in from_layout(rows, "mini-omni", config=SNAC_24KHZ)] == EXAMPLE
+
+
+def test_rows_that_are_not_read_are_told_why() -> None:
+    rows = to_layout(EXAMPLE, "mini-omni", config=SNAC_24KHZ)
+
+    def refused(rows: list[list[int]], said: str) -> None:
+        with pytest.raises(LayoutError, match=said):
+            from_layout(rows, "mini-omni", config=SNAC_24KHZ)
+
+    refused([*rows, rows[0]], "must be 7 rows; the eighth, of text, is not sent")
+    refused(to_layout(EXAMPLE, "mini-omni", config=SNAC_24KHZ, base=0)[:1] * 7, "have no offsets")
+    early = [list(row) for row in rows]
+    early[4][6:] = [152000 + 4 * 4160 + 4096] * (len(early[4]) - 6)
+    refused(early, r"row 4, index 6: .*after \[2, 2, 2, 2, 1, 2, 2\] codes: incomplete=drop reads")
+    read = from_layout(early, "mini-omni", config=SNAC_24KHZ, incomplete="drop")
+    assert [len(level) for level in read] == [1, 2, 4]
+
+
+def test_text_tokens_are_read_in_one_piece_or_many() -> None:
+    tokens = to_layout(EXAMPLE, "orpheus-text", config=SNAC_24KHZ)
+    assert tokens[:2] == ["<custom_token_20>", "<custom_token_4126>"]
+    numbers = to_layout(EXAMPLE, "orpheus", config=SNAC_24KHZ, base=10)
+    assert tokens == [f"<custom_token_{number}>" for number in numbers]
+    for text in (tokens, "".join(tokens), " " + "\n".join(tokens)):
+        read = from_layout(text, "orpheus-text", config=SNAC_24KHZ)
+        assert [part.tolist() for part in read] == EXAMPLE
+    for wrong, said in (
+        (tokens[:-1], "13 tokens are not whole frames"),
+        ("".join(tokens)[:-1], "ends in the middle of a token: '<custom_token_24633'"),
+        (["<|audio|>", *tokens], "'<|audio|><custom_token_20>"),
+        ([*tokens, "<custom_token_2>"], "2 is the end-of-speech token of Orpheus"),
+        ([5], "not int; for numbers, use layout orpheus"),
+    ):
+        with pytest.raises(LayoutError, match=re.escape(said)):
+            from_layout(wrong, "orpheus-text", config=SNAC_24KHZ)
 
 
 def test_arrays_are_read_as_lists_are() -> None:

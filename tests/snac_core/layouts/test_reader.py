@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from snac_core.config import SnacConfig
 from snac_core.errors import CodesError, LayoutError
 from snac_core.layouts import LAYOUTS, to_layout, token_reader, token_writer
-from snac_core.layouts.reader import MAX_LEAD_FRAMES
+from snac_core.layouts.lanes import MAX_LEAD_FRAMES
 from tests.support.models import TINY, TINY_ATTENTION
 
 CASES = [(TINY, name) for name in LAYOUTS] + [
@@ -119,6 +119,95 @@ def test_an_end_too_soon_says_what_is_missing() -> None:
     flat.push([1, 2, 3])
     with pytest.raises(LayoutError, match="3 tokens"):
         flat.finish()
+
+
+def read_all(layout: str, pushes: list[Any], **how: Any) -> tuple[Any, list[int] | None]:
+    """Return the reader and the first level's codes after pushing everything."""
+    reader = token_reader(layout, TINY, **how)
+    for push in pushes:
+        reader.push(push)
+    taken = reader.take()
+    return reader, None if taken is None else taken[0].tolist()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_precedes_a_wrong_token_has_been_taken_in(layout: str) -> None:
+    levels = levels_of(TINY, 4)
+    tokens = to_layout(levels, layout, config=TINY)
+    if layout == "orpheus-text":
+        tokens[16] = "<custom_token_5>"
+    elif isinstance(tokens[0], list):
+        tokens[1][5] = -1  # frame 2 of hierarchical, frame 3 of mini-omni
+    else:
+        tokens[16] = -1
+    reader = token_reader(layout, TINY)
+    with pytest.raises(CodesError):
+        reader.push(tokens)
+    taken = reader.take()
+    assert taken is not None
+    frames = 3 if layout == "mini-omni" else 2
+    assert all(
+        np.array_equal(part, level[: frames * count])
+        for part, level, count in zip(taken, levels, TINY.codes_per_frame, strict=True)
+    )
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_frame_with_a_wrong_token_is_skipped_and_counted(layout: str) -> None:
+    levels = levels_of(TINY, 4)
+    tokens = to_layout(levels, layout, config=TINY)
+    if layout == "orpheus-text":
+        tokens[16] = "<custom_token_5>"
+    elif isinstance(tokens[0], list):
+        tokens[1][5 if layout == "hierarchical" else 4] = -1
+    else:
+        tokens[16] = -1
+    reader, first = read_all(layout, [tokens], invalid="skip")
+    reader.finish()
+    assert first == [*levels[0][:2].tolist(), int(levels[0][3])]
+    assert (reader.frames_taken, reader.frames_skipped) == (3, 1)
+
+
+def test_orpheus_finds_its_way_back_after_a_token_too_many_or_too_few() -> None:
+    levels = levels_of(TINY, 6)
+    tokens = to_layout(levels, "orpheus", config=TINY)
+    first = levels[0].tolist()
+    for changed, kept, skipped in (
+        ([*tokens[:9], 128009, *tokens[9:]], [0, 2, 3, 4, 5], 1),  # within frame 1
+        ([*tokens[:7], 128009, *tokens[7:]], [0, 1, 2, 3, 4, 5], 0),  # between frames
+        ([*tokens[:9], *tokens[10:]], [0, 2, 3, 4, 5], 1),
+        (tokens[:9] + tokens[14:], [0, 2, 3, 4, 5], 1),
+        (tokens[3:], [1, 2, 3, 4, 5], 1),
+        ([*tokens[:7], 5, *tokens[8:]], [0, 2, 3, 4, 5], 1),
+    ):
+        for pushes in ([changed], list(changed)):
+            reader, taken = read_all("orpheus", pushes, invalid="skip")
+            assert taken == [first[frame] for frame in kept]
+            assert reader.frames_skipped == skipped
+            assert reader.tokens == len(changed)
+
+
+def test_text_may_be_cut_anywhere() -> None:
+    levels = levels_of(TINY, 3)
+    text = "\n".join(to_layout(levels, "orpheus-text", config=TINY))
+    for size in (1, 5, 23):
+        pieces = [text[at : at + size] for at in range(0, len(text), size)]
+        reader, taken = read_all("orpheus-text", pieces)
+        reader.finish()
+        assert taken == levels[0].tolist()
+    reader, taken = read_all("orpheus-text", ["<|x|>", text, "<custom_token_2>"], invalid="skip")
+    assert taken == levels[0].tolist()
+    reader = token_reader("orpheus-text", TINY)
+    reader.push(text + "<custom_tok")
+    with pytest.raises(LayoutError, match="middle of a token"):
+        reader.finish()
+
+
+def test_the_last_step_of_mini_omni_may_be_missing() -> None:
+    rows = to_layout(levels_of(TINY, 3), "mini-omni", config=TINY)
+    reader, taken = read_all("mini-omni", [[row[:-1] for row in rows]])
+    reader.finish()
+    assert taken == levels_of(TINY, 3)[0].tolist()
 
 
 def test_layouts_and_bases_are_checked_at_once() -> None:

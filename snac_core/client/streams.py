@@ -21,7 +21,8 @@ import websockets.asyncio.client
 import websockets.sync.client
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK, InvalidStatus
 
-from service.client.calls import ProblemError, problem_error
+from snac_core.client.calls import ProblemError, problem_error
+from snac_core.client.inputs import mono, plain_tokens
 from snac_core.types import Samples
 
 T = TypeVar("T")
@@ -277,14 +278,11 @@ def _check_end(
 
 def _write_tokens(tokens: Tokens) -> str | bytes:
     if isinstance(tokens, np.ndarray) and tokens.ndim == 1 and tokens.dtype.kind in "iu":
-        return tokens.astype("<i4").tobytes()
-    return json.dumps(tokens, default=_listed)
-
-
-def _listed(value: object) -> object:
-    if isinstance(value, (np.ndarray, np.integer)):
-        return value.tolist()
-    raise TypeError(f"tokens are whole numbers in lists or arrays, not {type(value).__name__}")
+        narrow = tokens.astype("<i4")
+        if np.array_equal(narrow, tokens):
+            return narrow.tobytes()
+        # The service names the token that is out of range.
+    return json.dumps(plain_tokens(tokens))
 
 
 def _read_samples(message: str | bytes) -> Samples | None:
@@ -292,7 +290,7 @@ def _read_samples(message: str | bytes) -> Samples | None:
 
 
 def _write_samples(samples: Samples) -> bytes:
-    return np.asarray(samples).astype("<f4").tobytes()
+    return mono(samples).astype("<f4").tobytes()
 
 
 def _read_codes(message: str | bytes) -> Levels | npt.NDArray[np.int64] | None:
