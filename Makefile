@@ -46,7 +46,7 @@ $(BIN)/python -m pip install -c constraints.txt -e '.$(1)'
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format lock images-test bench docs clean
+.PHONY: help setup serve test lint format lock clusters images-test bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -73,6 +73,9 @@ lock: $(FULL) ## pin the whole tree again in constraints.txt (ARGS=--upgrade: to
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 \
 		--fork-strategy fewest --custom-compile-command 'make lock' --quiet \
 		--output-file constraints.txt $(ARGS)
+
+clusters: $(FULL) ## run jobs on clusters of several Ray nodes, one of which is lost
+	$(THREADS) $(BIN)/python -m pytest -n 0 -s tests/bulk/cluster_jobs.py $(ARGS)
 
 bench: $(FULL) ## measure against the published package; writes bench/results/ (a quiet machine!)
 	$(BIN)/python bench/cpu.py
