@@ -155,7 +155,7 @@ def test_figures_are_on_the_page(page: Page, evaluation: Evaluation) -> None:
 
 def test_names_are_text_and_never_markup(page: Page) -> None:
     assert "<model> & 0" in page.words
-    assert "anna_<b>.wav Format not recognised." in page.words
+    assert "anna_<b>.wav not readable as audio: Format not recognised" in page.words
     assert ("model", {}) not in page.elements
     assert ("b", {}) not in page.elements
 
