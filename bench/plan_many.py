@@ -100,14 +100,13 @@ def plan(config: TrainConfig, world: World) -> str:
     """Plan a run in this process; return what it took."""
     started, cpu = time.perf_counter(), time.process_time()
     with Peak() as peak:
-        data, validation = find_data(config, world)
+        data, validation, _ = find_data(config, world)
         found = time.perf_counter()
         codec = SnacConfig()
         epochs = Epochs(config, data, codec, world, DeviceTransfer(world, codec))
-        for epoch in range(1, config.num_epochs + 1):
-            batches = iter(epochs.batches(epoch).batch_sampler)
-            count = sum(1 for _ in batches)
-            assert count == epochs.steps(epoch)
+        for number, epoch in enumerate(epochs.all, 1):
+            count = sum(1 for _ in epochs.batches(number).batch_sampler)
+            assert count == epoch.steps
     ended = time.perf_counter()
     return (
         f"| {world.rank} | {data.recordings + len(validation):,} | {data.seconds / 3600:,.0f} | "

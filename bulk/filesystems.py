@@ -230,6 +230,8 @@ def _system(place: str) -> tuple[fs.FileSystem, str]:
         return system, path
     except (ValueError, NotImplementedError, pa.ArrowException):
         pass
+    except OSError as error:
+        raise SourceError(f"{place} cannot be reached: {error}") from error
     try:
         other, path = fsspec.core.url_to_fs(place)
     except (ValueError, ImportError, OSError) as error:

@@ -24,6 +24,7 @@ PAGES = {
     "examples/README.md": "examples.md",
     "examples/finetune_dialect/README.md": "examples/finetune_dialect.md",
     "examples/javascript/README.md": "examples/javascript.md",
+    "examples/onnx/README.md": "examples/onnx.md",
     "examples/orpheus/README.md": "examples/orpheus.md",
     "examples/tokenize_dataset/README.md": "examples/tokenize_dataset.md",
     "snac_core/starter/README.md": "starter.md",

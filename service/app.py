@@ -18,6 +18,7 @@ from service.api.requests import set_deadline
 from service.api.root_path import RootPathMiddleware
 from service.api.routes import decode, encode, health, models, page, reconstruct
 from service.limits.body import BodyLimit
+from service.limits.content_encoding import ContentEncodingMiddleware
 from service.limits.memory import MemoryLimit
 from service.limits.slow_body import BodyTimeoutMiddleware
 from service.observability.tracing import tracing
@@ -73,6 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     limits = service.settings
     app.add_middleware(BodyLimit, max_bytes=limits.max_body_bytes)
     app.add_middleware(MemoryLimit, budget=service.memory)
+    app.add_middleware(ContentEncodingMiddleware, max_bytes=limits.max_body_bytes)
     app.add_middleware(BodyTimeoutMiddleware, timeout=limits.body_timeout, min_rate=limits.min_rate)
     app.add_middleware(RequestContext, metrics=service.metrics)
     app.add_middleware(MethodMiddleware)

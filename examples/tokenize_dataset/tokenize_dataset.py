@@ -18,11 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
-from service.client import AsyncSnacClient, ProblemError
-from snac_core.config import PRESETS
-from snac_core.layouts import to_layout
-
-GEOMETRY = PRESETS["snac_24khz"]
+from snac_core.client import AsyncSnacClient, ProblemError
 
 
 def clips(manifest: Path, done: Iterable[str]) -> list[dict[str, str]]:
@@ -47,11 +43,11 @@ async def tokenize(
 ) -> dict[str, object]:
     """Return a line: what is in the manifest, and the tokens."""
     recording = await asyncio.to_thread((folder / clip["path"]).read_bytes)
-    encoded = await client.encode(recording)
+    encoded = await client.encode(recording, layout=layout)
     return {
         **clip,
-        "seconds": round(encoded.codes.duration, 3),
-        "tokens": to_layout(encoded.codes.levels, layout, config=GEOMETRY),
+        "seconds": round(encoded.num_samples / encoded.sample_rate, 3),
+        "tokens": encoded.tokens,
         "token_space": encoded.token_space,
     }
 

@@ -23,7 +23,7 @@ _MEANING = {
     408: "The body arrived too slowly.",
     409: "The codes belong to another token space.",
     413: "Too many bytes, files or items, or too many seconds of audio.",
-    415: "A content type that this call does not support.",
+    415: "A content type, or an encoding of the body, that this call does not support.",
     422: "A parameter, field or code that is not valid.",
     429: "The queue is full, or a rate limit is exceeded; `Retry-After` says for how long.",
     500: "The service failed unexpectedly.",

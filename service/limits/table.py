@@ -55,6 +55,7 @@ LIMITS = (
     ),
     Limit("wrong keys from an address", "key_guesses", "429 `rate-limited`"),
     Limit("open streams", "max_streams", "429 `overloaded`"),
+    Limit("first message of a stream", f"{2**14} bytes", "1009, problem `too-large`"),
     Limit("message of a stream", "stream_message_bytes", "1009, problem `too-large`"),
     Limit("frames of a message", "4096", "1009"),
     Limit("audio held by a stream", "stream_buffer_seconds", "no more is read"),

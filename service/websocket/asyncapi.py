@@ -42,6 +42,8 @@ _MODEL = {"version": "20260101T120000.000000Z-0123abcd", "token_space": "d31f2a9
 _TOKENS = {
     "oneOf": [
         {"type": "integer"},
+        {"type": "string", "description": "Text of orpheus-text, which needs no quotes either."},
+        {"type": "array", "items": {"type": "string"}},
         {"type": "array", "items": {"type": "integer"}},
         {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
         {
@@ -147,6 +149,7 @@ MESSAGES: dict[str, Message] = {
             "num_samples": 2048,
             "duration": 0.0853,
             "frames": 1,
+            "frames_skipped": 0,
             "tokens": 7,
             "model": _MODEL,
         },

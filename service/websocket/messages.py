@@ -11,11 +11,14 @@ from typing import Any, Literal, TypeVar
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from service.errors import InvalidRequestError, MalformedBodyError
+from service.errors import InvalidRequestError, MalformedBodyError, TooLargeError
 from service.fields import IncompleteField, LayoutField, Seed
 from service.limits.body import check_names, check_nesting
 from service.websocket.pcm import PcmEncoding, PcmFormat
 from snac_core.types import Invalid, NoiseMode
+
+MAX_START_BYTES = 2**14
+"""Bytes of the message "start": its fields are short, and it is parsed on the event loop."""
 
 
 class _Message(BaseModel):
@@ -112,9 +115,15 @@ def check_start(kind: type[_S], message: str | bytes, max_depth: int) -> _S:
 
     Raises
     ------
+    TooLargeError
+        For more than `MAX_START_BYTES`.
     MalformedBodyError, InvalidRequestError
         For any other message, or invalid fields.
     """
+    if len(message) > MAX_START_BYTES:
+        raise TooLargeError(
+            f"the first message has {len(message)} bytes; a start has at most {MAX_START_BYTES}"
+        )
     value = parse_json(message, max_depth) if isinstance(message, str) else None
     if not isinstance(value, dict) or value.get("type") != "start":
         raise InvalidRequestError('the first message must be {"type": "start", ...}')

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.websocket.pcm import PcmFormat
+from service.websocket.pcm import PcmEncoding, PcmFormat
 
 
 class _Reply(BaseModel):
@@ -51,7 +51,7 @@ class DecodeReady(Ready):
 class EncodeReady(Ready):
     """The service waits for PCM."""
 
-    encoding: PcmFormat
+    encoding: PcmEncoding
     input_sample_rate: int = Field(description="Of the PCM to be sent, in Hz.")
 
 
@@ -60,7 +60,7 @@ class EncodedCodes(_Reply):
 
     type: Literal["codes"]
     frame: int = Field(description="Index of the first coarse frame.")
-    codes: list[int] | list[list[int]]
+    codes: list[int] | list[list[int]] | list[str]
 
 
 class Done(_Reply):
@@ -76,6 +76,7 @@ class Done(_Reply):
 class DecodeDone(Done):
     """All audio has been sent; the service closes with 1000."""
 
+    frames_skipped: int = Field(description="Frames left out for a wrong token.")
     tokens: int = Field(description="Tokens received.")
 
 

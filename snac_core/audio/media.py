@@ -17,6 +17,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -95,6 +96,7 @@ class MediaDecoder:
         assert self._child.stdout is not None
         assert self._child.stdin is not None
         self._out, self._in = self._child.stdout.fileno(), self._child.stdin.fileno()
+        os.set_blocking(self._in, False)
         self._rest = b""
         try:
             head = self._message()
@@ -135,7 +137,8 @@ class MediaDecoder:
 
     def _message(self) -> dict[str, int]:
         """Return what the child says, once it has all that it asks for."""
-        while True:
+        until = time.monotonic() + STALLED_SECONDS
+        while time.monotonic() < until:
             while b"\n" not in self._rest:
                 self._rest += self._read()
             line, _, self._rest = self._rest.partition(b"\n")
@@ -146,9 +149,11 @@ class MediaDecoder:
                 found: dict[str, int] = message
                 return found
             offset, size = message["read"]
-            # A pipe takes that much at once. A child that is gone is met where it is heard next.
-            with contextlib.suppress(BrokenPipeError):
+            # A pipe takes that much at once. A child that is gone, or that does not take what it
+            # asked for, is met where it is heard next.
+            with contextlib.suppress(BrokenPipeError, BlockingIOError):
                 os.write(self._in, read_at(self._raw, offset, size))
+        raise self._ended()
 
     def _exactly(self, size: int) -> bytes:
         parts = [self._rest[:size]]
@@ -166,10 +171,14 @@ class MediaDecoder:
         data = os.read(self._out, 2**18) if ready else b""
         if data:
             return data
+        raise self._ended()
+
+    def _ended(self) -> AudioError:
+        """End the child, if it has not ended; return what there is to say of that."""
         self.close()
         code = self._child.returncode
         why = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise AudioError(
+        return AudioError(
             f"not readable as audio: {self._words}: the decoder ended ({why}); the recording is "
             "damaged, or too large to decode"
         )

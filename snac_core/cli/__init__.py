@@ -6,6 +6,7 @@ Exit codes: 0 when all went well, 1 when the model or some input did not, 2 for 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import snac_core.utils.openmp  # noqa: F401 - before torch
@@ -26,7 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return int(getattr(commands, arguments.command)(arguments))
     except UsageError as error:
-        arguments.parser.error(str(error))
+        arguments.parser.print_usage(sys.stderr)
+        complain(arguments.parser.prog, error)
+        return 2
     except (SnacError, OSError) as error:
         complain(PROGRAM, error)
         return 1

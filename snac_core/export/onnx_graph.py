@@ -51,7 +51,7 @@ def write_onnx(found: Checkpoint, folder: Path) -> list[Path]:
     """
     model = build(found.config, found.weights).fold()
     config = found.config
-    levels = range(len(config.vq_strides))
+    quantizers = [one for one in model.quantizer.quantizers if isinstance(one, VectorQuantize)]
     about = {
         "version": found.version,
         "token_space": found.token_space,
@@ -63,15 +63,14 @@ def write_onnx(found: Checkpoint, folder: Path) -> list[Path]:
     encoder = Graph()
     audio = encoder.input("audio", TensorProto.FLOAT, [1, 1, "samples"])
     latent = encoder.layer(model.encoder.block, encoder.padded(audio, config.pad_multiple))
-    for level in levels:
-        latent, codes = encoder.quantized(model.quantizer.quantizers[level], latent)
+    for level, quantizer in enumerate(quantizers):
+        latent, codes = encoder.quantized(quantizer, latent)
         encoder.output(codes, f"codes_{level}", TensorProto.INT64, [1, f"codes_{level}_length"])
 
     decoder = Graph()
     total = ""
-    for level in levels:
+    for level, quantizer in enumerate(quantizers):
         codes = decoder.input(f"codes_{level}", TensorProto.INT64, [1, f"codes_{level}_length"])
-        quantizer = model.quantizer.quantizers[level]
         entries = decoder.op("Gather", decoder.constant(quantizer.codebook.weight), codes)
         part = decoder.expanded(quantizer, decoder.op("Transpose", entries, perm=[0, 2, 1]))
         total = decoder.op("Add", total, part) if total else part

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,20 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import uvicorn
 
 from bulk.cli import main
 from bulk.encode import EncodeOptions, encode
 from bulk.errors import OutputError, TooManyErrorsError
-from bulk.output import Output, locked
+from bulk.output import Output, RowOptions, locked
 from bulk.progress import Summary
 from service.app import create_app
 from service.server.http_protocol import server_config
 from service.settings import Settings
 from snac_core.codec import Codec
+from snac_core.codes import Codes
 from tests.bulk.conftest import RECORDINGS, levels, make_model, record
 
 Alone = Callable[..., list[list[int]]]
@@ -123,9 +128,6 @@ def test_the_next_run_does_what_failed_and_changed_and_what_is_new(
 def test_shards_that_a_killed_run_left_do_not_count(
     encoded: tuple[EncodeOptions, Summary], tmp_path: Path
 ) -> None:
-    import dataclasses
-    import shutil
-
     options, _ = encoded
     output = tmp_path / "tokens"
     shutil.copytree(options.output, output)
@@ -158,10 +160,6 @@ def test_the_second_run_on_an_output_says_so_and_stops(
 def test_an_output_has_one_token_space_and_one_set_of_columns(
     encoded: tuple[EncodeOptions, Summary], tmp_path: Path
 ) -> None:
-    import dataclasses
-
-    from bulk.output import RowOptions
-
     options, _ = encoded
     other = make_model(tmp_path / "other", seed=1)
     with pytest.raises(OutputError, match="was begun with token_space"):
@@ -228,3 +226,41 @@ def test_killed_at_any_moment_and_run_again_every_clip_is_there_once(
     assert (done.returncode, done.stderr) == (0, "")
     assert rows(output).keys() == {f"{number:03d}.wav" for number in range(60)}
     assert not list(output.rglob(".tmp-*"))
+
+
+def test_rows_decode_and_verify(
+    encoded: tuple[EncodeOptions, Summary],
+    codec: Codec,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options, _ = encoded
+    target = tmp_path / "audio"
+    common = ["--model", options.model, "--num-actors", "1"]
+    assert main(["decode", options.output, "--output", str(target), *common]) == 0
+    assert "decoded 4 clips (4.3 s of audio)" in capsys.readouterr().out
+    for name, row in rows(Path(options.output)).items():
+        wave = target / (name if name.lower().endswith(".wav") else f"{name}.wav")
+        (expected,) = codec.decode([Codes(levels(row), row["num_samples"], 24000)])  # type: ignore[arg-type]
+        samples, rate = soundfile.read(wave, dtype="float32")
+        assert (rate, len(samples)) == (24000, row["num_samples"])
+        np.testing.assert_allclose(samples, expected, atol=2**-15)
+    assert main(["decode", options.output, "--output", str(target), *common]) == 0
+    assert "skipped 4 already there" in capsys.readouterr().out
+
+    assert main(["verify", options.output, "--sample", "3", *common]) == 0
+    assert "verified 4 rows, encoded 3 again, found 0 faults" in capsys.readouterr().out
+    # A code is changed, and a row taken out.
+    output = tmp_path / "tokens"
+    shutil.copytree(options.output, output)
+    shard = max(output.glob("tokens-*.parquet"), key=lambda path: path.stat().st_size)
+    table = pq.read_table(shard)
+    values = table["level_2"].to_pylist()
+    values[0][3] = (values[0][3] + 1) % 64
+    at = table.column_names.index("level_2")
+    table = table.set_column(at, "level_2", pa.array(values, table.schema.field("level_2").type))
+    pq.write_table(table.slice(0, 1), shard)
+    assert main(["verify", str(output), "--codes-only", *common]) == 3
+    told = capsys.readouterr()
+    assert "encoded again, level_2 differs" in told.err
+    assert "no row has it" in told.err or table.num_rows == 1

@@ -109,7 +109,9 @@ def test_a_command_without_its_extra_says_so_and_explains_itself(command: str) -
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith((f"usage: snac-{command}", f"snac-{command} 0."))
     folders = ["--input-dir", "in", "--output-dir", "out"]
-    done = run(*(["prepare"] if command == "trainer" else ["tokenize"]), *folders)
+    done = run(
+        *(["prepare", *folders] if command == "trainer" else ["encode", "in", "--output", "out"])
+    )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     extra = "train" if command == "trainer" else "bulk"

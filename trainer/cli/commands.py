@@ -126,6 +126,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         max_seconds_per_group=options.max_seconds_per_group,
         output_dir=options.output_dir,
         samples=options.samples,
+        measures=options.measures.split(",") if options.measures else None,
+        jobs=options.jobs,
     )
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -140,7 +140,13 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--model", required=True, metavar="REF", help="any model reference")
     command.add_argument("--base", metavar="REF", help="the model to compare it with")
-    command.add_argument("--data", type=Path, nargs="+", required=True, metavar="DIR")
+    command.add_argument(
+        "--data",
+        nargs="+",
+        required=True,
+        metavar="PLACE",
+        help="folders, manifests or shards, as val_data takes them",
+    )
     command.add_argument("--output-dir", type=Path, metavar="DIR")
     command.add_argument(
         "--run",
@@ -150,10 +156,20 @@ def parser() -> argparse.ArgumentParser:
         help="a training run's output_dir: the loss is as configured there, and its curves go "
         "into the report",
     )
-    command.add_argument("--group-by", metavar="PATTERN", help=group_help)
+    command.add_argument(
+        "--group-by",
+        metavar="PATTERN",
+        help=f"{group_help} (default: the groups that prepare's manifest has)",
+    )
     command.add_argument("--max-seconds-per-group", type=float, default=math.inf, metavar="N")
     command.add_argument(
         "--samples", type=int, default=9, metavar="N", help="recordings to keep (default: 9)"
+    )
+    command.add_argument(
+        "--measures", metavar="A,B,...", help="what to measure (default: all that is installed)"
+    )
+    command.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="processes that measure"
     )
     command.add_argument("--output", type=Path, metavar="FILE", help="write all figures as JSON")
     command.add_argument("--device", help=device_help)

@@ -14,6 +14,7 @@ from trainer.config.types import (
     CONFIG,
     Above0,
     AtLeast0,
+    BestMetric,
     Betas,
     Count,
     Counts,
@@ -24,6 +25,7 @@ from trainer.config.types import (
     GateMetrics,
     Positives,
     Range,
+    SetName,
     Shape,
     Share,
     Shares,
@@ -64,7 +66,9 @@ class Run(Group):
 class Schedule(Group):
     """Epochs, batches and the learning rate."""
 
-    num_epochs: Count = key(..., "Epochs of the run.")
+    num_epochs: Count = key(
+        ..., "Epochs of the run; at most so many where the curriculum's stages count steps."
+    )
     batch_size: Count = key(
         ...,
         "Segments in a batch of all processes together; a stage's batch is "
@@ -75,7 +79,8 @@ class Schedule(Group):
         (),
         'Stages `{"epochs": [1, 2], "length": 1.0, "batch_multiplier": 2.0}`: '
         "segments of `length` seconds, `batch_size * batch_multiplier` of them in a batch. "
-        "Epochs past the end use the last stage.",
+        'Epochs past the end use the last stage. `"steps": 5000` in the place of `epochs`, in all '
+        "stages, makes each last for so many steps, and the run end with the last.",
     )
     max_steps: Count | None = key(
         None, "Steps after which the run and its learning-rate schedule end; `null` for all epochs."
@@ -115,6 +120,12 @@ class Losses(Group):
     stft_window: Literal["rectangular", "hann"] = key(
         "rectangular", "Window of `stft`: `rectangular` (the original loss) or `hann`."
     )
+    stft_padding: Literal["zero", "reflect"] = key(
+        "zero",
+        "What `stft` and `mel` see beyond the ends of a segment: zeros, or, as `torch.stft` does "
+        "unless told otherwise, the segment mirrored. It changes the frames that reach over an "
+        "end; the mirror is that of the batch, padding included.",
+    )
     mel_n_ffts: Counts = key((256, 512, 1024, 2048), "FFT sizes of `mel`.")
     mel_bins: Counts = key((20, 40, 80, 160), "Mel bands for each of `mel_n_ffts`.")
     loss_balancer: Flag = key(
@@ -138,6 +149,15 @@ class Discriminators(Group):
     discriminator_warmup_steps: Whole = key(
         0,
         "First steps in which the discriminators learn and the codec does not yet learn from them.",
+    )
+    discriminator_every: Count = key(
+        1,
+        "The discriminators learn in one of so many steps; the codec learns from them in all.",
+    )
+    discriminator_checkpoint: str | None = key(
+        None,
+        "Checkpoint of an earlier run, whose discriminators and their optimizer this run starts "
+        "with; `null` starts from random weights.",
     )
     discriminator_periods: Counts = key(
         (2, 3, 5, 7, 11), "Period, in samples, of each period discriminator."
@@ -192,7 +212,17 @@ class Data(Group):
         '`{"path": ..., "weight": 2.0}`: a weight is how many times an epoch takes each '
         "recording.",
     )
-    val_data: str = key(..., "Folder or shards that validation segments are cut from.")
+    val_data: str = key(
+        ...,
+        "Folder, manifest or shards that validation segments are cut from. They decide what the "
+        "best model is.",
+    )
+    val_sets: dict[SetName, str] = key(
+        {},
+        "More validation data, by name, such as "
+        '`{"general": "general/val"}`: each validation measures them too, and `metrics.csv` has '
+        "rows `val:general`.",
+    )
     num_workers: Whole = key(
         ..., "Processes that read audio, for each training process; 0 reads in that process."
     )
@@ -248,13 +278,29 @@ class Validation(Group):
     eval_every_batches: Count | None = key(
         None, "Steps between validations, besides one after every epoch."
     )
+    best_metric: BestMetric = key(
+        "loss",
+        "What the best model is the best in, on `val_data`: the validation loss, one of its terms, "
+        "or a figure (`si_sdr` and `stoi`: the higher the better).",
+    )
     min_delta: AtLeast0 = key(
-        0.0, "How far the validation loss must fall below the best so far to count as better."
+        0.0, "How far `best_metric` must be better than the best so far to count as better."
     )
     early_stop_patience: Count | None = key(
         None, "Validations in a row that are no better and end the run."
     )
     log_every: Count = key(10, "Steps between rows of `metrics.csv`.")
+    tracker: str | None = key(
+        None,
+        "Where the rows of `metrics.csv` go too: `wandb`, `mlflow`, or `module:function`, which is "
+        "called with the run's name and configuration and returns an object with "
+        "`log(values, step)` and `close()`.",
+    )
+    profile_steps: Whole = key(
+        0,
+        "Steps, after the first three, that PyTorch's profiler records; the trace goes to "
+        "`profile/` in `output_dir`. 0 for none.",
+    )
     sample_clips: Whole = key(
         4, "Validation segments that TensorBoard shows as spectrogram and sound."
     )
@@ -281,6 +327,10 @@ class Saving(Group):
         "Figures of the validation segments that must not get worse for a model to be published, "
         "besides the loss: any of `log_mel`, `si_sdr` and `stoi`.",
     )
+    gate_sets: tuple[SetName, ...] = key(
+        (),
+        "Names of `val_sets` on which the loss must not get worse for a model to be published.",
+    )
     publish_to: str | None = key(
         None, "Model store that receives each new best model that is better than the version there."
     )
@@ -298,6 +348,22 @@ class Computing(Group):
         "On a CPU, in fp32: compute encoder and decoder, forward and backward, with kernels in "
         "C++, several times as fast as PyTorch's layers. `auto` uses them where they can be built "
         "(a C++ compiler, once) or have been; `on` does not start without them.",
+    )
+    gradient_checkpointing: Flag = key(
+        False,
+        "Keep only the inputs of the encoder's and decoder's blocks for the backward pass, and "
+        "compute the rest again: less memory, about a third more time, the same gradients. "
+        "Computes with PyTorch's layers.",
+    )
+    allow_tf32: Flag = key(
+        False,
+        "TF32 on GPUs that have it, where something learns. A frozen encoder, the quantizer and "
+        "validation stay in full `fp32`.",
+    )
+    cudnn_benchmark: Flag = key(
+        False,
+        "Let cuDNN try its algorithms for each new shape and keep the fastest; results then differ "
+        "in rounding from run to run.",
     )
     compile: Flag = key(
         False,

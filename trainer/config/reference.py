@@ -39,6 +39,6 @@ def page() -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if field.default is None or field.default == ():
+    if field.default in (None, (), {}):
         return ""
     return f"`{json.dumps(field.default)}`"

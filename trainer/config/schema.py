@@ -61,8 +61,33 @@ class TrainConfig(
                 "freeze_vq without freeze_encoder would train an encoder against codebooks that "
                 "cannot follow; freeze both, freeze_encoder alone, or none"
             )
+        if self.gradient_checkpointing and self.kernels == "on":
+            yield (
+                "gradient_checkpointing is for PyTorch's layers, and kernels is on: set one of the "
+                "two to another value"
+            )
+        if self.best_metric in ("l1", "stft", "mel") and not getattr(
+            self, f"{self.best_metric}_weight"
+        ):
+            yield (
+                f"best_metric {self.best_metric!r} is a term of the loss that is not computed: "
+                f"{self.best_metric}_weight is 0"
+            )
+        if unknown := sorted(set(self.gate_sets) - self.val_sets.keys()):
+            yield f"gate_sets names {', '.join(unknown)}, which val_sets does not have"
+        if self.discriminator_checkpoint is not None and not self.adversarial:
+            yield (
+                "discriminator_checkpoint is given, but there are no discriminators: "
+                "adversarial_weight and feature_weight are both 0"
+            )
+        yield from self._wrong_stages()
+
+    def _wrong_stages(self) -> Iterator[str]:
+        if len({stage.steps is None for stage in self.curriculum}) > 1:
+            yield "the curriculum's stages must all have epochs, or all have steps"
+            return
         for before, after in pairwise(self.curriculum):
-            if after.epochs[0] <= before.epochs[1]:
+            if before.epochs and after.epochs and after.epochs[0] <= before.epochs[1]:
                 yield (
                     f"the curriculum's stages must follow each other: {list(after.epochs)} comes "
                     f"after {list(before.epochs)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -53,21 +53,28 @@ def _first_and_last(epochs: object) -> object:
 
 @dataclass(frozen=True, config=CONFIG)
 class Stage:
-    """One curriculum stage.
+    """One curriculum stage, which lasts for some epochs or some steps.
 
     Parameters
     ----------
     epochs
         First and last epoch, counted from 1; a single number means just that epoch.
+    steps
+        How many steps the stage has, in place of ``epochs``.
     length
         Seconds in a training segment.
     batch_multiplier
         Times ``batch_size`` gives the stage's batch.
     """
 
-    epochs: Annotated[tuple[Count, Count], _Ordered, BeforeValidator(_first_and_last)]
     length: Above0
+    epochs: Annotated[tuple[Count, Count], _Ordered, BeforeValidator(_first_and_last)] | None = None
+    steps: Count | None = None
     batch_multiplier: Above0 = 1.0
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("a stage has either epochs or steps, one of the two")
 
 
 @dataclass(frozen=True, config=CONFIG)
@@ -114,4 +121,13 @@ Shape = Annotated[
 Curriculum = Annotated[
     tuple[Stage, ...], BeforeValidator(lambda value: () if value is None else value)
 ]
-GateMetrics = tuple[Literal["log_mel", "si_sdr", "stoi"], ...]
+Quality = Literal["log_mel", "si_sdr", "stoi"]
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
+"""Figures of a reconstruction beside its recording that are no term of the loss."""
+
+RISING = ("si_sdr", "stoi")
+"""Those of `QUALITIES` that are better when higher."""
+
+GateMetrics = tuple[Quality, ...]
+BestMetric = Literal["loss", "l1", "stft", "mel", "log_mel", "si_sdr", "stoi"]
+SetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]

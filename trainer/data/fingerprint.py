@@ -26,15 +26,28 @@ class Fingerprint(NamedTuple):
     training: str
     """Digest of names and lengths of the recordings to train on."""
     validation: str
-    """Digest of names, lengths and some contents of the recordings that are validated on."""
+    """Digest of names, lengths and some contents of the recordings that are validated on, and of
+    the names of their sets."""
 
 
-def fingerprint(data: TrainingData, validation: Sequence[Clip]) -> Fingerprint:
-    """Return the fingerprint of what a run trains on, and of the segments that it measures."""
+def fingerprint(
+    data: TrainingData, validation: Sequence[Clip], named: Mapping[str, Sequence[Clip]]
+) -> Fingerprint:
+    """Return the fingerprint of what a run trains on, and of the segments that it measures.
+
+    Parameters
+    ----------
+    data
+        To train on.
+    validation, named
+        Recordings of the main set's segments, and of other sets' by name.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for clip in validation:
-        digest.update(repr((clip.path.name, clip.frames, clip.sample_rate)).encode())
-        digest.update(_sample(clip))
+    for name, clips in {"": validation, **named}.items():
+        digest.update(name.encode())
+        for clip in clips:
+            digest.update(repr((clip.path.name, clip.frames, clip.sample_rate)).encode())
+            digest.update(_sample(clip))
     return Fingerprint(data.recordings, round(data.seconds, 3), data.digest(), digest.hexdigest())
 
 

@@ -34,6 +34,8 @@ class Found(NamedTuple):
     """The same of those to validate on."""
     shards: list[Shard]
     """To train on."""
+    named: dict[str, Path]
+    """The same of those of ``val_sets``, by name."""
 
 
 def recordings(place: str | Path, split: str = "val") -> Iterator[pa.Table]:
@@ -74,9 +76,12 @@ def find(config: TrainConfig, folder: Path) -> Found:
             "bucket_by_length sorts recordings in folders; shards are read in their own order: "
             "set it to false, or give folders"
         )
-    found = Found(folder / "training.arrow", folder / "validation.arrow", [])
+    named = {name: folder / f"set-{name}.arrow" for name in config.val_sets}
+    found = Found(folder / "training.arrow", folder / "validation.arrow", [], named)
     # First, as it is the smaller one.
     write(recordings(config.val_data), found.validation)
+    for name, path in named.items():
+        write(recordings(config.val_sets[name]), path)
     if all(sharded):
         for source in sources:
             found.shards.extend(shards_of(shard_paths(source.path), source.weight))

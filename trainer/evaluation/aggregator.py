@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snac_core.codes import Codes
-from snac_core.types import Samples
 from trainer.evaluation import speech_quality
 from trainer.evaluation.fixed_loss import Terms
+from trainer.evaluation.groups import ALL
 from trainer.evaluation.models import BASE, FINETUNED, Models
-from trainer.evaluation.selection import ALL
+from trainer.evaluation.worst import Worst
 from trainer.model.code_use import CodeAgreement, CodeUse
 
 Row = dict[str, float]
 
 
 class Aggregator:
-    """Measures reconstructions and keeps sums, by group and over all; never the recordings.
+    """Keeps sums of figures, by group and over all; never the recordings.
 
     Parameters
     ----------
@@ -27,11 +27,16 @@ class Aggregator:
         Whose reconstructions they are.
     terms
         Names of the loss terms.
+    measures
+        Names of what is measured; None for all that can be.
     """
 
-    def __init__(self, models: Models, terms: Sequence[str]) -> None:
+    def __init__(
+        self, models: Models, terms: Sequence[str], measures: Sequence[str] | None = None
+    ) -> None:
         self.models, self.terms = models, tuple(terms)
-        self.measures, self.missing = speech_quality.available()
+        self.measures, self.missing = speech_quality.available(measures)
+        self.worst = Worst(self.measures, list(models)[-1])
         self.figures = (*self.terms, *(measure.name for measure in self.measures))
         self.use = {role: CodeUse(one.codec.config) for role, one in models.items()}
         self.agreement = _comparable(models)
@@ -62,31 +67,30 @@ class Aggregator:
 
     def add(
         self,
+        name: str,
         group: str,
-        reference: Samples,
-        made: Mapping[str, Samples],
+        seconds: float,
+        measured: Mapping[str, float],
         codes: Mapping[str, Codes],
         again: Mapping[str, Codes],
     ) -> Row:
-        """Measure one recording and return its figures.
+        """Add one recording and return its figures.
 
         Parameters
         ----------
-        group
-            Where it counts, besides over all.
-        reference
-            The recording, [T].
-        made
-            Each model's reconstruction, [T], by role.
+        name, group
+            What it is called, and where it counts besides over all.
+        seconds
+            How much of it was measured.
+        measured
+            As `trainer.evaluation.speech_quality.measured` returned it.
         codes, again
             Each model's codes of the recording, and of its own reconstruction.
         """
-        row: Row = {}
+        row: Row = {"seconds": seconds, **measured}
+        self.worst.add(name, group, measured)
         for role, one in self.models.items():
-            rate, config = one.codec.sample_rate, one.codec.config
-            seconds = row["seconds"] = len(reference) / rate
-            for measure in self.measures:
-                row[f"{role}_{measure.name}"] = measure.compute(reference, made[role], rate)
+            config = one.codec.config
             count = sum(len(level) for level in codes[role].levels)
             row[f"{role}_bits_per_second"] = count * math.log2(config.codebook_size) / seconds
             kept = self.use[role].add(codes[role], again[role])
@@ -129,6 +133,7 @@ class Aggregator:
             "terms": list(self.terms),
             "measures": [measure.name for measure in self.measures],
             "missing": self.missing,
+            "worst": self.worst.to_dict(),
         }
 
     def _model(self, role: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -30,8 +30,8 @@ def default_config() -> TrainConfig:
 
 @torch.inference_mode()
 def fixed_losses(
-    models: Mapping[str, SNAC], clips: list[Clip], config: TrainConfig, device: torch.device
-) -> dict[Path, dict[str, Terms]]:
+    models: Mapping[str, SNAC], clips: Sequence[Clip], config: TrainConfig, device: torch.device
+) -> dict[str, dict[str, Terms]]:
     """Return each model's loss terms on each fixed crop, by the recording it is cut from.
 
     The crops, the noise in the decoder and the terms are those of a training run's
@@ -52,7 +52,7 @@ def fixed_losses(
     Returns
     -------
     dict
-        Terms by path and role. A crop that cannot be read is not in it.
+        Terms by the recording's name and role. A crop that cannot be read is not in it.
     """
     sample_rate = next(iter(models.values())).config.sampling_rate
     seconds = curriculum.longest(config).length
@@ -60,7 +60,7 @@ def fixed_losses(
         clips, seconds, sample_rate, config.val_segments, config.random_seed
     )
     losses = Losses(config, sample_rate).to(device)
-    found: dict[Path, dict[str, Terms]] = {}
+    found: dict[str, dict[str, Terms]] = {}
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for index, clip in enumerate(progress(segments.clips, desc="fixed crops", unit="crop")):
             segment = segments[index]
@@ -68,7 +68,7 @@ def fixed_losses(
             if not own.any():
                 continue
             seed = torch.tensor([index], device=device)
-            found[clip.path] = {
+            found[clip.name] = {
                 role: _terms(model, losses, audio, own, Noise(seed, torch.zeros_like(seed)))
                 for role, model in models.items()
             }

@@ -106,7 +106,7 @@ class KeptSamples:
                 old.unlink()
 
     def keep(
-        self, path: Path, group: str, reference: Samples, made: Mapping[str, Samples]
+        self, path: str, group: str, reference: Samples, made: Mapping[str, Samples]
     ) -> dict[str, Any]:
         """Write a recording, [T], and its reconstructions, and return what is noted of it."""
         number = f"{len(self.kept):03d}"
@@ -114,5 +114,5 @@ class KeptSamples:
         for name, samples in {ORIGINAL: reference, **made}.items():
             files[name] = f"{FOLDER}/{number}_{name}.wav"
             audio.write(self.folder / f"{number}_{name}.wav", samples, self.sample_rate)
-        self.kept.append({"number": number, "path": str(path), "group": group, "files": files})
+        self.kept.append({"number": number, "path": path, "group": group, "files": files})
         return self.kept[-1]

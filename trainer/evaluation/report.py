@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +70,9 @@ def write(evaluation: Evaluation, output_dir: Path, run: Path | None = None) -> 
         levels=max(len(results[role]["levels"]) for role in roles),
         curves=plots.loss_curves(curves.read(run)) if run is not None else None,
         code_use=plots.rank_frequency({NAMES[role]: evaluation.counts[role] for role in roles}),
+        worst=_worst(results, figures),
         samples=samples,
+        blind=len(roles) > 1,
         silent=sum(not sample["signals"][ORIGINAL]["flac"] for sample in samples),
         cut=any(sample["cut"] for sample in samples),
         clip_seconds=f"{CLIP_SECONDS:g}",
@@ -85,6 +88,23 @@ def _figures(results: dict[str, Any]) -> list[Figure]:
         for one in MEASURES
         if one.name in results["measures"]
     ]
+
+
+def _worst(results: dict[str, Any], figures: list[Figure]) -> list[dict[str, Any]]:
+    """Return, for each measure, the recordings that came out worst and those that lost most."""
+    found = results["worst"]
+    return [
+        {"figure": figure, "value": kinds.get("value", []), "change": kinds.get("change", [])}
+        for figure in figures
+        if (kinds := found.get(figure.name))
+    ]
+
+
+def _order(sample: dict[str, Any]) -> list[str]:
+    """Return whose reconstructions come first and second, which nobody can guess."""
+    made = [name for name in sample["files"] if name != ORIGINAL]
+    drawn = hashlib.sha256(f"{sample['path']} {sample['number']}".encode()).digest()[0] % 2
+    return made[::-1] if drawn else made
 
 
 def _samples(
@@ -106,6 +126,7 @@ def _samples(
             {
                 **sample,
                 "cut": cut,
+                "order": _order(sample),
                 "figure": plots.spectrograms(
                     {NAMES[name]: samples for name, samples in signals.items()}, rate
                 ),

@@ -5,20 +5,21 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from snac_core.errors import AudioError
 from snac_core.utils.commands import progress
-from trainer.data.recordings import Clip, clip_of, group_of
+from trainer.data.recording_index import clips_in
+from trainer.data.recordings import Clip, clip_of
 from trainer.data.scan import audio_files
+from trainer.data.shard_files import is_shards
+from trainer.data.sources import recordings
 from trainer.errors import TrainerError
+from trainer.evaluation.groups import Groups
 
 log = logging.getLogger(__name__)
-
-ALL = "all"
-"""The one group where there are none, and the name of what holds for all."""
 
 
 class Taken(NamedTuple):
@@ -36,36 +37,52 @@ class Unreadable(NamedTuple):
 
 
 def find(
-    folders: Sequence[Path], group_by: str | None = None
+    places: Sequence[str | Path], group_by: str | None = None
 ) -> tuple[list[Taken], list[Unreadable]]:
-    """Return the recordings under ``folders`` whose headers can be read, and the other files.
+    """Return the recordings in ``places`` whose headers can be read, and the other files.
 
     Parameters
     ----------
-    folders
-        Searched in depth, one after the other; a file found twice counts once.
+    places
+        Folders, searched in depth, manifests and shards, as ``val_data`` takes them, one after
+        the other; a recording found twice counts once.
     group_by
-        Finds a recording's group as `trainer.data.recordings.group_of` does; None makes one group.
+        Finds a recording's group as `trainer.data.recordings.group_of` does. None takes the
+        groups that the manifest of `prepare` has; without one, all are one group.
 
     Raises
     ------
     TrainerError
-        When a folder has no recordings, none can be read, or a name matches no group.
+        When a place has no recordings, none can be read, or a name matches no group.
     """
-    files = list(dict.fromkeys(path for folder in folders for path in audio_files(folder)))
-    taken, unreadable = [], []
-    for path in progress(files, desc="reading headers", unit="file", delay=2):
-        group = group_of(path, group_by) if group_by else ALL
-        try:
-            taken.append(Taken(clip_of(path), group))
-        except AudioError as error:
-            log.warning("skipping %s: %s", path, error)
-            unreadable.append(Unreadable(str(path), str(error)))
+    taken: dict[str, Taken] = {}
+    unreadable: list[Unreadable] = []
+    for place in places:
+        groups = Groups(place, group_by)
+        for found in _found(place):
+            if isinstance(found, Unreadable):
+                unreadable += [found] * (found not in unreadable)
+            else:
+                taken.setdefault(found.name, Taken(found, groups.of(found)))
     if not taken:
         raise TrainerError(
-            f"none of the {len(files)} recordings under {', '.join(map(str, folders))} can be read"
+            f"none of the {len(unreadable)} recordings under {', '.join(map(str, places))} can be "
+            f"read"
         )
-    return taken, unreadable
+    return list(taken.values()), unreadable
+
+
+def _found(place: str | Path) -> Iterator[Clip | Unreadable]:
+    if not Path(place).is_dir() or is_shards(place):
+        for table in recordings(place):
+            yield from clips_in(table)
+        return
+    for path in progress(audio_files(place), desc=f"reading {place}", unit="file", delay=2):
+        try:
+            yield clip_of(path)
+        except AudioError as error:
+            log.warning("skipping %s: %s", path, error)
+            yield Unreadable(str(path), str(error))
 
 
 def limited(taken: Sequence[Taken], seconds: float, longest: float) -> list[Taken]:
@@ -102,16 +119,16 @@ class SampleChoice:
         for one in taken:
             members[one.group].append(one)
         quota = _shares([len(group) for group in members.values()], count)
-        self._wanted: set[Path] = set()
+        self._wanted: set[str] = set()
         self._owed: dict[str, int] = defaultdict(int)
         for group, share in zip(members.values(), quota, strict=True):
             # The middles of as many equal parts as there are to be kept.
             picks = (math.floor((i + 0.5) * len(group) / share) for i in range(share))
-            self._wanted.update(group[pick].clip.path for pick in picks)
+            self._wanted.update(group[pick].clip.name for pick in picks)
 
     def wants(self, one: Taken) -> bool:
         """Return whether to keep this recording, which could be read."""
-        if one.clip.path in self._wanted:
+        if one.clip.name in self._wanted:
             return True
         if self._owed[one.group]:
             self._owed[one.group] -= 1
@@ -120,7 +137,7 @@ class SampleChoice:
 
     def missed(self, one: Taken) -> None:
         """Note that this recording could not be read."""
-        if one.clip.path in self._wanted:
+        if one.clip.name in self._wanted:
             self._owed[one.group] += 1
 
 

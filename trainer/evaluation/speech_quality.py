@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +14,14 @@ import soxr
 
 from snac_core import quality
 from snac_core.types import Samples
+from trainer.errors import TrainerError
+from trainer.evaluation.learned_measures import dnsmos, speaker_similarity, word_error_rate
 
 STFT_SIZES = (512, 1024, 2048)
 STFT_FLOOR = 1e-5
+
+QUALITY = "quality"
+"""The extra with the measures that are networks of others."""
 
 PESQ_RATE = 16_000
 """Hz that wide-band PESQ is defined for."""
@@ -33,16 +40,48 @@ class Measure(NamedTuple):
     compute: Callable[[Samples, Samples, int], float]
     """From the reference and the estimate, [T] each, and their sample rate in Hz; NaN where
     the measure is not defined."""
+    packages: tuple[str, ...] = ()
+    """What it needs, if not all that evaluates has it."""
+    extra: str = ""
+    """Which of the project's extras brings them."""
 
 
-def available() -> tuple[list[Measure], dict[str, str]]:
-    """Return the measures that can be computed here, and why the others cannot, by name."""
-    try:
-        importlib.import_module("pesq")
-    except ImportError as error:
-        reason = f"the package pesq is not installed ({error}): pip install 'snac-tokenizer[pesq]'"
-        return [measure for measure in MEASURES if measure.name != "pesq"], {"pesq": reason}
-    return list(MEASURES), {}
+def available(names: Sequence[str] | None = None) -> tuple[list[Measure], dict[str, str]]:
+    """Return the measures that can be computed here, and why the others cannot, by name.
+
+    Parameters
+    ----------
+    names
+        Which are wanted; None for all.
+
+    Raises
+    ------
+    TrainerError
+        When one that is named is none, or cannot be computed.
+    """
+    known = [measure.name for measure in MEASURES]
+    if unknown := sorted(set(names or ()) - set(known)):
+        raise TrainerError(f"no measure {', '.join(unknown)}; known are {', '.join(known)}")
+    found, missing = [], {}
+    for measure in MEASURES:
+        if names is not None and measure.name not in names:
+            continue
+        lacking = [name for name in measure.packages if not _installed(name)]
+        if not lacking:
+            found.append(measure)
+            continue
+        missing[measure.name] = (
+            f"not installed: {', '.join(lacking)}; pip install 'snac-tokenizer[{measure.extra}]'"
+        )
+    if names is not None and missing:
+        raise TrainerError("; ".join(f"{name}: {why}" for name, why in missing.items()))
+    return found, missing
+
+
+def _installed(package: str) -> bool:
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    return importlib.util.find_spec(package) is not None
 
 
 def stft_distance(reference: Samples, estimate: Samples, sample_rate: int) -> float:
@@ -108,8 +147,36 @@ def _si_sdr(reference: Samples, estimate: Samples, sample_rate: int) -> float:
 
 MEASURES = (
     Measure("stoi", "STOI", 3, True, quality.stoi),
-    Measure("pesq", "PESQ", 2, True, pesq),
+    Measure("pesq", "PESQ", 2, True, pesq, ("pesq",), "pesq"),
     Measure("log_mel", "log-mel L1", 3, False, quality.log_mel_distance),
     Measure("stft_distance", "MR-STFT", 3, False, stft_distance),
     Measure("si_sdr", "SI-SDR (dB)", 2, True, _si_sdr),
+    Measure("dnsmos", "DNSMOS", 2, True, dnsmos, ("onnxruntime", "speechmos"), QUALITY),
+    Measure(
+        "speaker", "speaker similarity", 3, True, speaker_similarity, ("resemblyzer",), QUALITY
+    ),
+    Measure("wer", "WER (English)", 3, False, word_error_rate, ("pocketsphinx", "jiwer"), QUALITY),
 )
+
+
+class Pair(NamedTuple):
+    """A recording and its reconstructions, to be measured."""
+
+    names: tuple[str, ...]
+    """Which measures."""
+    reference: Samples
+    """[T]"""
+    made: dict[str, Samples]
+    """[T] each, by role."""
+    sample_rate: int
+    """Hz."""
+
+
+def measured(pair: Pair) -> dict[str, float]:
+    """Return each measure of each reconstruction, named ``role_measure``."""
+    known: Mapping[str, Measure] = {measure.name: measure for measure in MEASURES}
+    return {
+        f"{role}_{name}": known[name].compute(pair.reference, samples, pair.sample_rate)
+        for role, samples in pair.made.items()
+        for name in pair.names
+    }

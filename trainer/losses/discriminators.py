@@ -145,6 +145,7 @@ class Discriminators(nn.Module):
         self.global_count = global_count
         self.bf16 = config.precision == "bf16"
         self.warmup_steps = config.discriminator_warmup_steps
+        self.every = config.discriminator_every
         self.discriminators = nn.ModuleList(
             [
                 *(
@@ -159,11 +160,12 @@ class Discriminators(nn.Module):
         )
 
     def teaches(self, step: int) -> bool:
-        """Whether the codec learns from the discriminators in ``step``, counted from 0.
-
-        They themselves learn in every step.
-        """
+        """Whether the codec learns from the discriminators in ``step``, counted from 0."""
         return step >= self.warmup_steps
+
+    def learns(self, step: int) -> bool:
+        """Whether the discriminators themselves learn in ``step``, counted from 0."""
+        return step % self.every == 0
 
     def forward(self, made: Tensor, real: Tensor, own: Tensor) -> Tensor:
         """Return `loss`: so that a wrapper that divides batches over processes can call it."""

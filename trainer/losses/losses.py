@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from snac_core.model import Reconstruction
 from snac_core.quality import mel_filterbank
 from trainer.config import TrainConfig
+from trainer.errors import TrainerError
 
 LOG_FLOOR = 1e-5
 
@@ -129,6 +130,7 @@ class Losses(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.global_count = config, global_count
+        self.reflect = config.stft_padding == "reflect"
         self.weights = {
             name: weight for name, weight in term_weights(config).items() if name not in ELSEWHERE
         }
@@ -186,10 +188,10 @@ class Losses(nn.Module):
         return parts
 
     def _stft(self, audio: Tensor, target: Tensor, own: Tensor) -> list[Part]:
-        hann = self.config.stft_window == "hann"
+        hann, reflect = self.config.stft_window == "hann", self.reflect
         parts = []
         for n_fft in self.config.n_ffts:
-            made, wanted = (magnitude(x, n_fft, hann) for x in (audio, target))
+            made, wanted = (magnitude(x, n_fft, hann, reflect) for x in (audio, target))
             parts.append(_distance(made, wanted, n_fft, own))
         return parts
 
@@ -198,33 +200,43 @@ class Losses(nn.Module):
         for n_fft in self.config.mel_n_ffts:
             filters = self.get_buffer(f"mel_{n_fft}")
             made, wanted = (
-                (filters @ magnitude(x, n_fft, hann=True)).clamp(min=LOG_FLOOR).log()
+                (filters @ magnitude(x, n_fft, True, self.reflect)).clamp(min=LOG_FLOOR).log()
                 for x in (audio, target)
             )
             parts.append(_distance(made, wanted, n_fft, own))
         return parts
 
 
-def magnitude(audio: Tensor, n_fft: int, hann: bool) -> Tensor:
+def magnitude(audio: Tensor, n_fft: int, hann: bool, reflect: bool = False) -> Tensor:
     """Return the STFT magnitude, Tensor[B x n_fft/2+1 x frames], of ``audio``, Tensor[B x 1 x T].
 
-    Hop a quarter of the FFT; frames centred, with zeros beyond the ends; window rectangular
-    unless ``hann``.
+    Hop a quarter of the FFT; frames centred, with zeros beyond the ends, or the mirrored signal
+    if ``reflect``; window rectangular unless ``hann``.
+
+    Raises
+    ------
+    TrainerError
+        When ``audio`` is too short to be mirrored.
     """
-    spectrum = stft(audio, n_fft, hann)
+    spectrum = stft(audio, n_fft, hann, reflect)
     # The root of a zero has no finite slope.
     return (spectrum.real.square() + spectrum.imag.square() + 1e-12).sqrt()
 
 
-def stft(audio: Tensor, n_fft: int, hann: bool) -> Tensor:
+def stft(audio: Tensor, n_fft: int, hann: bool, reflect: bool = False) -> Tensor:
     """Return the complex STFT of which `magnitude` is the magnitude."""
+    if reflect and audio.shape[-1] <= n_fft // 2:
+        raise TrainerError(
+            f"stft_padding 'reflect' with an FFT of {n_fft} needs segments of more than "
+            f"{n_fft // 2} samples, not {audio.shape[-1]}"
+        )
     window = torch.hann_window if hann else torch.ones
     return torch.stft(
         audio.squeeze(1),
         n_fft,
         hop_length=n_fft // 4,
         window=window(n_fft, device=audio.device),
-        pad_mode="constant",
+        pad_mode="reflect" if reflect else "constant",
         return_complex=True,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,20 @@ from snac_core.model.quantizer import VectorQuantize
 from snac_core.store import checkpoint
 from snac_core.store.weights import build
 from trainer.config import TrainConfig
-from trainer.model.channels_last import ChannelsLast
 from trainer.model.mel_target import MelTarget
+from trainer.model.tf32 import tf32
+
+
+class Layers(Protocol):
+    """What computes the encoder and the decoder of a model."""
+
+    def encoder(self, audio: Tensor, context: BatchContext) -> Tensor:
+        """Return the latent of ``audio``, as `snac_core.model.layers.Encoder` does."""
+        ...
+
+    def decoder(self, latent: Tensor, context: BatchContext) -> Tensor:
+        """Return the audio of ``latent``, as `snac_core.model.layers.Decoder` does."""
+        ...
 
 
 def starting_model(config: TrainConfig) -> tuple[SNAC, str | None]:
@@ -79,7 +91,7 @@ class Network(nn.Module):
         model: SNAC,
         config: TrainConfig,
         mel_target: MelTarget | None = None,
-        layers: ChannelsLast | None = None,
+        layers: Layers | None = None,
     ) -> None:
         super().__init__()
         self.model, self.config, self.mel_target, self.layers = model, config, mel_target, layers
@@ -112,7 +124,7 @@ def reconstruct(
     audio: Tensor,
     config: TrainConfig,
     context: BatchContext,
-    layers: ChannelsLast | None = None,
+    layers: Layers | None = None,
 ) -> Reconstruction:
     """Pass ``audio``, Tensor[B x 1 x T], through ``model``, each segment to its own end.
 
@@ -124,9 +136,13 @@ def reconstruct(
     """
     by = model if layers is None else layers
     device, half = audio.device.type, config.precision == "bf16"
-    with torch.autocast(device, torch.bfloat16, enabled=half and not config.freeze_encoder):
+    with (
+        torch.autocast(device, torch.bfloat16, enabled=half and not config.freeze_encoder),
+        tf32(config.allow_tf32 and not config.freeze_encoder),
+    ):
         latent = by.encoder(audio, context).float()
-    latent, levels = model.quantizer(latent)
+    with tf32(False):
+        latent, levels = model.quantizer(latent)
     with torch.autocast(device, torch.bfloat16, enabled=half):
         made = by.decoder(latent, context)
     return Reconstruction(made, levels)

@@ -17,7 +17,7 @@ from trainer.data.shard_files import Entry, write_shards
 from trainer.errors import TrainerError
 from trainer.preparation.catalog import PAGE, Catalog, Made, Wanted
 from trainer.preparation.flac import SAMPLE_RATE, Conversion, make_flac, to_flac
-from trainer.preparation.workers import Workers
+from trainer.runtime.workers import Workers
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from trainer.preparation.manifest import (
 )
 from trainer.preparation.measure import Task, measure_all
 from trainer.preparation.placing import SIDES
-from trainer.preparation.workers import Workers, available
+from trainer.runtime.workers import Workers, available
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ FEW = 256
 """Recordings that this process measures by itself."""
 OWN_FILES = (CATALOG, f"{CATALOG}-journal", MANIFEST, UNREADABLE)
 MOST_NAMED = 20
+MODULES = ("trainer.preparation.measure", "trainer.preparation.flac")
+"""What processes that read import."""
 MOST_SKIPPED = 2048
 """Paths of skipped files that are in memory."""
 
@@ -177,7 +179,10 @@ def prepare(
         raise TrainerError(f"{output / MANIFEST} was not made by prepare: choose another folder")
     there = output.exists()
     output.mkdir(parents=True, exist_ok=True)
-    with closing(Catalog(output / CATALOG)) as catalog, Workers(jobs or available()) as workers:
+    with (
+        closing(Catalog(output / CATALOG)) as catalog,
+        Workers(jobs or available(), MODULES) as workers,
+    ):
         try:
             placing.check_strangers(output, catalog)
             own = [output.resolve() / name for name in (*SIDES, *OWN_FILES)]

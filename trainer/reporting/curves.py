@@ -28,6 +28,10 @@ class Curves(NamedTuple):
     """By split (``train``, ``val``) and name (``loss`` and every term)."""
     baseline: float | None
     """Validation loss of the untouched base model."""
+    baselines: dict[str, float]
+    """The same on other validation sets, by split."""
+    stages: list[float]
+    """Steps at which a new stage of the curriculum begins."""
 
 
 class _Thinned:
@@ -69,33 +73,47 @@ def read(run: Path) -> Curves:
     path = run / "metrics.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            splits = _thinned(csv.DictReader(file))
+            splits, stages = _thinned(csv.DictReader(file))
     except OSError as error:
         raise TrainerError(f"no loss curves in {path}: {error.strerror}") from error
     except (KeyError, ValueError, TypeError) as error:
         raise TrainerError(f"{path} is not the metrics.csv of a run: {error!r}") from error
-    return Curves(splits, _baseline(run / "baseline_metrics.json"))
+    return Curves(splits, *_baselines(run / "baseline_metrics.json"), stages)
 
 
-def _thinned(rows: Iterable[Mapping[str, str]]) -> dict[str, dict[str, Curve]]:
+def _thinned(
+    rows: Iterable[Mapping[str, str]],
+) -> tuple[dict[str, dict[str, Curve]], list[float]]:
+    """Return the curves by split and name, and the steps at which stages begin."""
     names = ("loss", *TERMS)
     found: dict[str, dict[str, _Thinned]] = {}
+    stage, step, stages = "", 0.0, list[float]()
     for row in rows:
+        now = row.get("stage") or stage
+        if stage and now != stage:
+            # It began between this row and the one before.
+            stages.append(step)
+        stage, step = now, float(row["step"])
         split = found.setdefault(row["split"], {})
         for name in names:
             # Which terms there are depends on the run; a cell is empty where one is not.
             if row.get(name):
                 split.setdefault(name, _Thinned()).add(float(row["step"]), float(row[name]))
-    return {
-        split: {name: curve.curve() for name, curve in curves.items()}
-        for split, curves in found.items()
+    curves = {
+        split: {name: curve.curve() for name, curve in by_name.items()}
+        for split, by_name in found.items()
     }
+    return curves, stages
 
 
-def _baseline(path: Path) -> float | None:
+def _baselines(path: Path) -> tuple[float | None, dict[str, float]]:
     if not path.exists():
-        return None
+        return None, {}
     try:
-        return float(json.loads(path.read_text("utf-8"))["val_loss"])
+        found = json.loads(path.read_text("utf-8"))
+        others = {
+            f"val:{name}": float(terms["loss"]) for name, terms in found.get("sets", {}).items()
+        }
+        return float(found["val_loss"]), others
     except (ValueError, KeyError, TypeError) as error:
         raise TrainerError(f"{path} is not the baseline of a run: {error!r}") from error

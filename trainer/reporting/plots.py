@@ -117,7 +117,10 @@ def _decibels(samples: Samples) -> npt.NDArray[np.float32]:
 
 
 def loss_curves(curves: Curves) -> str:
-    """Return a run's loss and its terms over the steps: training, validation, the baseline."""
+    """Return a run's loss and its terms over the steps: training, validation, baselines.
+
+    Where a stage of the curriculum begins there is a dashed line.
+    """
     names = list(dict.fromkeys(name for split in curves.splits.values() for name in split))
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -132,6 +135,12 @@ def loss_curves(curves: Curves) -> str:
                     axis.plot(steps, values, color=_color(place), label=split, marker=marker)
             if name == "loss" and curves.baseline is not None:
                 axis.axhline(curves.baseline, color=INK, linestyle=":", label="base, val")
+            for place, split in enumerate(sorted(curves.splits)):
+                if name == "loss" and split in curves.baselines:
+                    base = curves.baselines[split]
+                    axis.axhline(base, color=_color(place), linestyle=":", label=f"base, {split}")
+            for step in curves.stages:
+                axis.axvline(step, color=INK, linestyle="--", linewidth=0.6, alpha=0.6)
             axis.set(title=name, xlabel="step")
         grid[0].legend()
         for axis in grid[len(names) :]:

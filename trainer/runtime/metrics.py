@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from snac_core.utils import atomic_files
+from trainer.config.types import QUALITIES
 from trainer.losses.losses import TERMS
 from trainer.runtime.board import Board
+from trainer.runtime.tracker import Tracker
 
 log = logging.getLogger(__name__)
 
 COLUMNS = (
     *("step", "epoch", "stage", "split", "loss"),
     *TERMS,
+    *QUALITIES,
     *("learning_rate", "gradient_norm", "code_agreement", "audio_seconds_per_second"),
+    *("wall_seconds", "gpu_memory_gib"),
 )
 
 
@@ -35,6 +39,8 @@ class Metrics:
         from knew no more; None starts anew.
     step
         The step that the run goes on from.
+    tracker
+        Is told each row too.
 
     Raises
     ------
@@ -47,8 +53,14 @@ class Metrics:
         TensorBoard's writer; None where nothing is written.
     """
 
-    def __init__(self, folder: Path | None, rows: int | None = None, step: int = 0) -> None:
-        self.rows = rows or 0
+    def __init__(
+        self,
+        folder: Path | None,
+        rows: int | None = None,
+        step: int = 0,
+        tracker: Tracker | None = None,
+    ) -> None:
+        self.rows, self.tracker = rows or 0, tracker
         self.board: Board | None = None
         if folder is None:
             return
@@ -74,6 +86,8 @@ class Metrics:
         self._table.add({**place, **values})
         for name, value in values.items():
             self.scalar(f"{split}/{name}", value, step)
+        if self.tracker is not None:
+            self.tracker.log({f"{split}/{name}": value for name, value in values.items()}, step)
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Add one value to TensorBoard alone."""
@@ -85,6 +99,8 @@ class Metrics:
         if self.board is not None:
             self.board.close()
             self._table.close()
+        if self.tracker is not None:
+            self.tracker.close()
 
 
 class Table:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -23,7 +25,8 @@ class TrainState:
     reading
         What each process's loader goes on from within the epoch.
     best, no_better
-        The lowest loss on the fixed set, and how many validations in a row were above it.
+        The best so far in ``best_metric`` on the fixed set, negated where that is better when
+        higher, and how many validations in a row were no better.
     validated_at
         The step of the last validation.
     ended_early
@@ -35,7 +38,9 @@ class TrainState:
     base_space, base_codes
         Its token space, and its codes of the fixed set while the quantizer trains.
     known
-        Figures by segment of the base and of published versions on the fixed set.
+        Figures by segment of the base and of published versions on the fixed sets.
+    seconds
+        What the run took until it was last saved, in all its processes' lives.
     """
 
     step: int = 0
@@ -51,6 +56,7 @@ class TrainState:
     base_space: str = ""
     base_codes: list[Tensor] = dataclasses.field(default_factory=list)
     known: dict[str, dict[str, Tensor]] = dataclasses.field(default_factory=dict)
+    seconds: float = 0.0
 
     def check_patience(self, patience: int | None) -> None:
         """Decide whether so many validations that were no better end the run; None never does."""
@@ -63,7 +69,8 @@ class TrainState:
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
         """Take on what `state_dict` returned."""
         for field in dataclasses.fields(self):
-            setattr(self, field.name, values[field.name])
+            # Checkpoints of earlier versions lack some.
+            setattr(self, field.name, values.get(field.name, getattr(self, field.name)))
         # Checkpoints of earlier versions hold mean losses here, which cannot be paired.
         self.known = {name: found for name, found in self.known.items() if isinstance(found, dict)}
 
@@ -91,3 +98,11 @@ class Throughput:
     def left(self, steps: int) -> float:
         """Return how many seconds so many more steps will take, if they are as those before."""
         return self._all / max(1, self._steps) * steps
+
+
+def spent(began: float, device: torch.device) -> dict[str, float]:
+    """Return the seconds since ``began``, on `time.monotonic`, and the most GPU memory so far."""
+    found = {"wall_seconds": time.monotonic() - began}
+    if device.type == "cuda":
+        found["gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return found

@@ -28,13 +28,20 @@ _FREE = frozenset(
         *("output_dir", "experiment_name", "train_data", "val_data", "pretrained_model"),
         *("num_workers", "resume", "save_every", "save_every_batches", "save_every_minutes"),
         *("keep_checkpoints", "publish_to", "sample_clips", "early_stop_patience", "min_delta"),
-        *("max_bad_steps", "log_every"),
+        *("max_bad_steps", "log_every", "tracker", "profile_steps", "gradient_checkpointing"),
+        *("val_sets", "gate_sets", "discriminator_checkpoint"),
     }
 )
 """Keys that may differ from those of the run that is gone on with. Folders may have moved."""
 
-_EXTENDING = frozenset({"num_epochs", "max_steps"})
-"""Keys that may differ too, but change the learning rate from there on.
+_CHANGING = frozenset(
+    {
+        *("num_epochs", "max_steps", "batch_size", "accumulate", "learning_rate", "lr_min_ratio"),
+        *("discriminator_learning_rate", "discriminator_every", "grad_clip"),
+        *("allow_tf32", "cudnn_benchmark"),
+    }
+)
+"""Keys that may differ too, but change what follows. The optimizers' states are kept.
 
 Not so that the longest stage is another: validation takes its segments' length from there."""
 
@@ -111,7 +118,7 @@ def check_settings(config: TrainConfig, before: Mapping[str, Any], path: Path) -
     then, now = earlier.to_dict(), config.to_dict()
     differing = [key for key in now if now[key] != then[key] and key not in _FREE]
     said = ", ".join(f"{key} {then[key]!r} -> {now[key]!r}" for key in differing)
-    if any(key not in _EXTENDING for key in differing):
+    if any(key not in _CHANGING for key in differing):
         raise TrainerError(
             f"{path} was made with other settings ({said}); to start a new run from its weights, "
             f"give it as pretrained_model"
@@ -125,7 +132,7 @@ def check_settings(config: TrainConfig, before: Mapping[str, Any], path: Path) -
             f"start a new run with this checkpoint as pretrained_model"
         )
     if differing:
-        log.warning("the learning rate follows a new schedule from here on: %s", said)
+        log.warning("other settings, and their learning rates, hold from here on: %s", said)
 
 
 def set_aside(output: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from trainer.data import loader_processes
 from trainer.data.segments import Segment, SegmentLoader
 from trainer.data.sources import TrainingData
 from trainer.runtime.distributed import World
+from trainer.runtime.progress import TrainState
 from trainer.training.batches import Batch, DeviceTransfer
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ class Epochs:
 
     Attributes
     ----------
+    all
+        The epochs.
     total_steps
         In all epochs, or ``max_steps`` if that is less.
     """
@@ -51,26 +55,39 @@ class Epochs:
     ) -> None:
         self.config, self.data, self.codec = config, data, codec
         self.world, self.transfer = world, transfer
-        self._steps: dict[curriculum.EpochPlan, int] = {}
-        steps = sum(self.steps(epoch) for epoch in range(1, config.num_epochs + 1))
+        steps_of = functools.cache(lambda plan: len(self._loader(1, plan)))
+        self.all = curriculum.epochs(config, steps_of)
+        steps = sum(epoch.steps for epoch in self.all)
         self.total_steps = min(config.max_steps or steps, steps)
-        for length in sorted({plan.length for plan in self._steps}):
+        for length in sorted({plan.length for plan in curriculum.plans(config)}):
             if short := data.shorter(length):
                 log.info("%d recordings are shorter than %g s and padded", short, length)
 
-    def steps(self, epoch: int) -> int:
-        """Return how many batches ``epoch``, counted from 1, has."""
-        plan = curriculum.plan(self.config, epoch)
-        if plan not in self._steps:
-            self._steps[plan] = len(self.batches(epoch))
-        return self._steps[plan]
+    def __getitem__(self, epoch: int) -> curriculum.Epoch:
+        """Return ``epoch``, counted from 1; past the last one, that."""
+        return self.all[min(epoch, len(self.all)) - 1]
+
+    def rescale(self, state: TrainState, batch_size: int) -> None:
+        """Find where a run whose ``batch_size`` was this one is, among the batches of now."""
+        state.reading = []
+        if not curriculum.by_steps(self.config):
+            state.batch = state.batch * batch_size // self.config.batch_size
+            return
+        state.epoch, state.batch = 1, state.step
+        for epoch in self.all:
+            if state.batch < epoch.steps:
+                return
+            state.epoch, state.batch = state.epoch + 1, state.batch - epoch.steps
 
     def batches(self, epoch: int, done: int = 0) -> SegmentLoader:
         """Return the loader of an epoch, or of what is left when ``done`` batches are gone.
 
         It is a new one each time, as stages differ in shape.
         """
-        length, size = curriculum.plan(self.config, epoch)
+        return self._loader(epoch, self[epoch].plan, done)
+
+    def _loader(self, epoch: int, plan: curriculum.EpochPlan, done: int = 0) -> SegmentLoader:
+        length, size = plan
         rate = self.codec.sampling_rate
         return self.data.batches(
             epoch,
@@ -104,9 +121,9 @@ class Epochs:
             batches.load_state_dict(reading[self.world.rank])
             return batches
         log.warning(
-            "shards are dealt out to other readers than before (num_workers %s in %d processes): "
-            "what is left of this epoch has some recordings again and others not at all",
-            *(readers[0] if readers else "?", len(readers)),
+            "shards are dealt out otherwise than before, to num_workers %s in %d processes: what "
+            "is left of this epoch has some recordings again and others not at all",
+            *(self.config.num_workers, self.world.size),
         )
         return self.batches(epoch, done)
 

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from trainer.config import TrainConfig
 from trainer.data.recording_index import RecordingIndex
@@ -15,10 +16,18 @@ from trainer.data.unreadable import Unreadable
 from trainer.runtime.distributed import World
 
 
-def find_data(
-    config: TrainConfig, world: World, unreadable: Unreadable | None = None
-) -> tuple[TrainingData, Sequence[Clip]]:
-    """Return what to train on, and the recordings to validate on; every process calls this.
+class RunData(NamedTuple):
+    """The recordings of a run."""
+
+    training: TrainingData
+    validation: Sequence[Clip]
+    """Those of ``val_data``."""
+    named: dict[str, Sequence[Clip]]
+    """Those of each of ``val_sets``."""
+
+
+def find_data(config: TrainConfig, world: World, unreadable: Unreadable | None = None) -> RunData:
+    """Return what to train on and the recordings to validate on; every process calls this.
 
     The first one looks for them. The others map what it found, which must be where all of them
     see it; no file is left of it.
@@ -44,10 +53,13 @@ def find_data(
 
     found = world.on_main(look)
     try:
-        data, validation = TrainingData(config, unreadable, found), RecordingIndex(found.validation)
+        return RunData(
+            TrainingData(config, unreadable, found),
+            RecordingIndex(found.validation),
+            {name: RecordingIndex(path) for name, path in found.named.items()},
+        )
     finally:
         # All have mapped what the first one removes.
         world.gather(None)
         if world.main:
             shutil.rmtree(found.validation.parent)
-    return data, validation

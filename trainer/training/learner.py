@@ -24,9 +24,12 @@ from trainer.model.codebooks import CodebookUsage
 from trainer.model.compile import compile_units
 from trainer.model.ema import Ema
 from trainer.model.mel_target import MelTarget
-from trainer.model.network import Network
+from trainer.model.network import Layers, Network
+from trainer.model.recomputed import Recomputed
+from trainer.model.tf32 import tf32
 from trainer.runtime.distributed import World, not_synchronised
 from trainer.training.batches import Batch
+from trainer.training.earlier_discriminators import load_discriminators
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ class Learner:
         On the device of ``world``; what has no gradient stays as it is.
     world
         The processes that divide each batch.
+    resumed
+        Whether `load_state_dict` will give it what it goes on from.
 
     Attributes
     ----------
@@ -51,16 +56,20 @@ class Learner:
         Steps whose loss or gradient was not finite: they moved nothing.
     """
 
-    def __init__(self, config: TrainConfig, model: SNAC, world: World) -> None:
+    def __init__(
+        self, config: TrainConfig, model: SNAC, world: World, resumed: bool = False
+    ) -> None:
         self.config, self.model, self.world = config, model, world
         self.mel_target = MelTarget(model.config).to(world.device) if config.guided_steps else None
         rate, shared = model.config.sampling_rate, world.mean if world.size > 1 else None
         # Copied before anything is compiled.
         self.ema = Ema(model, config.ema_decay) if config.ema_decay else None
-        layers = channels_last(config, model, world.device)
-        if layers is not None:
+        layers: Layers | None = channels_last(config, model, world.device)
+        if config.gradient_checkpointing:
+            layers = Recomputed(model)
+        elif layers is not None:
             log.info("encoder and decoder are computed by compiled kernels")
-        elif config.compile:
+        if config.compile and (layers is None or config.gradient_checkpointing):
             log.info("%d residual units are compiled as they are met", compile_units(model))
         self.losses = Losses(config, rate, shared).to(world.device)
         self.weights = term_weights(config)
@@ -83,6 +92,8 @@ class Learner:
         self.balancer: Balancer | None = None
         if config.loss_balancer:
             self.balancer = Balancer(self.weights, global_count=shared)
+        if config.discriminator_checkpoint is not None and not resumed:
+            self._take_discriminators(config.discriminator_checkpoint)
         self.codebook_usage = CodebookUsage(model.quantizer, config.random_seed, world)
         self.bad = self.bad_in_a_row = 0
 
@@ -108,17 +119,18 @@ class Learner:
         """
         config = self.config
         share = curriculum.learning_rate(config, step, total_steps) / config.learning_rate
-        optimizers = self._optimizers()
+        optimizers = self._optimizers(step)
         for optimizer, rate in optimizers:
             optimizer.zero_grad(set_to_none=True)
             for group in optimizer.param_groups:
                 group["lr"] = rate * share
         balanced = None if self.balancer is None else copy.deepcopy(self.balancer.state_dict())
-        terms, levels = self._gradients(batch, step)
+        with tf32(config.allow_tf32):
+            terms, levels = self._gradients(batch, step)
         limit = config.grad_clip or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.trained, limit)
         sizes = [terms[name] for name in terms] + [norm]
-        if self.discriminators is not None:
+        if self.discriminators is not None and self.discriminators.learns(step):
             sizes.append(torch.nn.utils.clip_grad_norm_(self.discriminators.parameters(), limit))
         # Shared, so that all processes decide alike; and the one wait for the device in a step.
         values = self.world.mean(torch.stack(sizes)).tolist()
@@ -171,12 +183,19 @@ class Learner:
         if self.ema is not None:
             self.ema.load_state_dict(state["average"])
 
-    def _optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
-        """Return each optimizer and its rate at the top of the schedule."""
+    def _take_discriminators(self, path: str) -> None:
+        """Start with the discriminators, and the state of their optimizer, of another run."""
+        assert self.discriminators is not None
+        state = load_discriminators(self.discriminators, path)
+        settings = self.discriminator_optimizer.state_dict()["param_groups"]
+        self.discriminator_optimizer.load_state_dict({**state, "param_groups": settings})
+
+    def _optimizers(self, step: int) -> list[tuple[torch.optim.Optimizer, float]]:
+        """Return each optimizer that takes ``step``, and its rate at the top of the schedule."""
         pairs: list[tuple[torch.optim.Optimizer, float]] = [
             (self.optimizer, self.config.learning_rate)
         ]
-        if self.discriminators is not None:
+        if self.discriminators is not None and self.discriminators.learns(step):
             pairs.append((self.discriminator_optimizer, self.config.discriminator_learning_rate))
         return pairs
 
@@ -218,8 +237,9 @@ class Learner:
             terms["loss"] = weighted_sum(terms, self.weights)
         discriminator_loss: Tensor | None = None
         if self.discriminators is not None:
-            discriminator_loss = self.discriminator(out.audio, part.audio, part.own)
-            (share * discriminator_loss).backward()
+            if self.discriminators.learns(step):
+                discriminator_loss = self.discriminator(out.audio, part.audio, part.own)
+                (share * discriminator_loss).backward()
             if self.discriminators.teaches(step):
                 terms |= self.discriminators.generator_terms(out.audio, part.audio, part.own)
                 terms["loss"] = weighted_sum(terms, self.weights)

@@ -18,18 +18,19 @@ from tqdm import tqdm
 
 from snac_core.utils import atomic_files
 from snac_core.utils.commands import progress
-from trainer.config import TrainConfig, curriculum
+from trainer.config import TrainConfig
 from trainer.config.advice import advice
 from trainer.data.fingerprint import fingerprint, same_validation
 from trainer.data.loader_processes import ReaderDiedError
 from trainer.data.unreadable import Unreadable
 from trainer.errors import TrainerError
 from trainer.model.network import resumed_model, starting_model
-from trainer.runtime import resume
+from trainer.runtime import resume, tracker
 from trainer.runtime.checkpointing import BEST, LATEST, Writer, of_epoch
 from trainer.runtime.distributed import World
 from trainer.runtime.metrics import Metrics
-from trainer.runtime.progress import Throughput, TrainState
+from trainer.runtime.profiling import Profiler
+from trainer.runtime.progress import Throughput, TrainState, spent
 from trainer.runtime.stopping import Stopped, StopRequest, listening
 from trainer.training.batches import DeviceTransfer
 from trainer.training.epochs import Epochs
@@ -38,7 +39,7 @@ from trainer.training.guided_start import fit_mel_target
 from trainer.training.learner import Learner, Terms
 from trainer.training.model_selection import ModelSelection
 from trainer.training.remeasure import measure_anew
-from trainer.training.validation import ValidationSet
+from trainer.training.validation_sets import validation_sets
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +72,10 @@ def train(config: TrainConfig, where: World | torch.device) -> Path:
     torch.manual_seed(config.random_seed)
     with (
         listening() as stop,
-        # Where it says fp32 it is fp32: TF32 would give the decoder other codes to learn from.
-        torch.backends.cudnn.flags(enabled=True, allow_tf32=False),
+        # Where it says fp32 it is fp32, but in steps that are allowed TF32.
+        torch.backends.cudnn.flags(
+            enabled=True, benchmark=config.cudnn_benchmark, allow_tf32=False
+        ),
         # On a CPU, a backward pass in this thread finds the memory that forward freed.
         torch.autograd.set_multithreading_enabled(False),
         Writer(config.keep_checkpoints) as writer,
@@ -120,22 +123,18 @@ class TrainingRun:
         self.sample_rate = model.config.sampling_rate
         unreadable = Unreadable(self.output / "unreadable.csv")
         self.transfer = DeviceTransfer(world, model.config)
-        self.data, recordings = find_data(config, world, unreadable)
-        self.validation_set = ValidationSet(
-            config,
-            recordings,
-            self.sample_rate,
-            world,
-            self.transfer,
-            unreadable,
-            lambda: stop.requested,
+        found = find_data(config, world, unreadable)
+        self.data = found.training
+        self.sets = validation_sets(
+            found, config, self.sample_rate, world, self.transfer, unreadable, stop
         )
-        self.fingerprint = fingerprint(self.data, self.validation_set.segments(1.0).clips)
+        self.validation_set = self.sets.main
+        self.fingerprint = fingerprint(self.data, *self.sets.clips)
         self.measured_on = {} if content is None else content["run"].get("data", {})
         self._check_same_data()
         self.epochs = Epochs(config, self.data, model.config, world, self.transfer)
         self.total_steps = self.epochs.total_steps
-        self.learner = Learner(config, self.model, world)
+        self.learner = Learner(config, self.model, world, resumed=content is not None)
         # Not before all that may be wrong with a run is known, which then has moved nothing.
         if world.main:
             self._prepare_output(anew=content is None)
@@ -145,14 +144,28 @@ class TrainingRun:
             rows = self._restore(content)
         elif self.learner.mel_target is not None:
             fit_mel_target(self.learner, self.epochs)
-        self.metrics = Metrics(self.output if world.main else None, rows, self.state.step)
+        self.metrics = Metrics(
+            self.output if world.main else None,
+            rows,
+            self.state.step,
+            tracker.start(config) if world.main else None,
+        )
+        self.profiler = Profiler(self.output, config.profile_steps if world.main else 0)
         self.selection = ModelSelection(
-            self.validation_set, self.learner, self.state, self.metrics, writer, self.output, base
+            self.sets,
+            self.learner,
+            self.state,
+            self.metrics,
+            writer,
+            self.output,
+            base,
+            lambda: self.epochs[self.state.epoch].stage,
         )
         for text in advice(config, self.total_steps) if world.main else ():
             log.warning("%s", text)
         self.throughput = Throughput()
         self.saved_at, self.saved_step = time.monotonic(), self.state.step
+        self._began = self.saved_at - self.state.seconds
         self.said_at = -SAY_SECONDS
         log.info(
             "%s: %d recordings, %.1f h to train on; %d to validate; %d steps; %d process%s",
@@ -184,7 +197,7 @@ class TrainingRun:
         return (
             state.ended_early
             or state.step >= self.total_steps
-            or state.epoch > self.config.num_epochs
+            or state.epoch > len(self.epochs.all)
         )
 
     def train_epoch(self) -> None:
@@ -198,9 +211,9 @@ class TrainingRun:
         config, state = self.config, self.state
         epoch = state.epoch
         self._between()
-        plan = curriculum.plan(config, epoch)
-        title = f"epoch {epoch}/{config.num_epochs} {plan.length:g} s"
-        steps, disable = self.epochs.steps(epoch), None if self.world.main else True
+        now = self.epochs[epoch]
+        title = f"epoch {epoch}/{len(self.epochs.all)} {now.plan.length:g} s"
+        steps, disable = now.steps, None if self.world.main else True
         with progress(total=steps, initial=state.batch, desc=title, disable=disable) as bar:
             self._take_steps(steps, bar)
         if state.validated_at != state.step:
@@ -248,6 +261,7 @@ class TrainingRun:
                 raise
             state.step += 1
             self.throughput.add(audio_seconds, time.perf_counter() - started)
+            self.profiler.step()
             if state.step % config.log_every == 0:
                 self._log(terms, bar)
             self._keep_codebooks()
@@ -271,12 +285,13 @@ class TrainingRun:
                 *(self.state.epoch, self.state.step, self.total_steps),
                 *(*figures.values(), left),
             )
+        cost = {"audio_seconds_per_second": speed} | spent(self._began, self.world.device)
         self.metrics.write(
             "train",
-            terms | {"audio_seconds_per_second": speed},
+            terms | cost,
             step=self.state.step,
             epoch=self.state.epoch,
-            stage=curriculum.stage(self.config, self.state.epoch),
+            stage=self.epochs[self.state.epoch].stage,
         )
 
     def _due(self, every: int | None) -> bool:
@@ -317,6 +332,7 @@ class TrainingRun:
     def save(self, name: str) -> None:
         """Save all that the run depends on as ``name``; every process calls this."""
         self.saved_at, self.saved_step = time.monotonic(), self.state.step
+        self.state.seconds = self.saved_at - self._began
         generators = resume.random_states(self.world)
         if not self.world.main:
             return
@@ -338,6 +354,7 @@ class TrainingRun:
 
     def close(self) -> None:
         """Close the files."""
+        self.profiler.close()
         self.metrics.close()
 
     def _restore(self, content: Mapping[str, Any]) -> int:
@@ -346,6 +363,8 @@ class TrainingRun:
         self.state.load_state_dict(run["progress"])
         # The patience may be another now.
         self.state.check_patience(self.config.early_stop_patience)
+        if content["train_config"]["batch_size"] != self.config.batch_size:
+            self.epochs.rescale(self.state, content["train_config"]["batch_size"])
         self.learner.load_state_dict({**run["learner"], "optimizer": content["optimizer"]})
         resume.set_random_states(run["random"], self.world)
         return int(run["rows"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from snac_core.model import SNAC
 from snac_core.store.identity import token_space
 from snac_core.utils import atomic_files
 from trainer.config import curriculum
+from trainer.config.types import RISING
+from trainer.errors import TrainerError
 from trainer.runtime.checkpointing import BEST, Writer
 from trainer.runtime.metrics import Metrics
 from trainer.runtime.progress import TrainState
@@ -22,10 +25,10 @@ from trainer.training.validation import (
     Measured,
     Segments,
     Terms,
-    ValidationSet,
     agreement,
     paired_change,
 )
+from trainer.training.validation_sets import Findings, ValidationSets
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ class ModelSelection:
 
     Parameters
     ----------
-    validation_set
+    sets
         The segments that all models are measured on.
     learner
         Whose model is measured.
@@ -47,23 +50,26 @@ class ModelSelection:
         How and where ``best_model.pt`` is written.
     base_version
         What the run started from; None for random weights.
+    stage
+        Tells which stage of the curriculum the run is in.
     """
 
     def __init__(
         self,
-        validation_set: ValidationSet,
+        sets: ValidationSets,
         learner: Learner,
         state: TrainState,
         metrics: Metrics,
         writer: Writer,
         output: Path,
         base_version: str | None,
+        stage: Callable[[], int],
     ) -> None:
-        self.validation_set, self.learner, self.state = validation_set, learner, state
+        self.sets, self.learner, self.state = sets, learner, state
         self.metrics, self.writer, self.output = metrics, writer, output
-        self.base_version = base_version
-        self.config, self.world = validation_set.config, validation_set.world
-        self.samples = Samples(validation_set, self.config.sample_clips, metrics.board)
+        self.base_version, self.stage = base_version, stage
+        self.config, self.world = sets.main.config, sets.main.world
+        self.samples = Samples(sets.main, self.config.sample_clips, metrics.board)
 
     def baseline(self, base: SNAC | None = None) -> None:
         """Measure the untouched base model on every stage's segment length, and write it down.
@@ -73,23 +79,23 @@ class ModelSelection:
         state, model = self.state, base or self.learner.model
         if not math.isnan(state.baseline):
             return
-        epochs = range(1, self.config.num_epochs + 1)
-        lengths = {curriculum.plan(self.config, epoch).length for epoch in epochs}
-        measured = {
-            length: self.validation_set.measure(model, length) for length in sorted(lengths)
-        }
-        fixed = measured[self.validation_set.seconds]
+        lengths = {plan.length for plan in curriculum.plans(self.config)}
+        main = self.sets.main
+        measured = {length: main.measure(model, length) for length in sorted(lengths)}
+        fixed = measured[main.seconds]
+        named = {name: one.measure(model) for name, one in self.sets.named.items()}
         state.baseline = fixed.terms["loss"]
         state.base_space = token_space(model.config, model.state_dict())
-        state.known[self.base_version or RANDOM] = fixed.segments
+        state.known[self.base_version or RANDOM] = Findings(fixed, named).segments
         if self.base_version is not None:
             state.base_codes = fixed.codes if self.config.quantizer_trains else []
         stages = {f"{length:g}": one.terms for length, one in measured.items()}
-        report = {"val_loss": state.baseline, "fixed": fixed.terms, "stages": stages}
+        sets = {name: one.terms for name, one in named.items()}
+        report = {"val_loss": state.baseline, "fixed": fixed.terms, "stages": stages, "sets": sets}
         if self.world.main:
             text = json.dumps(report, indent=2) + "\n"
             atomic_files.replace(self.output / "baseline_metrics.json", text.encode())
-        self._write(fixed.terms)
+        self._write(Findings(fixed, named), fixed.terms)
         log.info("baseline val_loss %.4f", state.baseline)
         self.samples.show_originals()
         self.samples.show(model, 0)
@@ -97,23 +103,45 @@ class ModelSelection:
     def validate(self) -> None:
         """Measure on the fixed set; keep, and publish, the model when it is the best so far."""
         state, model = self.state, self.learner.best_guess
-        measured = self.validation_set.measure(model)
-        loss = measured.terms["loss"]
+        found = self.sets.measure(model)
+        terms = found.main.terms
         state.validated_at = state.step
-        better = loss < state.best - self.config.min_delta
-        log.info("step %d val_loss %.4f%s", state.step, loss, " (best)" if better else "")
-        terms = measured.terms | self._token_space(measured)
-        self._write(terms)
+        score = self.score(terms)
+        better = score < state.best - self.config.min_delta
+        metric = self.config.best_metric
+        figures = f" {metric} {terms[metric]:.4f}" if metric != "loss" else ""
+        for name, one in found.named.items():
+            figures += f" {name} {one.terms['loss']:.4f}"
+        said = " (best)" if better else ""
+        log.info("step %d val_loss %.4f%s%s", state.step, terms["loss"], figures, said)
+        terms = terms | self._token_space(found.main)
+        self._write(found, terms)
         self.samples.show(model, state.step)
         if better:
-            state.best, state.no_better = loss, 0
+            state.best, state.no_better = score, 0
             if self.world.main:
-                self._keep(terms, measured.segments)
+                self._keep(terms, found.segments)
             return
         state.no_better += 1
         state.check_patience(self.config.early_stop_patience)
         if state.ended_early:
             log.info("ended early: %d validations in a row were no better", state.no_better)
+
+    def score(self, terms: Terms) -> float:
+        """Return ``best_metric`` so that less is better.
+
+        Raises
+        ------
+        TrainerError
+            When it is not defined for any segment.
+        """
+        metric = self.config.best_metric
+        if not math.isfinite(terms[metric]):
+            raise TrainerError(
+                f"best_metric {metric} is not defined for any validation segment, such as STOI for "
+                f"less than 0.4 s of speech; these have {self.sets.main.seconds:g} s"
+            )
+        return -terms[metric] if metric in RISING else terms[metric]
 
     def contents(self) -> dict[str, Any]:
         """Return what every checkpoint holds beside weights and figures."""
@@ -131,8 +159,8 @@ class ModelSelection:
         change = None if before is None else paired_change(segments["loss"], before["loss"])
         metrics = {
             "baseline_val_loss": state.baseline,
-            "best_val_loss": state.best,
-            "improvement": 1.0 - state.best / state.baseline,
+            "best_val_loss": terms["loss"],
+            "improvement": 1.0 - terms["loss"] / state.baseline,
             **{f"val_{name}": value for name, value in terms.items() if name != "loss"},
         }
         if change is not None and math.isfinite(change.ci95):
@@ -142,7 +170,7 @@ class ModelSelection:
         self.writer.save(path, self.contents() | {"model": weights, "metrics": metrics})
         store = self.config.publish_to
         if store is not None and self.writer.saved(path):
-            gate = PublishGate(Path(store), self.validation_set, state.known)
+            gate = PublishGate(Path(store), self.sets, state.known)
             gate.offer(path, segments, base)
 
     def _token_space(self, measured: Measured) -> Terms:
@@ -159,11 +187,14 @@ class ModelSelection:
         )
         return {"code_agreement": same}
 
-    def _write(self, terms: Terms) -> None:
-        self.metrics.write(
-            "val",
-            terms,
-            step=self.state.step,
-            epoch=self.state.epoch if self.state.step else 0,
-            stage=curriculum.stage(self.config, self.state.epoch),
-        )
+    def _write(self, found: Findings, terms: Terms) -> None:
+        """Write a row for each set; ``terms`` are those of the main one."""
+        rows = {"val": terms} | {f"val:{name}": one.terms for name, one in found.named.items()}
+        for split, values in rows.items():
+            self.metrics.write(
+                split,
+                values,
+                step=self.state.step,
+                epoch=self.state.epoch if self.state.step else 0,
+                stage=self.stage(),
+            )

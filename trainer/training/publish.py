@@ -14,9 +14,11 @@ from snac_core.config import SnacConfig
 from snac_core.errors import ModelError, SnacError, StoreError
 from snac_core.store import ModelStore, checkpoint, load
 from snac_core.store.weights import read_torch
+from trainer.config.types import RISING
 from trainer.errors import TrainerError
 from trainer.runtime.distributed import World
-from trainer.training.validation import Change, Segments, ValidationSet, paired_change
+from trainer.training.validation import Change, Segments, paired_change
+from trainer.training.validation_sets import ValidationSets, key
 
 log = logging.getLogger(__name__)
 
@@ -136,35 +138,34 @@ class PublishGate:
     ----------
     store
         The store's folder.
-    validation_set
-        The segments on which two models are compared, and the loss that decides.
+    sets
+        The segments on which two models are compared, and the configuration of the gate.
     known
         Figures by segment of versions on these segments, by id: of the base (`RANDOM` for
         random weights), and of what this run has published before. Those of a version that the
         gate measures are added.
     """
 
-    def __init__(
-        self, store: Path, validation_set: ValidationSet, known: dict[str, Segments]
-    ) -> None:
-        self.store, self.validation_set, self.known = ModelStore(store), validation_set, known
+    def __init__(self, store: Path, sets: ValidationSets, known: dict[str, Segments]) -> None:
+        self.store, self.sets, self.known = ModelStore(store), sets, known
+        self.validation_set = sets.main
 
     def offer(self, path: Path, segments: Segments, base: str) -> str | None:
         """Publish the checkpoint at ``path`` if it should be; return the version, or None.
 
         A model is published if its loss is lower than that of the model that the run started
         from and than that of the version that it would replace, both beyond the 95 % confidence
-        interval of the paired differences, and if none of ``gate_metrics`` is worse beyond its
-        own interval. Otherwise the log says why it is not. A model that does not give its
-        golden clip is not published either, and a store that cannot be read or written does
-        not end the run.
+        interval of the paired differences, and if none of ``gate_metrics``, nor the loss on any
+        of ``gate_sets``, is worse beyond its own interval. Otherwise the log says why it is not.
+        A model that does not give its golden clip is not published either, and a store that
+        cannot be read or written does not end the run.
 
         Parameters
         ----------
         path
             Checkpoint of the model.
         segments
-            Its figures, as `ValidationSet.measure` returned them.
+            Its figures, `Findings.segments`.
         base
             What the run started from, as ``known`` names it.
         """
@@ -193,9 +194,10 @@ class PublishGate:
         change = paired_change(mine["loss"], theirs["loss"])
         if not change.mean + change.ci95 < 0:
             return f"no better than {name}: loss {_said(change)}"
-        for figure in self.validation_set.qualities:
+        config = self.validation_set.config
+        for figure in (*config.gate_metrics, *map(key, config.gate_sets)):
             change = paired_change(mine[figure], theirs[figure])
-            worse = change.mean if figure == "log_mel" else -change.mean
+            worse = -change.mean if figure in RISING else change.mean
             if worse > change.ci95:
                 return f"{figure} is worse than that of {name}: {_said(change)}"
         return None
@@ -211,7 +213,7 @@ class PublishGate:
                     f"not {self.validation_set.sample_rate}"
                 )
             alone = World(self.validation_set.world.device)
-            self.known[version] = self.validation_set.measure(model, world=alone).segments
+            self.known[version] = self.sets.measure(model, alone).segments
         return self.known[version]
 
 

@@ -36,8 +36,8 @@ def measure_anew(selection: ModelSelection) -> None:
         if best.exists():
             content = read_torch(best)
             model = build(SnacConfig.from_dict(content["config"]), content["model"])
-            measured = selection.validation_set.measure(model.to(selection.world.device))
-            state.best = measured.terms["loss"]
+            measured = selection.sets.main.measure(model.to(selection.world.device))
+            state.best = selection.score(measured.terms)
         try:
             base, version = starting_model(config)
         except SnacError as error:

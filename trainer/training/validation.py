@@ -16,6 +16,7 @@ from snac_core.model.noise import Noise
 from snac_core.model.quantizer import Level
 from snac_core.types import Samples
 from trainer.config import TrainConfig, curriculum
+from trainer.config.types import QUALITIES, Quality
 from trainer.data.loader_processes import ReaderDiedError, reading
 from trainer.data.segments import Clip, ValidationSegments, loader
 from trainer.data.unreadable import Unreadable
@@ -30,12 +31,12 @@ Terms = dict[str, float]
 Segments = dict[str, Tensor]
 """Figures by segment, Tensor[segments] of float64 each; NaN for one that cannot be read."""
 
-QUALITIES: dict[str, Callable[[Samples, Samples, int], float]] = {
+MEASURES: dict[Quality, Callable[[Samples, Samples, int], float]] = {
     "log_mel": quality.log_mel_distance,
     "si_sdr": lambda reference, made, _: quality.si_sdr(reference, made),
     "stoi": quality.stoi,
 }
-"""What ``gate_metrics`` may name: from recording, reconstruction and sample rate."""
+"""From recording, reconstruction and sample rate."""
 
 NOTHING = -1
 """Stands in the place of a code where there is no recording."""
@@ -45,11 +46,11 @@ class Measured(NamedTuple):
     """What a model did with the fixed segments."""
 
     terms: Terms
-    """Mean of each loss term over the segments, and of ``loss``."""
+    """Mean over the segments of each loss term, of ``loss``, and of each quality measured."""
     codes: list[Tensor]
     """One Tensor[segments x T] of int16 per level, coarse to fine; `NOTHING` past the end."""
     segments: Segments
-    """Each loss term, ``loss``, and where models are published each of ``gate_metrics``."""
+    """Each loss term, ``loss``, and each of `ValidationSet.qualities`."""
 
 
 class Change(NamedTuple):
@@ -89,6 +90,13 @@ class ValidationSet:
         Keeps note of it.
     stop
         Whether to give up.
+    place
+        Where the recordings are from; by default, ``val_data``.
+
+    Attributes
+    ----------
+    qualities
+        The figures that are measured besides the loss.
     """
 
     def __init__(
@@ -100,13 +108,16 @@ class ValidationSet:
         transfer: DeviceTransfer,
         unreadable: Unreadable | None = None,
         stop: Callable[[], bool] | None = None,
+        place: str | None = None,
     ) -> None:
+        self.place = config.val_data if place is None else place
         self.config, self.clips, self.sample_rate = config, clips, sample_rate
         self.world, self.transfer, self.stop = world, transfer, stop or _never
         self.unreadable = Unreadable() if unreadable is None else unreadable
         self.losses = Losses(config, sample_rate).to(world.device)
         self.seconds = curriculum.longest(config).length
-        self.qualities = config.gate_metrics if config.publish_to is not None else ()
+        wanted = {config.best_metric, *(config.gate_metrics if config.publish_to else ())}
+        self.qualities = [name for name in QUALITIES if place is None and name in wanted]
 
     def segments(self, seconds: float) -> ValidationSegments:
         """Return the fixed segments of one length."""
@@ -220,13 +231,13 @@ class ValidationSet:
     def _quality(self, reference: Tensor, made: Tensor, device: torch.device) -> Segments:
         pair = (reference.numpy(), made.numpy(), self.sample_rate)
         return {
-            name: torch.tensor(QUALITIES[name](*pair), dtype=torch.float32, device=device)
+            name: torch.tensor(MEASURES[name](*pair), dtype=torch.float32, device=device)
             for name in self.qualities
         }
 
     def _together(self, parts: list[_Part], count: int) -> Measured:
         if not parts:
-            raise TrainerError(f"none of the recordings in {self.config.val_data} can be read")
+            raise TrainerError(f"none of the recordings in {self.place} can be read")
         codes = [torch.cat(levels) for levels in zip(*(p.codes for p in parts), strict=True)]
         names, read = parts[0].segments, torch.zeros(count, dtype=torch.bool)
         segments = {name: torch.full((count,), math.nan, dtype=torch.float64) for name in names}
@@ -235,11 +246,16 @@ class ValidationSet:
             read[place] = part.read
             for name, values in part.segments.items():
                 segments[name][place] = values
-        losses = [name for name in names if name not in self.qualities]
-        terms = {name: float(segments[name][read].mean()) for name in losses}
+        terms = {name: _mean(segments[name][read], name in self.qualities) for name in names}
         if not math.isfinite(terms["loss"]):
             raise TrainerError(f"the validation loss is {terms['loss']}")
         return Measured(terms, codes, segments)
+
+
+def _mean(values: Tensor, finite: bool) -> float:
+    """Return the mean of ``values``, of all or of those that are finite."""
+    # A quality is not defined for every segment, such as SI-SDR for silence.
+    return float(values[values.isfinite()].mean() if finite else values.mean())
 
 
 def paired_change(after: Tensor, before: Tensor) -> Change:

@@ -9,6 +9,7 @@ from service.limits.table import LIMITS
 from service.problems import PROBLEMS
 from service.server.websocket_protocol import MOST_FRAGMENTS
 from service.settings import Limits, Settings, SlowClients, StreamLimits
+from service.websocket.messages import MAX_START_BYTES
 from snac_core.audio import media
 
 BESIDE = {
@@ -45,6 +46,7 @@ def test_figures_are_those_of_the_code() -> None:
     assert figures["fields of an object"] == str(body.MAX_FIELDS)
     assert figures["lists and objects of a body"] == str(body.MAX_LISTS)
     assert figures["frames of a message"] == str(MOST_FRAGMENTS)
+    assert figures["first message of a stream"] == f"{MAX_START_BYTES} bytes"
     memory = figures["memory of a process of the extra `media`, counted among those"]
     assert memory == f"{media.MEMORY_BYTES} bytes"
 

@@ -204,6 +204,15 @@ def test_a_message_may_not_be_too_large(strict: Any, size: int, told: bool) -> N
     assert [message["problem"]["status"] for message in said] == ([413] if told else [])
 
 
+def test_a_start_of_many_fields_is_refused_before_it_is_parsed(running: Any) -> None:
+    fields = ",".join(f'"{number}":0' for number in range(90_000))
+    with connect(f"{running.url.replace('http', 'ws')}/v1/stream/decode") as stream:
+        stream.send(f'{{"type":"start",{fields}}}')
+        _, said, code = hear(stream)
+    assert code == 1009
+    assert "a start has at most 16384" in said[0]["problem"]["detail"]
+
+
 def test_streams_wait_where_a_request_would_be_refused(strict: Any, codec: Codec) -> None:
     tokens = tokens_of(codec, 4)
 

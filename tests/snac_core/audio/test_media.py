@@ -118,3 +118,14 @@ def test_an_abandoned_recording_ends_its_process(m4a: bytes) -> None:
     child = sound._decoder._child
     reading.close()
     assert child.returncode is not None
+
+
+def test_a_decoder_that_only_asks_and_never_answers_is_ended(
+    m4a: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    child = tmp_path / "asks.py"
+    child.write_text("while True:\n    print('{\"read\": [0, 32768]}', flush=True)\n")
+    monkeypatch.setattr(media, "_CHILD", child)
+    monkeypatch.setattr(media, "STALLED_SECONDS", 0.5)
+    with pytest.raises(AudioError, match="the decoder ended \\(signal SIGKILL\\)"):
+        audio.read(m4a, 24000)

@@ -17,7 +17,7 @@ SHIPPED = sorted((Path(configuration.__file__).parents[1] / "configs").glob("*.j
 def test_what_is_shipped() -> None:
     names = {path.stem for path in SHIPPED}
     seed = {"phase10_revolab_all", "phase10_curriculum", "phase10_combined"}
-    assert names == seed | {"starter", "new_dialect"}
+    assert names == seed | {"starter", "new_dialect", "dac_recipe", "snac_paper"}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -178,7 +178,7 @@ def test_overrides_are_json_or_text(tmp_path: Path, settings: dict[str, Any]) ->
     overrides = ["train_data=/data=1", "num_epochs=7", 'curriculum=[{"epochs": 1, "length": 2}]']
     config = configuration.load(path, overrides)
     assert (config.train_data, config.num_epochs) == ("/data=1", 7)
-    assert config.curriculum == (Stage((1, 1), 2.0, 1.0),)
+    assert config.curriculum == (Stage(2.0, (1, 1)),)
     with pytest.raises(TrainerError, match="reads key=value, not 'num_epochs'"):
         configuration.load(path, ["num_epochs"])
     with pytest.raises(TrainerError, match="did you mean 'num_epochs'"):

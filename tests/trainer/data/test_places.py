@@ -137,7 +137,7 @@ def test_a_fingerprint_sees_contents_and_not_folders(tmp_path: Path) -> None:
             return self.clips.digest()
 
     def of(folder: Path):  # type: ignore[no-untyped-def]
-        return fingerprint(Data(folder), scan(folder))  # type: ignore[arg-type]
+        return fingerprint(Data(folder), scan(folder), {})  # type: ignore[arg-type]
 
     for name in ("a", "b"):
         record(tmp_path / name / "1.wav", 0.5, seed=1)

@@ -91,7 +91,13 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def evaluation(models: Models, config: TrainConfig, voices: Path, output: Path) -> Evaluation:
     return evaluate(
-        models, [voices], config=config, group_by="^[a-z]+", output_dir=output, samples=4
+        models,
+        [voices],
+        config=config,
+        measures=FIGURES,
+        group_by="^[a-z]+",
+        output_dir=output,
+        samples=4,
     )
 
 
@@ -155,7 +161,7 @@ def test_one_crop_has_the_loss_that_training_would_log(
     with torch.inference_mode():
         out = network(segment.audio[None], BatchContext(length, None, Noise(zero, zero)))
         terms = Losses(config, RATE)(out, segment.audio[None], segment.own[None])
-    assert found[path]["base"] == {name: float(value) for name, value in terms.items()}
+    assert found[str(path)]["base"] == {name: float(value) for name, value in terms.items()}
 
 
 def test_means_are_by_group_and_over_all(
@@ -225,7 +231,7 @@ def test_samples_are_three_different_signals_spread_over_groups(
 
 
 def test_one_model_needs_no_base(alone: Models, config: TrainConfig, few: Path) -> None:
-    results = evaluate(alone, [few], config=config).results
+    results = evaluate(alone, [few], config=config, measures=FIGURES).results
     assert results["model"]["num_files"] == results["model"]["num_segments"] == 4
     assert not {"base", "finetuned", "change", "improvement", "agreement"} & results.keys()
     assert list(results["groups"]) == ["all"]
@@ -234,7 +240,7 @@ def test_one_model_needs_no_base(alone: Models, config: TrainConfig, few: Path) 
 
 def test_a_group_ends_once_it_has_enough(alone: Models, config: TrainConfig, few: Path) -> None:
     results = evaluate(
-        alone, [few], config=config, group_by="^[a-z]+", max_seconds_per_group=0.3
+        alone, [few], config=config, measures=FIGURES, group_by="^[a-z]+", max_seconds_per_group=0.3
     ).results
     assert {row["recordings"] for row in results["groups"].values()} == {1}
     assert results["model"]["num_segments"] == 4, "the loss is on the fixed set all the same"
@@ -255,7 +261,9 @@ def test_long_recordings_are_cut_and_bad_ones_listed(
     soundfile.write(data / "silent.wav", np.zeros(RATE), RATE)
     (data / "text.wav").write_text("no sound")
     with caplog.at_level(logging.WARNING):
-        results = evaluate(alone, [data], config=config, output_dir=output).results
+        results = evaluate(
+            alone, [data], config=config, measures=FIGURES, output_dir=output
+        ).results
     assert results["skipped"] == 2
     reasons = {Path(one["path"]).name: one["reason"] for one in results["unreadable"]}
     assert reasons.keys() == {"nan.wav", "text.wav"}
@@ -272,7 +280,7 @@ def test_long_recordings_are_cut_and_bad_ones_listed(
     (data / "long.wav").unlink()
     (data / "silent.wav").unlink()
     with pytest.raises(TrainerError, match="none of the 1 recordings"):
-        evaluate(alone, [data], config=config, output_dir=tmp_path / "nothing")
+        evaluate(alone, [data], config=config, measures=FIGURES, output_dir=tmp_path / "nothing")
     assert not (tmp_path / "nothing" / "evaluation_results.json").exists()
 
 
@@ -282,7 +290,7 @@ def test_folders_are_taken_together_and_files_once(
     record(tmp_path / "a" / "one.wav", 0.3, seed=1)
     record(tmp_path / "b" / "two.wav", 0.3, seed=2)
     folders = [tmp_path / "a", tmp_path / "b", tmp_path / "a"]
-    results = evaluate(alone, folders, config=config, group_by="folder").results
+    results = evaluate(alone, folders, config=config, measures=FIGURES, group_by="folder").results
     assert {name: row["recordings"] for name, row in results["groups"].items()} == {"a": 1, "b": 1}
 
 

@@ -26,8 +26,10 @@ from trainer.evaluation import report
 from trainer.evaluation.evaluate import Evaluation, evaluate
 from trainer.evaluation.fixed_loss import default_config
 from trainer.evaluation.models import Compared, Models
-from trainer.reporting import curves
+from trainer.reporting import curves, plots
 from trainer.reporting.page import flac
+
+FIGURES = ("stoi", "pesq", "log_mel", "stft_distance", "si_sdr")
 
 
 def candidate(seed: int) -> Compared:
@@ -60,10 +62,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         table.writeheader()
         for step in range(3000):
             loss = {"loss": 0.2 + math.exp(-step / 500), "l1": 0.1}
-            table.writerow({"step": step, "epoch": 1, "split": "train", **loss})
+            place = {"step": step, "epoch": 1, "stage": 1 + step // 2000}
+            table.writerow({**place, "split": "train", **loss})
             if step % 1000 == 0:
-                table.writerow({"step": step, "epoch": 1, "split": "val", **loss})
-    (folder / "baseline_metrics.json").write_text('{"val_loss": 1.5}')
+                table.writerow({**place, "split": "val", **loss})
+                table.writerow({**place, "split": "val:general", **loss})
+    base = {"val_loss": 1.5, "sets": {"general": {"loss": 1.25}}}
+    (folder / "baseline_metrics.json").write_text(json.dumps(base))
     return folder
 
 
@@ -75,7 +80,15 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def evaluation(config: TrainConfig, data: Path, output: Path) -> Evaluation:
     models: Models = {"base": candidate(0), "finetuned": candidate(1)}
-    return evaluate(models, [data], config=config, group_by="^[a-z]+", output_dir=output, samples=3)
+    return evaluate(
+        models,
+        [data],
+        config=config,
+        group_by="^[a-z]+",
+        output_dir=output,
+        samples=3,
+        measures=FIGURES,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +107,29 @@ def test_players_hold_the_samples(page: Page, evaluation: Evaluation, output: Pa
     assert all("controls" in attributes for attributes in players)
     sounds = [soundfile.read(io.BytesIO(data)) for data in page.data("audio/flac")]
     files = [file for one in evaluation.results["samples"] for file in one["files"].values()]
-    for (samples, rate), file in zip(sounds, files, strict=True):
-        assert rate == RATE
-        assert (samples == soundfile.read(output / file)[0]).all()
+    assert {rate for _, rate in sounds} == {RATE}
     for first in range(0, 9, 3):
-        assert len({samples.tobytes() for samples, _ in sounds[first : first + 3]}) == 3
+        heard = [samples.tobytes() for samples, _ in sounds[first : first + 3]]
+        kept = [soundfile.read(output / file)[0].tobytes() for file in files[first : first + 3]]
+        # The models come in any order, and the page says which is which.
+        assert heard[0] == kept[0]
+        assert set(heard) == set(kept)
+        assert len(set(heard)) == 3
+        a, b = ("base", "fine-tuned") if heard == kept else ("fine-tuned", "base")
+        assert f"A is {a}, B is {b}." in page.words.split("which is which")[2 + first // 3]
+
+
+def test_a_change_within_its_interval_has_no_colour(
+    evaluation: Evaluation, output: Path, tmp_path: Path
+) -> None:
+    results = {**evaluation.results, "samples": [], "improvement": 0.002}
+    for interval, sure in ((0.09, False), (0.0001, True)):
+        change = {"mean": -0.01, "ci95": interval, "better": 0.6, "higher_is_better": False}
+        results["change"] = {**results["change"], "loss": change}
+        page = Page(report.write(evaluation._replace(results=results), tmp_path))
+        head = page.html.split("<dl>")[0].split('class="lead"')[1]
+        assert ('class="good"' in head) == sure
+        assert ("may be chance" in head) != sure
 
 
 def test_spectrograms_are_pictures_of_different_sounds(page: Page) -> None:
@@ -117,13 +148,14 @@ def test_figures_are_on_the_page(page: Page, evaluation: Evaluation) -> None:
         assert results[role]["token_space"] in page.words
     share = f"{100 * abs(results['improvement']):.1f} %"
     assert f"{share} {'lower' if results['improvement'] > 0 else 'higher'}" in page.words
+    assert "lost most against the base" in page.words
     for text in ("STOI", "PESQ", "SI-SDR", "anna", "ben", "retention", "base, val", "learning"):
         assert (text in page.words) == (text != "learning"), text
 
 
 def test_names_are_text_and_never_markup(page: Page) -> None:
     assert "<model> & 0" in page.words
-    assert "anna_<b>.wav Format not recognised." in page.words
+    assert "anna_<b>.wav not readable as audio: Format not recognised" in page.words
     assert ("model", {}) not in page.elements
     assert ("b", {}) not in page.elements
 
@@ -137,7 +169,7 @@ def test_audio_on_the_page_is_bounded(
     monkeypatch.setattr(report, "CLIP_SECONDS", 0.4)
     monkeypatch.setattr(report, "AUDIO_BYTES", sum(map(len, wanted)))
     page = Page(report.write(evaluation, output))
-    assert page.data("audio/flac") == wanted
+    assert sorted(page.data("audio/flac")) == sorted(wanted)
     assert "Each from its start, 0.4 s at most." in page.words
     assert "2 of 3 come without players" in page.words
     assert len(page.data("image/png")) == 9
@@ -147,7 +179,7 @@ def test_audio_on_the_page_is_bounded(
 def test_curves_of_a_long_run_keep_their_shape(run: Path) -> None:
     found = curves.read(run)
     assert found.baseline == 1.5
-    assert found.splits.keys() == {"train", "val"}
+    assert found.splits.keys() == {"train", "val", "val:general"}
     assert found.splits["train"].keys() == {"loss", "l1"}
     steps, values = found.splits["train"]["loss"]
     assert 200 <= len(steps) <= curves.MOST_POINTS
@@ -155,6 +187,12 @@ def test_curves_of_a_long_run_keep_their_shape(run: Path) -> None:
     wanted = [0.2 + math.exp(-step / 500) for step in steps]
     assert values == pytest.approx(wanted, rel=1e-3)
     assert found.splits["val"]["loss"].steps == [0, 1000, 2000]
+    # Between the last row of one stage and the first of the next.
+    assert found.stages == [1999]
+    assert found.baselines == {"val:general": 1.25}
+    figure = plots.loss_curves(found)
+    for text in ("base, val", "val:general", "stroke-dasharray"):
+        assert text in figure
 
 
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:
@@ -184,6 +222,7 @@ def test_the_command_writes_all_of_it(
     output = tmp_path / "output"
     command = ["evaluate", "--model", str(base.root), "--data", str(data), "--device", "cpu"]
     command += ["--run", str(run), "--output-dir", str(output), "--samples", "1"]
+    command += ["--measures", ",".join(FIGURES)]
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "| all | 3 | 2 | " in said

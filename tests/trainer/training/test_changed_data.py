@@ -93,7 +93,7 @@ def test_another_number_of_readers_goes_on(
     shards |= {"output_dir": str(tmp_path / "sharded"), "max_steps": 3}
     train(configuration.parse(shards), CPU)
     train(configuration.parse({**shards, "max_steps": 5, "num_workers": 2, "resume": "auto"}), CPU)
-    assert "shards are dealt out to other readers than before" in caplog.text
+    assert "shards are dealt out otherwise than before, to num_workers 2" in caplog.text
     assert curve(tmp_path / "sharded")[-1]["step"] == "5"
 
 

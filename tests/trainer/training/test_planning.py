@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from tests.trainer.conftest import everything_at_once
+from tests.trainer.conftest import RATE, everything_at_once
 from trainer import config as configuration
 from trainer.cli import main
 from trainer.errors import TrainerError
+from trainer.model.network import starting_model
 from trainer.training.dry_run import plan
+from trainer.training.memory import memory, peak_bytes
 
 
 def test_a_dry_run_says_what_would_be_done_and_touches_nothing(
@@ -58,6 +61,27 @@ def test_memory_grows_with_the_batch_and_shrinks_with_processes_and_parts(
     assert memory(batch_size=12, segment_length=10.0, accumulate=2) < 0.6 * alone
 
 
+def test_the_estimate_is_what_a_step_takes(settings: dict[str, Any]) -> None:
+    changes = everything_at_once() | {"curriculum": None, "segment_length": 2.0, "batch_size": 1}
+    config = configuration.parse({**settings, **changes})
+    model, _ = starting_model(config)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    estimate = memory(config, model)
+    whole = peak_bytes(config, model, model.config.padded_samples(2 * RATE))
+    assert estimate == pytest.approx(whole, rel=0.15)
+    # Nothing of it stays in the model.
+    assert all(weight.grad is None for weight in model.parameters())
+    torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
+    less = memory(config.model_copy(update={"gradient_checkpointing": True}), model)
+    assert less < 0.9 * estimate
+
+
+def test_a_batch_that_no_gpu_holds_is_told_its_parts(settings: dict[str, Any]) -> None:
+    huge = configuration.parse({**settings, "batch_size": 3000, "segment_length": 30.0})
+    (line,) = [one for one in plan(huge).splitlines() if one.startswith("memory")]
+    assert "which a GPU of 80 GB has" in line
+
+
 def test_what_would_not_start_is_no_plan(settings: dict[str, Any]) -> None:
     settings |= everything_at_once()
     assert "token space: changes" in plan(configuration.parse(settings))
@@ -71,7 +95,7 @@ def test_what_would_not_start_is_no_plan(settings: dict[str, Any]) -> None:
 
 def test_a_checkpoint_of_other_settings_is_no_plan(trained: dict[str, Any]) -> None:
     with pytest.raises(TrainerError, match="was made with other settings"):
-        plan(configuration.parse({**trained, "resume": "auto", "learning_rate": 5e-4}))
+        plan(configuration.parse({**trained, "resume": "auto", "mel_weight": 5.0}))
 
 
 def test_what_hardly_anybody_means_is_said(settings: dict[str, Any]) -> None:

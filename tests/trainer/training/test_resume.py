@@ -135,8 +135,8 @@ def test_other_settings_are_no_continuation(
 ) -> None:
     latest = Path(trained["output_dir"]) / "checkpoint_epoch1.pt"
     changes = {"resume": str(latest), "output_dir": str(tmp_path / "on")}
-    with pytest.raises(TrainerError, match=r"learning_rate 0\.001 -> 0\.002\); to start a new run"):
-        train(configuration.parse({**trained, **changes, "learning_rate": 0.002}), CPU)
+    with pytest.raises(TrainerError, match=r"mel_weight 0\.0 -> 2\.0\); to start a new run"):
+        train(configuration.parse({**trained, **changes, "mel_weight": 2.0}), CPU)
     with pytest.raises(TrainerError, match=r"there is no checkpoint .*none\.pt to resume from"):
         train(configuration.parse({**trained, "resume": "none.pt"}), CPU)
     best = Path(trained["output_dir"]) / "best_model.pt"

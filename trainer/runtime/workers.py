@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
@@ -32,10 +32,16 @@ class Workers:
     ----------
     count
         Processes; with one, the work is done in this process.
+    modules
+        What each imports before its first task.
+    what
+        What they do, in the past tense, for the message about one that died.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(
+        self, count: int, modules: Sequence[str] = (), what: str = "read recordings"
+    ) -> None:
+        self.count, self.modules, self.what = count, list(modules), what
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
@@ -64,9 +70,7 @@ class Workers:
         if self._pool is None:
             # Not forked from this process, which has threads of its own.
             context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload(
-                ["trainer.preparation.measure", "trainer.preparation.flac"]
-            )
+            context.set_forkserver_preload(self.modules)
             self._pool = ProcessPoolExecutor(self.count, context)
         waiting: deque[tuple[Task, Future[Result]]] = deque()
         for task in tasks:
@@ -81,5 +85,5 @@ class Workers:
             return future.result()
         except BrokenProcessPool as error:
             raise TrainerError(
-                f"a process that read recordings died, at or soon after {str(task)[:500]}"
+                f"a process that {self.what} died, at or soon after {str(task)[:500]}"
             ) from error
