@@ -37,7 +37,7 @@ FULL := $(VENV)/installed.full
 PINS := pyproject.toml constraints.txt
 
 # PESQ is compiled when it is installed; without a compiler the figure is left out, and said so.
-EXTRAS := train,bulk,hub,cluster,tracing,onnx,bench,docs,dev$(if $(shell command -v cc),$(shell printf ,)pesq)
+EXTRAS := train,bulk,hub,cluster,tracing,onnx,bench,chart,docs,dev$(if $(shell command -v cc),$(shell printf ,)pesq)
 
 # $(call install,EXTRAS,WHAT) installs this checkout and the given extras at the pinned versions.
 # torch from another index comes first and alone: that build then satisfies the pin, and its
@@ -61,7 +61,7 @@ $(BIN)/python -m pip install -c constraints.txt -e '.$(1)'
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-lowest lint format lock clusters bench docs clean
+.PHONY: help setup serve test test-lowest lint format lock clusters images-test bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -113,6 +113,9 @@ bench: $(FULL) ## measure against the published package; writes bench/results/ (
 	$(BIN)/python bench/streaming.py --batches 1 4 8 > bench/results/streaming.md
 	@cat bench/results/streaming.md
 	@cat bench/results/*.md > bench/results/table.tmp; mv bench/results/table.tmp bench/RESULTS.md
+
+images-test: $(FULL) ## build the images and run them with a Docker daemon (minutes; skips without one)
+	$(BIN)/python -m pytest -n 0 -s tests/docker/images.py $(ARGS)
 
 docs: $(FULL) ## build the documentation as a site in site/, and fail on any broken link
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
