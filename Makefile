@@ -9,7 +9,10 @@ BIN  := $(VENV)/bin
 HOST  = 127.0.0.1
 PORT ?= 8000
 
-# An index to take torch from, such as https://download.pytorch.org/whl/cpu; empty means PyPI's.
+# An index to take torch from; empty means PyPI's. Where it is not set, that is PyTorch's index of
+# CPU builds on a machine without an NVIDIA GPU: PyPI's builds for Linux bring 2.2 GB of CUDA.
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+CHOOSE := $(if $(filter undefined,$(origin TORCH_INDEX)),yes)
 TORCH_INDEX ?=
 
 # Passed on to pytest: make test ARGS="-k layouts"
@@ -34,22 +37,36 @@ FULL := $(VENV)/installed.full
 PINS := pyproject.toml constraints.txt
 
 # PESQ is compiled when it is installed; without a compiler the figure is left out, and said so.
-EXTRAS := train,bulk,hub,cluster,tracing,onnx,bench,docs,dev$(if $(shell command -v cc),$(shell printf ,)pesq)
+EXTRAS := train,bulk,hub,cluster,tracing,onnx,bench,chart,docs,dev$(if $(shell command -v cc),$(shell printf ,)pesq)
 
-# $(call install,EXTRAS) installs this checkout and the given extras at the pinned versions.
+# $(call install,EXTRAS,WHAT) installs this checkout and the given extras at the pinned versions.
 # torch from another index comes first and alone: that build then satisfies the pin, and its
 # dependencies still come from the ordinary index.
 define install
-$(if $(TORCH_INDEX),$(BIN)/python -m pip install --no-deps --index-url '$(TORCH_INDEX)' \
-	"$$(grep '^torch==' constraints.txt)")
+@index='$(TORCH_INDEX)'; torch="$$(grep '^torch==' constraints.txt)"; \
+if [ -z '$(CHOOSE)' ]; then \
+	echo "Downloading $(2), with PyTorch from $${index:-PyPI}."; \
+elif [ "$$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null; then \
+	echo 'Downloading $(2), and PyTorch from PyPI: 2.7 GB on Linux, with CUDA; 0.2 GB elsewhere.'; \
+elif $(BIN)/python -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=5)' \
+		'$(CPU_INDEX)/torch/' 2>/dev/null; then \
+	index='$(CPU_INDEX)'; \
+	echo "No NVIDIA GPU found: downloading $(2), and PyTorch's CPU build: 0.2 GB."; \
+else \
+	echo 'No NVIDIA GPU found, but $(CPU_INDEX) cannot be reached.' \
+		'Downloading $(2), and PyTorch from PyPI: up to 2.7 GB, of which 2.2 GB is CUDA.'; \
+fi; \
+if [ -n "$$index" ]; then \
+	$(BIN)/python -m pip install --no-deps --index-url "$$index" "$$torch" || [ -n '$(CHOOSE)' ]; \
+fi
 $(BIN)/python -m pip install -c constraints.txt -e '.$(1)'
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test lint format lock clusters bench docs clean
+.PHONY: help setup serve test test-lowest lint format lock clusters images-test bench docs clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(FULL) ## install everything into .venv (TORCH_INDEX=url: take torch from there)
 	@echo 'Ready: make serve, make test.'
@@ -59,6 +76,21 @@ serve: $(BASE) ## start the service (PORT=8000 HOST=127.0.0.1; SNAC_MODEL=ref na
 
 test: $(FULL) lint ## lint, check types and run every test (ARGS: what pytest is to be told)
 	$(THREADS) $(BIN)/python -m pytest $(WORKERS) $(ARGS)
+
+# Pins that other versions of torch have of their own.
+LOWEST := $(VENV)-lowest
+TORCH_PINS := '^(torch|triton|sympy|setuptools|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)=='
+
+test-lowest: ## run the core's tests on the lowest torch that the package admits, in .venv-lowest
+	$(PYTHON) -m venv $(LOWEST)
+	grep -vE $(TORCH_PINS) constraints.txt > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install -c $(LOWEST)/constraints.txt \
+		$(if $(TORCH_INDEX),--extra-index-url '$(TORCH_INDEX)') \
+		"torch==$$(sed -n 's/^    "torch>=\([0-9.]*\),.*/\1/p' pyproject.toml)" \
+		pytest hypothesis psutil snac==1.2.1 -e .
+	$(THREADS) $(LOWEST)/bin/python -m pytest -W default tests/snac_core/test_codec.py \
+		tests/snac_core/test_codes.py tests/snac_core/layouts tests/snac_core/test_parity.py \
+		tests/snac_core/inference tests/snac_core/streaming tests/snac_core/store $(ARGS)
 
 lint: $(FULL) ## check style, format and types
 	$(BIN)/ruff check .
@@ -84,12 +116,15 @@ bench: $(FULL) ## measure against the published package; writes bench/results/ (
 	@cat bench/results/streaming.md
 	@cat bench/results/*.md > bench/results/table.tmp; mv bench/results/table.tmp bench/RESULTS.md
 
+images-test: $(FULL) ## build the images and run them with a Docker daemon (minutes; skips without one)
+	$(BIN)/python -m pytest -n 0 -s tests/docker/images.py $(ARGS)
+
 docs: $(FULL) ## build the documentation as a site in site/, and fail on any broken link
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo 'Ready: python -m http.server --directory site'
 
 clean: ## remove .venv, caches and build products
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/pip:
@@ -98,9 +133,9 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(BASE): $(PINS) | $(BIN)/pip
-	$(call install)
+	$(call install,,the service (0.1 GB))
 	@touch $@
 
 $(FULL): $(PINS) | $(BIN)/pip
-	$(call install,[$(EXTRAS)])
+	$(call install,[$(EXTRAS)],the service with all extras)
 	@touch $(BASE) $@

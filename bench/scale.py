@@ -6,7 +6,7 @@
 A run is a pipeline, so it goes as fast as its slowest stage. Each stage has a rate for one unit
 (a GPU, a core, a node's network, a store) and a number of units that follows from the number of
 GPUs. Figures of a GPU, a network and a store are assumptions, and printed as such; those of a
-core come from ``bench/bulk.py`` and ``bench/cpu.py``.
+core come from ``bench/corpora.py`` and ``bench/cpu.py``.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Decoded:
         )
 
 
-class _Decoder:
+class Decoder:
     """A codec in an actor that decodes shards."""
 
     def __init__(self, model: Checkpoint, device: str, folder: str) -> None:
@@ -118,7 +118,7 @@ def decode(
     target = filesystems.absolute(target)
     total = Decoded()
     arguments = (target, suffix, kind)
-    for made in each_shard(output, _Decoder, model, device, codecs, "decode", arguments):
+    for made in each_shard(output, Decoder, model, device, codecs, "decode", arguments):
         total = total.plus(made)
     return total
 

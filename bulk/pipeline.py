@@ -203,7 +203,7 @@ class Pipeline:
         self._checked = time.monotonic()
         wanted = self._wanted or cluster.room(self._device)
         while len(self._codecs) < wanted:
-            actor = self._codec.remote(self._model, self._device)
+            actor: Any = self._codec.remote(self._model, self._device)
             self._codecs.append(_Codec(actor, actor.ready.remote()))
 
     def _take_codec(self, ready: Any) -> None:
@@ -269,7 +269,7 @@ class Pipeline:
             written: Written = ray.get(one)
         except RayTaskError as error:
             # Not the clips are at fault but the output.
-            raise error.as_instanceof_cause() from error
+            raise error.cause from error
         except RayError as error:
             self._failed(group, error)
             return

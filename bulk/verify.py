@@ -40,7 +40,7 @@ class Verdict:
     faults: tuple[str, ...] = ()
 
 
-class _Verifier:
+class Verifier:
     """Looks at shards, in an actor."""
 
     def __init__(self, model: Checkpoint, device: str, folder: str) -> None:
@@ -120,17 +120,17 @@ def verify(
     check_token_space(output, model)
     faults: list[str] = []
     found: list[str] = []
-    for ids, wrong in each_shard(output, _Verifier, model, device, codecs, "verify", (decode,)):
+    for ids, wrong in each_shard(output, Verifier, model, device, codecs, "verify", (decode,)):
         found += ids
         faults += wrong
-    faults += _against_ledger(output, found)
+    faults += against_ledger(output, found)
     chosen = random.Random(seed).sample(sorted(found), min(sample, len(found)))
     if chosen:
-        faults += _encode_again(output, model, chosen, device)
+        faults += encode_again(output, model, chosen, device)
     return Verdict(len(found), len(chosen), tuple(faults))
 
 
-def _against_ledger(output: Output, found: list[str]) -> list[str]:
+def against_ledger(output: Output, found: list[str]) -> list[str]:
     """Say which clips are not in the rows once, as the ledger has it."""
     told = [
         name
@@ -147,7 +147,8 @@ def _against_ledger(output: Output, found: list[str]) -> list[str]:
     return faults
 
 
-def _encode_again(output: Output, model: Checkpoint, chosen: list[str], device: str) -> list[str]:
+def encode_again(output: Output, model: Checkpoint, chosen: list[str], device: str) -> list[str]:
+    """Encode the recordings of some clips again, and say where their codes differ."""
     settings = output.settings
     kept: dict[str, dict[str, Any]] = {}
     for shard in output.shards():

@@ -126,15 +126,15 @@ class _Reader:
                 left.discard(number)
                 self._fault(number, error)
         if len(segments) == 1:
-            blocks = (block for _, block, _ in cut(sound, segments))
-            yield from self._clip(segments[0].clip, blocks, sound.sample_rate, left)
+            only = (block for _, block, _ in cut(sound, segments))
+            yield from self._clip(segments[0].clip, only, sound.sample_rate, left)
         elif segments:
             held: dict[int, list[Samples]] = {segment.clip: [] for segment in segments}
             for segment, block, over in cut(sound, segments):
                 held[segment.clip].append(block)
                 if over:
-                    blocks = iter(held.pop(segment.clip))
-                    yield from self._clip(segment.clip, blocks, sound.sample_rate, left)
+                    whole = held.pop(segment.clip)
+                    yield from self._clip(segment.clip, whole, sound.sample_rate, left)
 
     def _clip(
         self, number: int, blocks: Iterable[Samples], rate: int, left: set[int]

@@ -56,8 +56,8 @@ class OnnxCodec:
             inputs[f"noise_{block}"] = draw.astype(np.float32)
         if not self.config["noise"]:
             inputs = {name: value for name, value in inputs.items() if name.startswith("codes")}
-        audio: npt.NDArray[np.float32] = self.decoder.run(None, inputs)[0]
-        return audio[0, 0]
+        audio: npt.NDArray[np.float32] = self.decoder.run(None, inputs)[0][0, 0]
+        return audio
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from bulk import cluster
 from bulk.encode import EncodeOptions, encode
 from bulk.progress import Summary
 from tests.bulk.conftest import Encode, record
-from tests.bulk.test_encode import rows
+from tests.bulk.test_encode import kill_and_finish, rows
 
 CLIPS = 48
 
@@ -102,3 +102,7 @@ def test_a_node_that_joins_helps(
     assert summary.done == CLIPS + 400
     print(f"codecs at work: {sorted(set(most))}")
     assert max(most) == 2
+
+
+def test_killed_five_times_every_clip_is_there_once(model: Path, tmp_path: Path) -> None:
+    kill_and_finish(model, tmp_path, kills=5)

@@ -200,10 +200,9 @@ def test_the_command_of_version_0_1_goes_on_working(
     assert rows(tmp_path / "out").keys() == RECORDINGS.keys()
 
 
-def test_killed_at_any_moment_and_run_again_every_clip_is_there_once(
-    model: Path, tmp_path: Path, codec: Codec
-) -> None:
-    corpus, output = tmp_path / "corpus", tmp_path / "out"
+def kill_and_finish(model: Path, folder: Path, kills: int) -> None:
+    """Run the command, kill it a few times, let it finish, and look at its rows."""
+    corpus, output = folder / "corpus", folder / "out"
     for number in range(60):
         record(corpus, f"{number:03d}.wav", 16000, 1, 4000 + number)
     command = [sys.executable, "-m", "bulk.cli", "encode", str(corpus), "--output", str(output)]
@@ -214,18 +213,25 @@ def test_killed_at_any_moment_and_run_again_every_clip_is_there_once(
     def committed() -> int:
         return len(list(entries.glob("*.entry"))) if entries.exists() else 0
 
-    for _ in range(2):
+    for _ in range(kills):
         before = committed()
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-        # As soon as this run has committed something, with more under way.
-        while committed() < before + 2 and process.poll() is None:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+            # As soon as this run has committed something, with more under way.
+            while committed() <= before and process.poll() is None:
+                time.sleep(0.005)
+            assert process.poll() is None, process.communicate()
+            process.send_signal(signal.SIGKILL)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert rows(output).keys() == {f"{number:03d}.wav" for number in range(60)}
     assert not list(output.rglob(".tmp-*"))
+
+
+def test_killed_and_run_again_every_clip_is_there_once_and_nothing_else_is_said(
+    model: Path, tmp_path: Path
+) -> None:
+    # `make clusters` kills it five times.
+    kill_and_finish(model, tmp_path, kills=1)
 
 
 def test_rows_decode_and_verify(

@@ -250,6 +250,7 @@ def test_it_is_accessible_and_its_pictures_are_kept(
     page = visit.open(starter)
     assert violations(page) == {}
     take_sample(page)
+    page.get_by_label("Pace").select_option("2")
     page.locator("#live-start").click()
     expect(page.locator("#live-said")).to_contain_text("First audio")
     page.locator("h1").click()

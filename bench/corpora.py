@@ -1,7 +1,7 @@
 """How `snac-bulk encode` compares with the engine alone, on this machine.
 
-    python bench/bulk.py RECORDINGS
-    python bench/bulk.py RECORDINGS --clips 200 --short 2000 --rows 1000000
+    python bench/corpora.py RECORDINGS
+    python bench/corpora.py RECORDINGS --clips 200 --short 2000 --rows 1000000
 
 Prints ratios, with what each is made of, since two runs on one machine are comparable and two
 machines are not: the whole pipeline against a codec that is handed decoded audio; clips of 0.3 s
