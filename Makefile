@@ -47,16 +47,18 @@ define install
 if [ -z '$(CHOOSE)' ]; then \
 	echo "Downloading $(2), with PyTorch from $${index:-PyPI}."; \
 elif [ "$$(uname -s)" != Linux ] || [ -e /proc/driver/nvidia/version ] || command -v nvidia-smi >/dev/null; then \
-	echo 'Downloading $(2): about 2.8 GB on Linux with CUDA, 0.6 GB elsewhere.'; \
+	echo 'Downloading $(2), and PyTorch from PyPI: 2.7 GB on Linux, with CUDA; 0.2 GB elsewhere.'; \
 elif $(BIN)/python -c 'import sys, urllib.request as r; r.urlopen(sys.argv[1], timeout=5)' \
 		'$(CPU_INDEX)/torch/' 2>/dev/null; then \
 	index='$(CPU_INDEX)'; \
-	echo "No NVIDIA GPU found: PyTorch's CPU build. Downloading $(2): about 0.6 GB."; \
+	echo "No NVIDIA GPU found: downloading $(2), and PyTorch's CPU build: 0.2 GB."; \
 else \
 	echo 'No NVIDIA GPU found, but $(CPU_INDEX) cannot be reached.' \
-		'Downloading $(2) from PyPI: up to 2.8 GB, of which 2.2 GB is CUDA.'; \
+		'Downloading $(2), and PyTorch from PyPI: up to 2.7 GB, of which 2.2 GB is CUDA.'; \
 fi; \
-if [ -n "$$index" ]; then $(BIN)/python -m pip install --no-deps --index-url "$$index" "$$torch"; fi
+if [ -n "$$index" ]; then \
+	$(BIN)/python -m pip install --no-deps --index-url "$$index" "$$torch" || [ -n '$(CHOOSE)' ]; \
+fi
 $(BIN)/python -m pip install -c constraints.txt -e '.$(1)'
 endef
 
@@ -131,7 +133,7 @@ $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
 
 $(BASE): $(PINS) | $(BIN)/pip
-	$(call install,,the service)
+	$(call install,,the service (0.1 GB))
 	@touch $@
 
 $(FULL): $(PINS) | $(BIN)/pip

@@ -42,10 +42,11 @@ RUN pip install --no-deps --compile --prefix /code . \
     && rm /code/bin/snac-service /code/bin/snac-bulk
 
 FROM python:3.11-slim
-# torch.compile builds its kernels with a C++ compiler.
+# torch.compile builds its kernels with a C++ compiler. Its messages in other languages and its
+# optimizer of whole programs are left out.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /usr/share/locale /usr/share/doc /usr/lib/gcc/*/*/lto1
 # The same user id in every image of this project: they share the model store's volume.
 RUN groupadd --gid 10001 snac && useradd --uid 10001 --gid 10001 --create-home snac \
     && install --directory --owner snac --group snac /data /models /runs /home/snac/.cache

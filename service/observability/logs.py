@@ -19,8 +19,10 @@ def configure(level: str = "info", style: Literal["auto", "console", "json"] = "
     ]
     render: list[structlog.typing.Processor] = (
         [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            _commands_apart(
+                structlog.dev.ConsoleRenderer(
+                    colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+                )
             )
         ]
         if console
@@ -44,3 +46,15 @@ def configure(level: str = "info", style: Literal["auto", "console", "json"] = "
     root.setLevel(level.upper())
     for name in ("httpx", "httpcore", "huggingface_hub", "uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _commands_apart(render: structlog.typing.Processor) -> structlog.typing.Processor:
+    """Have example commands printed on lines of their own, to be pasted, and not quoted."""
+
+    def rendered(
+        logger: structlog.typing.WrappedLogger, name: str, event: structlog.typing.EventDict
+    ) -> str:
+        commands = [event.pop(key) for key in ("encode", "decode") if key in event]
+        return "\n".join([str(render(logger, name, event)), *map(str, commands)])
+
+    return rendered

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import shlex
 import signal
 import socket
 import sys
 import time
+from pathlib import Path
 
 import structlog
 import uvicorn
@@ -145,12 +147,18 @@ def _announce(service: Service, port: int) -> None:
         device=str(codec.device),
         precision=codec.precision,
         held_bytes=service.memory.max_bytes,
-        encode=f"curl{key} --data-binary @your_speech.wav {url}/v1/encode",
+        encode=f"curl{key} --data-binary @{_some_speech()} {url}/v1/encode",
         decode=f"curl{key} --data '{{\"codes\":{_some_codes(codec.config)}}}' "
         f"--output tokens.wav {url}/v1/decode",
     )
     if not settings.on_loopback and not settings.api_keyring:
         log.warning("anybody who can reach this port may use it; SNAC_API_KEY sets a key")
+
+
+def _some_speech() -> str:
+    """Return the recording of a checkout, so that the example command can be pasted as it is."""
+    sample = Path(__file__).parents[2] / "examples/voice.wav"
+    return shlex.quote(str(sample)) if sample.exists() else "your_speech.wav"
 
 
 def _some_codes(config: SnacConfig) -> str:

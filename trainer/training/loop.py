@@ -89,7 +89,8 @@ def train(config: TrainConfig, where: World | torch.device) -> Path:
                 run.train_epoch()
         except Stopped:
             run.save(LATEST)
-            log.info("stopped at step %d; --resume auto goes on from there", run.state.step)
+            command = f"snac-trainer train --config {run.output}/config.json --resume auto"
+            log.info("stopped at step %d; to go on: %s", run.state.step, command)
     return Path(config.output_dir) / BEST
 
 
@@ -278,7 +279,6 @@ class TrainingRun:
         figures = {"loss": f"{terms['loss']:.3f}", "audio_s_per_s": f"{speed:.1f}"}
         bar.set_postfix(**figures, run_left=left)
         if bar.disable and self.world.main and time.monotonic() - self.said_at >= SAY_SECONDS:
-            # Without a terminal the log has to say how far it is.
             self.said_at = time.monotonic()
             log.info(
                 "epoch %d, step %d of %d: loss %s, %s audio-seconds a second, %s left",

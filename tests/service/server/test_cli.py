@@ -54,10 +54,21 @@ def started(model: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str
         process.communicate()
 
 
-def test_the_log_names_the_model_and_curl_lines_that_work(
-    model_ref: str, samples_of: Any, wav_of: Any, tmp_path: Path
-) -> None:
-    (tmp_path / "your_speech.wav").write_bytes(wav_of(samples_of(0.5)))
+def test_on_a_terminal_commands_are_lines_that_can_be_pasted() -> None:
+    program = """
+import structlog
+from service.observability import logs
+logs.configure("info", "console")
+structlog.get_logger().info("serving", url="http://a", decode="curl -d '[1]'")
+"""
+    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    first, command = done.stderr.splitlines()
+    assert "serving" in first
+    assert "http://a" in first
+    assert command == "curl -d '[1]'"
+
+
+def test_the_log_names_the_model_and_curl_lines_that_work(model_ref: str, tmp_path: Path) -> None:
     with started(model_ref, SNAC_API_KEY="an API key") as (process, entry):
         assert entry["device"] == "cpu"
         assert entry["precision"]
