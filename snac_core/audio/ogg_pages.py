@@ -87,7 +87,7 @@ def pages_of(raw: BinaryIO, start: int, end: int) -> Iterator[Page]:
 def _page(raw: BinaryIO, at: int, end: int) -> Page | None:
     """Return the page at an offset; None if there is none, or one that is damaged or cut."""
     head = read_at(raw, at, min(27 + 255, end - at))
-    if head[:5] != b"OggS\0" or len(head) < 27 + head[26]:
+    if head[:5] != b"OggS\0" or len(head) < 27 or len(head) < 27 + head[26]:
         return None
     flags, granule, serial, sequence, crc, count = struct.unpack_from("<BqIIIB", head, 5)
     lacing = head[27 : 27 + count]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 
@@ -101,3 +102,12 @@ def test_speex_is_named() -> None:
     page = page[:22] + struct.pack("<I", ogg_pages.checksum(page)) + page[26:]
     with pytest.raises(AudioError, match="Speex in Ogg"):
         audio.read(page, RATE)
+
+
+def test_a_file_that_ends_in_the_head_of_a_page() -> None:
+    whole = file_of(noise(RATE), RATE, "OGG", "VORBIS")
+    for cut in range(1, 100):
+        with pytest.raises(AudioError):
+            audio.read(whole[:cut], RATE)
+        with contextlib.suppress(AudioError):
+            assert len(audio.read(whole + whole[:cut], RATE)) == RATE
