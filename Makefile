@@ -37,7 +37,7 @@ FULL := $(VENV)/installed.full
 PINS := pyproject.toml constraints.txt
 
 # PESQ is compiled when it is installed; without a compiler the figure is left out, and said so.
-EXTRAS := train,bulk,hub,cluster,tracing,onnx,bench,chart,docs,dev$(if $(shell command -v cc),$(shell printf ,)pesq)
+EXTRAS := train,bulk,hub,tracing,onnx,bench,chart,docs,dev$(if $(shell command -v cc),$(shell printf ,)pesq)
 
 # $(call install,EXTRAS,WHAT) installs this checkout and the given extras at the pinned versions.
 # torch from another index comes first and alone: that build then satisfies the pin, and its

@@ -79,10 +79,10 @@ def pipeline(folder: Path, output: Path, model: str, actors: int) -> float:
 
 def compare(files: list[Path], model: str, actors: int, folder: Path) -> float:
     """Encode some files both ways, print the figures, and return the pipeline's x real time."""
-    seconds = sum(soundfile.info(path).duration for path in files)
+    seconds: float = sum(float(soundfile.info(path).duration) for path in files)
     shares = [[str(path) for path in files[number::actors]] for number in range(actors)]
     with ProcessPoolExecutor(actors) as pool:
-        alone = max(pool.map(engine, [(model, share, 0.0) for share in shares]))
+        alone: float = max(pool.map(engine, [(model, share, 0.0) for share in shares]))
     links = folder / "in"
     links.mkdir(parents=True)
     for number, path in enumerate(files):

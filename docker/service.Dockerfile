@@ -79,6 +79,6 @@ USER 10001:10001
 WORKDIR /home/snac
 VOLUME /models
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=180s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
 CMD ["snac-service", "--host", "0.0.0.0", "--port", "8000"]

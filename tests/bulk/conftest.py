@@ -26,7 +26,7 @@ from snac_core.config import SnacConfig
 from snac_core.model import SNAC
 from snac_core.store import checkpoint
 
-CONFIG = SnacConfig(encoder_dim=4, decoder_dim=32, codebook_size=64, codebook_dim=4)
+CONFIG = SnacConfig(encoder_dim=8, decoder_dim=32)
 RECORDINGS = {
     "a/short.wav": (24000, 1, 700),
     "a/stereo.wav": (16000, 2, 12000),

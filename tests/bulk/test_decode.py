@@ -82,7 +82,7 @@ def test_what_is_wrong_with_rows_is_named(output: Output, model: Path) -> None:
     ids, faults = Verifier(found, "cpu", output.folder).verify(shard, False)
     assert [fault.split(": ", 2)[2][:30] for fault in faults] == [
         "level 1 holds 17 codes; 9 coar",
-        f"its duration is {changed[2]['duration']}"[:30],
+        f"its duration is {changed[2]['duration']}, and num_samples"[:30],
         "it is of token space another",
     ]
     told = against_ledger(output, ids)

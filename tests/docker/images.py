@@ -114,8 +114,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     began = time.monotonic()
     project.compose("--profile", "train", "build")
     say(f"built in {time.monotonic() - began:.0f} s")
-    project.compose("up", "--detach", "--wait", "--wait-timeout", "180", "service")
     try:
+        project.compose("up", "--detach", "--wait", "--wait-timeout", "400", "service")
         yield project
     finally:
         project.compose("--profile", "train", "--profile", "prepare", "down", "--volumes")
