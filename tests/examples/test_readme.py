@@ -103,5 +103,6 @@ def test_a_corpus(run: Run, checkout: Path) -> None:
 
 def test_fine_tuning(run: Run, checkout: Path) -> None:
     printed = run("Fine-tuning")
-    assert "stoi" in printed
+    assert "| all | finetuned |" in printed
+    assert (checkout / "report/report.html").exists()
     assert (checkout / "runs/finetune/best_model.pt").exists()
