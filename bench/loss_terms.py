@@ -40,7 +40,7 @@ def other_phases(samples: Samples, rate: int) -> Samples:
 def low_passed(samples: Samples, rate: int) -> Samples:
     """Return what lies below 2 kHz."""
     filters = scipy.signal.butter(8, 2000, fs=rate, output="sos")
-    return scipy.signal.sosfiltfilt(filters, samples).astype(np.float32)
+    return np.asarray(scipy.signal.sosfiltfilt(filters, samples), np.float32)
 
 
 def without_quiet(samples: Samples, rate: int) -> Samples:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import http.server
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any, NoReturn
 
 import pytest
@@ -40,7 +40,7 @@ OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
 merged = structlog.contextvars.merge_contextvars
 
 
-def keep(logged: list[dict[str, Any]], entry: dict[str, Any]) -> NoReturn:
+def keep(logged: list[MutableMapping[str, Any]], entry: MutableMapping[str, Any]) -> NoReturn:
     logged.append(entry)
     raise structlog.DropEvent
 
@@ -103,7 +103,7 @@ def test_opentelemetrys_variables_count_and_a_trace_ties_logs_and_metrics_to_a_r
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
     monkeypatch.setenv("OTEL_SERVICE_NAME", "codec")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
-    logged: list[dict[str, Any]] = []
+    logged: list[MutableMapping[str, Any]] = []
     log = structlog.wrap_logger(
         None,
         [merged, lambda logger, method, entry: keep(logged, entry)],
@@ -121,7 +121,7 @@ def test_opentelemetrys_variables_count_and_a_trace_ties_logs_and_metrics_to_a_r
     assert names["deployment.environment"] == "test"
     samples = [
         sample
-        for family in text_string_to_metric_families(scrape.text)
+        for family in text_string_to_metric_families(scrape.text)  # type: ignore[no-untyped-call]
         for sample in family.samples
         if sample.name == "snac_request_seconds_bucket"
         and sample.labels["route"] == "/v1/encode"

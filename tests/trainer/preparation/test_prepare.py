@@ -318,7 +318,8 @@ def test_one_channel_is_converted(tmp_path: Path) -> None:
         left = soundfile.read(tmp_path / "in" / f"{name}.wav")[0]
         soundfile.write(tmp_path / "in" / f"{name}.wav", np.stack([left, -left], 1), 24000)
     output = tmp_path / "out"
-    for channel, peak in (("average", 0.0), (0, float(np.abs(left).max()))):
+    cases: list[tuple[audio.Channel, float]] = [("average", 0.0), (0, float(np.abs(left).max()))]
+    for channel, peak in cases:
         prepare([tmp_path / "in"], output, train_ratio=0.5, flac=True, channel=channel)
         for row in rows(output):
             assert row["peak"] == pytest.approx(peak, abs=1e-4)

@@ -173,8 +173,8 @@ def test_learning_rate_and_batch_change_on_the_way_and_the_optimizer_stays(
     with running(settings, output_dir=str(tmp_path / "by_steps"), batch_size=6) as run:
         run.state.step, run.state.epoch, run.state.batch = 4, 7, 5
         run.epochs.rescale(run.state, 2)
-        before = sum(epoch.steps for epoch in run.epochs.all[: run.state.epoch - 1])
-        assert before + run.state.batch == 4
+        earlier = sum(epoch.steps for epoch in run.epochs.all[: run.state.epoch - 1])
+        assert earlier + run.state.batch == 4
         assert run.state.batch < run.epochs[run.state.epoch].steps
 
 
