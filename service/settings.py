@@ -25,8 +25,10 @@ from service.keys import Key
 
 PREFIX = "SNAC_"
 
-_HELD_PART = 4
-"""What is left is for the model, the engine's buffers and the interpreter."""
+_OWN_BYTES = 384 * 2**20
+"""What the interpreter, the starter model and the engine's buffers take."""
+
+_LEAST_HELD = 16 * 2**20
 
 _Secret = Annotated[SecretStr, Field(min_length=keys.MIN_LENGTH)]
 
@@ -158,8 +160,8 @@ class Limits(BaseSettings):
         description="Memory in bytes that all requests may hold together: bodies until the "
         "response, 128 MiB for each decoder of the extra `media`, responses from before decoding "
         "until the client has received them. A request gets 429 if it does not fit now, and 413 "
-        "if it can never fit. Unless it is set, it is at most a quarter of the memory that the "
-        "machine or the container has.",
+        "if it can never fit. Unless it is set, it is at most half of the memory that the machine "
+        "or the container has beyond 384 MiB.",
     )
     caller_share: float = Field(
         default=0.75,
@@ -357,7 +359,8 @@ class Settings(Operation, Access, SlowClients, StreamLimits, Limits, Computing, 
         limit = memory_limit()
         if limit is None or "max_held_bytes" in self.model_fields_set:
             return self.max_held_bytes
-        return min(self.max_held_bytes, limit // _HELD_PART)
+        # A body is twice in memory while its parts are joined.
+        return min(self.max_held_bytes, max((limit - _OWN_BYTES) // 2, _LEAST_HELD))
 
     @model_validator(mode="after")
     def _check_keys(self) -> Settings:

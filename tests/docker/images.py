@@ -27,18 +27,11 @@ import soundfile
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = {"snac-service": 1.0e9, "snac-trainer": 1.7e9}
 RATE = 24000
-CONFIG = {
-    "pretrained_model": "starter",
-    "train_data": "",
-    "val_data": "",
-    "output_dir": "",
+CONFIG = json.loads((ROOT / "docker" / "finetune.json").read_text("utf-8")) | {
     "batch_size": 2,
     "num_epochs": 1,
-    "segment_length": 0.5,
-    "learning_rate": 1e-4,
     "num_workers": 0,
-    "freeze_encoder": True,
-    "freeze_vq": True,
+    "curriculum": [{"epochs": [1, 1], "length": 0.5}],
 }
 
 

@@ -53,9 +53,11 @@ def test_without_a_limit_the_machines_memory_counts(tmp_path: Path) -> None:
     assert memory_limit(tree(tmp_path, V1, unlimited)) == whole
 
 
-def test_requests_hold_a_quarter_unless_it_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_hold_half_of_what_the_process_leaves_unless_it_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(service_settings, "memory_limit", lambda: 512 * MIB)
-    assert Settings().held_bytes == 128 * MIB
+    assert Settings().held_bytes == 64 * MIB
     assert Settings(max_held_bytes=2**40).held_bytes == 2**40
     monkeypatch.setenv("SNAC_MAX_HELD_BYTES", str(200 * MIB))
     assert Settings().held_bytes == 200 * MIB
