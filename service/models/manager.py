@@ -326,8 +326,9 @@ class ModelManager:
         return codec
 
     def _serve(self, codec: Codec) -> Codec:
-        self._codec = codec
+        # First, so that no list shows a version that is served as failed.
         self._failures.pop(codec.version, None)
+        self._codec = codec
         self._served_since = _now()
         self._metrics.serving(codec.version, codec.token_space, codec.device)
         log.info(

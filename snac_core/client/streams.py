@@ -293,11 +293,13 @@ def _write_samples(samples: Samples) -> bytes:
     return mono(samples).astype("<f4").tobytes()
 
 
-def _read_codes(message: str | bytes) -> Levels | npt.NDArray[np.int64] | None:
+def _read_codes(message: str | bytes) -> Levels | npt.NDArray[np.int64] | list[str] | None:
     said = json.loads(message)
     if said["type"] != "codes":
         return None
     codes = said["codes"]
+    if codes and isinstance(codes[0], str):
+        return list(codes)
     if codes and isinstance(codes[0], list):
         return tuple(np.array(lane, np.int64) for lane in codes)
     return np.array(codes, np.int64)

@@ -108,7 +108,7 @@ def test_files_that_are_not_weights_are_refused(tmp_path: Path, weights: dict[st
             read_safetensors(path)
     for content in (b"", b"weights", tensors, pickled[:-100], pickled[: len(pickled) // 2]):
         path.write_bytes(content)
-        with pytest.raises(ModelError, match=f"{re.escape(str(path))} cannot be read"):
+        with pytest.raises(ModelError, match=f"{re.escape(str(path))} (cannot be read|is no file)"):
             read_torch(path)
     for reader in (read_safetensors, read_torch):
         with pytest.raises(ModelError, match="nowhere cannot be read"):
@@ -123,6 +123,6 @@ class Payload:
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model": Payload()}, "evil.pt")
-    with pytest.raises(ModelError, match=r"evil\.pt cannot be read"):
+    with pytest.raises(ModelError, match=r"evil\.pt may hold tensors"):
         read_torch(Path("evil.pt"))
     assert not Path("ran").exists()
