@@ -57,7 +57,7 @@ def test_arrows_point_one_way(package: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", [*PACKAGES, "tests", "bench", "examples"])
 def test_file_length(package: str) -> None:
     lengths = {file: len(file.read_text("utf-8").splitlines()) for file in modules(package)}
     assert not {str(file): length for file, length in lengths.items() if length > 400}

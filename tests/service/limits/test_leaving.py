@@ -28,6 +28,7 @@ from snac_core import audio, quality
 from snac_core.audio.source import BLOCK_SAMPLES, SoundSource
 from snac_core.streaming import StreamingEncoder
 from snac_core.utils.incremental import Incremental
+from tests.support.codec_spy import Gate
 from tests.support.http_raw import multipart, post
 from tests.support.waiting import wait_for
 
@@ -75,30 +76,6 @@ def endless(wav_of: Any) -> Iterator[Endless]:
         yield found
         over.set()
         wait_for(lambda: found.half_read == 0)
-
-
-class Gate:
-    """Stands before a codec: holds batches of some kinds back, and keeps count of all."""
-
-    def __init__(self, codec: Any, *kinds: str) -> None:
-        self.codec, self.kinds, self._run = codec, kinds, codec.run
-        self.free = threading.Event()
-        self.runs: list[str] = []
-        self.sizes: list[int] = []
-
-    def __enter__(self) -> Gate:
-        def run(steps: Any) -> None:
-            self.sizes.append(len(steps))
-            self.runs.append(steps[0].kind)
-            assert steps[0].kind not in self.kinds or self.free.wait(300)
-            self._run(steps)
-
-        self.codec.run = run
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.free.set()
-        del self.codec.run
 
 
 def count(running: Any, outcome: str, path: str) -> float:

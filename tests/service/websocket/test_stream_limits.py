@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from websockets.sync.client import ClientConnection
 
 from snac_core.codec import Codec
 from snac_core.store import ModelStore
+from tests.support.codec_spy import Gate
 from tests.support.streams import (
     END,
     FRAME_SECONDS,
@@ -32,29 +32,6 @@ from tests.support.streams import (
     ws,
 )
 from tests.support.waiting import wait_for
-
-
-class Gate:
-    """Stands before a codec: lets batches through when open, and keeps count of them."""
-
-    def __init__(self, codec: Codec) -> None:
-        self.codec, self._run = codec, codec.run
-        self.free = threading.Event()
-        self.free.set()
-        self.sizes: list[int] = []
-
-    def __enter__(self) -> Gate:
-        def run(steps: Any) -> None:
-            self.sizes.append(len(steps))
-            assert self.free.wait(300)
-            self._run(steps)
-
-        self.codec.run = run  # type: ignore[method-assign]
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.free.set()
-        del self.codec.run
 
 
 def open_streams(running: Any, kind: str = "decode") -> float:
