@@ -114,7 +114,7 @@ def decode(
     check_token_space(output, model)
     if output.row_options.drop_repeated_frames:
         raise OutputError("rows without their repeated frames cannot be decoded")
-    kind = audio.format_of(suffix)
+    kind = audio.format_of(f"x{suffix}")
     target = filesystems.absolute(target)
     total = Decoded()
     arguments = (target, suffix, kind)

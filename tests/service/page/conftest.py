@@ -89,7 +89,11 @@ class Visit:
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
     """A fresh context: its pages must keep to their origin, and the console must stay empty."""
-    context = browser.new_context(permissions=["microphone", "clipboard-read", "clipboard-write"])
+    context = browser.new_context(
+        permissions=["microphone", "clipboard-read", "clipboard-write"],
+        # Nothing moves while it is clicked.
+        reduced_motion="reduce",
+    )
     visit = Visit(context)
     yield visit
     context.close()

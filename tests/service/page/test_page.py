@@ -147,10 +147,10 @@ def test_tokens_are_read_out_and_play_their_span(
     expect(page.locator("#time")).to_have_text("0.235 s")
     box = picture.bounding_box()
     assert box is not None
-    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 10)
+    picture.hover(position={"x": box["width"] * 0.5, "y": 10})
     middle = len(levels[0]) // 2
     expect(said).to_contain_text(f"level 0 · index {middle} · code {levels[0][middle]}")
-    page.mouse.click(box["x"] + 2, box["y"] + box["height"] - 4)
+    picture.click(position={"x": 2, "y": box["height"] - 4})
     expect(said).to_contain_text(f"level 2 · index 0 · code {levels[2][0]}")
     expect(page.locator("#time")).to_have_text("0.021 s")
 
