@@ -5,12 +5,16 @@ import { showProblem } from "./problems.js";
 import { listModels, operate } from "./service.js";
 
 export function setUpModels(page) {
+  // A list that succeeds takes back only a list's problem: that of a reload keeps its button.
+  let listFailed = false;
   const show = async () => {
     try {
       const { models } = await listModels();
       byId("versions").replaceChildren(...models.map(row));
-      showProblem(byId("models-problem"), null);
+      if (listFailed) showProblem(byId("models-problem"), null);
+      listFailed = false;
     } catch (error) {
+      listFailed = true;
       showProblem(byId("models-problem"), error, page.facts, show);
     }
   };
@@ -26,6 +30,7 @@ export function setUpModels(page) {
         byId("models-said").textContent = `${said} ${model.version} is being served.`;
       } catch (error) {
         byId("models-said").textContent = "";
+        listFailed = false;
         showProblem(byId("models-problem"), error, page.facts, run);
       }
       button.disabled = false;
