@@ -63,7 +63,7 @@ $(BIN)/python -m pip install -c constraints.txt -e '.$(1)'
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-lowest lint format lock clusters images-test bench docs clean
+.PHONY: help setup serve test test-slow test-lowest lint format lock clusters images-test bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -74,8 +74,11 @@ setup: $(FULL) ## install everything into .venv (TORCH_INDEX=url: take torch fro
 serve: $(BASE) ## start the service (PORT=8000 HOST=127.0.0.1; SNAC_MODEL=ref names another model)
 	@exec $(BIN)/snac-service --host '$(HOST)' --port '$(PORT)'
 
-test: $(FULL) lint ## lint, check types and run every test (ARGS: what pytest is to be told)
+test: $(FULL) lint ## lint, check types and run the tests but those of make test-slow (ARGS: what pytest is to be told)
 	$(THREADS) $(BIN)/python -m pytest $(WORKERS) $(ARGS)
+
+test-slow: $(FULL) ## run the tests of a minute or more: runs that are killed, 50 reloads, an example
+	$(THREADS) $(BIN)/python -m pytest $(WORKERS) -m slow $(ARGS)
 
 # Pins that other versions of torch have of their own.
 LOWEST := $(VENV)-lowest

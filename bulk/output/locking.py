@@ -57,15 +57,14 @@ def locked(place: str, output: str) -> Iterator[None]:
 def _locked_object(place: str, output: str, mine: dict[str, Any]) -> Iterator[None]:
     if filesystems.exists(place):
         holder = _holder(filesystems.read_bytes(place))
-        if time.time() - holder.get("alive", 0.0) < STALE_SECONDS:
+        # What cannot be read is being written at this moment, by a run that lives.
+        if not holder or time.time() - holder.get("alive", 0.0) < STALE_SECONDS:
             raise _in_use(output, holder)
     over = threading.Event()
 
     def refresh() -> None:
-        while True:
+        while not over.wait(REFRESH_SECONDS):
             filesystems.write_bytes(place, json.dumps(mine | {"alive": time.time()}).encode())
-            if over.wait(REFRESH_SECONDS):
-                return
 
     filesystems.write_bytes(place, json.dumps(mine | {"alive": time.time()}).encode())
     thread = threading.Thread(target=refresh, name="output lock", daemon=True)

@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "examples" / "finetune_dialect" / "finetune.sh"
 
 
+@pytest.mark.slow
 def test_every_step_is_done(voice: Path, tmp_path: Path) -> None:
     for speaker in ("amal", "basma", "dalia"):
         folder = tmp_path / "recordings" / speaker

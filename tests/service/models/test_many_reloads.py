@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import numpy as np
 import psutil
+import pytest
 import torch
 from websockets.sync.client import connect
 
@@ -72,6 +73,7 @@ SMALL = SnacConfig(
 """Few layers and samples, so that it is loaded and warmed up soon, and a megabyte of weights."""
 
 
+@pytest.mark.slow
 def test_50_reloads_under_traffic_leave_memory_flat_and_a_stream_its_model(
     tmp_path: Path, wav_of: Any
 ) -> None:

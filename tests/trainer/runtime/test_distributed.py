@@ -76,6 +76,7 @@ def test_two_processes_learn_what_one_does(settings: dict[str, Any], tmp_path: P
         torch.testing.assert_close(second[name], value, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_replaced_and_a_signal_ends_all_well(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:

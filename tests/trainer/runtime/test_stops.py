@@ -86,6 +86,7 @@ def test_a_signal_to_every_process_of_a_job_costs_no_step(
     assert saved_step(output) == int(curve(output)[-1]["step"]) > step
 
 
+@pytest.mark.slow
 def test_processes_of_one_launcher_save_and_go_on_and_are_killed_by_a_second_signal(
     start: Callable[..., Forked], output: Path
 ) -> None:
@@ -116,7 +117,7 @@ def test_processes_of_one_launcher_save_and_go_on_and_are_killed_by_a_second_sig
     assert not psutil.wait_procs(everyone, timeout=30)[1]
 
 
-@pytest.mark.parametrize("processes", [ONE, TWO])
+@pytest.mark.parametrize("processes", [ONE, pytest.param(TWO, marks=pytest.mark.slow)])
 def test_a_reader_that_is_killed_ends_the_run_with_what_was_learnt(
     start: Callable[..., Forked], output: Path, processes: tuple[str, ...]
 ) -> None:

@@ -53,6 +53,7 @@ def _placed(arguments: tuple[str, ...], said: Path, place: dict[str, str]) -> No
     _run(arguments, said)
 
 
+@pytest.mark.slow
 def test_tasks_of_a_scheduler_all_stop_when_one_is_asked_to(
     endless: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:

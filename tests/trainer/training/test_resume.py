@@ -46,7 +46,10 @@ A_GUIDED_START = {
 }
 
 
-@pytest.mark.parametrize("changes", [ALL_THAT_A_STEP_DEPENDS_ON, A_GUIDED_START])
+@pytest.mark.parametrize(
+    "changes",
+    [ALL_THAT_A_STEP_DEPENDS_ON, pytest.param(A_GUIDED_START, marks=pytest.mark.slow)],
+)
 def test_killed_again_and_again_and_gone_on_with_is_as_if_never_killed(
     settings: dict[str, Any], tmp_path: Path, changes: dict[str, Any]
 ) -> None:
