@@ -62,7 +62,9 @@ class Spec(Strict):
     activeDeadlineSeconds: PositiveInt | None = None
     backoffLimit: Count = 0
     runtimeEnvYAML: str = ""
-    submissionMode: Literal["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"] = "K8sJobMode"
+    submissionMode: Literal["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"] = (
+        "K8sJobMode"
+    )
     suspend: bool = False
 
 

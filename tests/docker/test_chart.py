@@ -20,6 +20,7 @@ from trainer import config as configuration
 
 helm = pytest.importorskip("helm_python", reason="the extra chart is not installed")
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
+monitoring = pytest.importorskip("cloudcoil.models.prometheus_operator.v1")
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "docker" / "chart"
@@ -178,6 +179,18 @@ def test_services_budgets_and_policies_select_the_services_pods(
         assert not selector.items() <= training["metadata"]["labels"].items()
     monitor = everything[f"ServiceMonitor {name}"]["spec"]["selector"]["matchLabels"]
     assert monitor.items() <= everything[f"Service {name}"]["metadata"]["labels"].items()
+
+
+def test_the_monitor_is_one_that_prometheuss_operator_takes(
+    everything: dict[str, dict[str, Any]],
+) -> None:
+    monitor = everything["ServiceMonitor demo-snac-tokenizer"]
+    known = monitoring.ServiceMonitor.model_validate(monitor)
+    # A field that the model does not know would not come back.
+    assert known.model_dump(mode="json", by_alias=True, exclude_none=True) == monitor
+    (endpoint,) = monitor["spec"]["endpoints"]
+    ports = everything["Service demo-snac-tokenizer"]["spec"]["ports"]
+    assert endpoint["port"] in {port["name"] for port in ports}
 
 
 def test_the_corpus_job_is_one_that_kuberay_takes(
