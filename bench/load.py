@@ -1,25 +1,25 @@
-"""Load up to twice what the service can sustain, and past it: what is answered, refused and waited for.
+"""Load up to twice what the service can sustain, and past it: what is answered and what refused.
 
-    python bench/load.py [--model starter] [--seconds 30] [--wait 2]
+    python bench/load.py [--model starter] [--seconds 20] [--wait 2]
 
-Locust posts clips of 1-8 s to `snac-service` as eight callers. First as much as the service takes,
-which is the peak. Then, with a queue of ``--wait`` seconds of that: a steady rate; a ramp from half
-the peak to twice it, and back; a burst whose callers come back when `Retry-After` says; clients
-that read slowly; and a mixture of encoding, decoding and streams. Exit code 1 says that a bar is
-missed.
+Locust posts clips of 1-8 s to `snac-service` as eight callers. First as much as the service takes
+of each kind of work, which are the peaks. Then, with a queue of ``--wait`` seconds of encoding: a
+steady rate; a ramp to twice the peak, and back; a burst, whose callers come back when
+`Retry-After` says; and such a ramp of encoding, decoding and streams. Of the mixture, throughput is
+the sum of the kinds' parts of their peaks. Exit code 1 says that a bar is missed.
 """
 
 from __future__ import annotations
 
-# Before all that opens sockets: gevent, on which Locust runs, replaces them.
+# First of all: gevent, on which Locust runs, replaces what opens sockets.
 from load_users import (
     PERIOD,
     Answer,
     Busy,
-    BusyMixing,
+    BusyDecoding,
+    BusyStreaming,
     Caller,
     Clip,
-    Mixing,
     Paced,
     PacedMixing,
     Returning,
@@ -35,7 +35,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import gevent
 import httpx
@@ -49,34 +49,93 @@ from measuring import clips
 from running import service
 
 from snac_core.audio import encode_bytes
+from snac_core.config import SnacConfig
 from snac_core.store.checkpoint import read
 
 KEYS = tuple(f"caller-{number}" for number in range(8))
 CLIENTS = 8
-"""That post as fast as they are answered, to find the peak."""
+"""That send as fast as they are answered, to find a peak."""
 SLOW_READERS = 32
 BURST = 4.0
 """Audio in a burst, in queues."""
-STEADY, PAST = 0.8, 2.0
+STEADY, PAST, AFTER = 0.8, 2.0, 0.5
 """Offered rates, in peaks."""
 LEAST_THROUGHPUT, LONGEST_RECOVERY = 0.9, 5.0
 
+Peaks = Mapping[str, float]
+"""Audio-seconds per second of each kind of work, at most."""
 
-def work_of(url: str, rate: int) -> Work:
+
+class Stretch:
+    """What ended in a stretch of time, in figures."""
+
+    def __init__(self, answers: list[Answer], seconds: float) -> None:
+        self.answers, self.seconds = answers, seconds
+        self.statuses = Counter(one.status for one in answers)
+
+    def rate(self, kind: str, *statuses: int) -> float:
+        """Return the audio-seconds per second of what got one of these statuses."""
+        asked = (one for one in self.answers if one.kind == kind and one.status in statuses)
+        return sum(one.audio for one in asked) / self.seconds
+
+    def part(self, peaks: Peaks, *statuses: int) -> float:
+        """Return the same of all kinds, in peaks."""
+        return sum(self.rate(kind, *statuses) / peak for kind, peak in peaks.items())
+
+    def waits(self, kind: str) -> np.ndarray:
+        """Return the median, the 99th percentile and the most of the seconds until an answer."""
+        done = [one.took for one in self.answers if one.kind == kind and one.status == 200]
+        return np.percentile(done or [np.nan], [50, 99, 100])
+
+    @property
+    def lost(self) -> int:
+        """Answers that are neither 200 nor 429."""
+        return len(self.answers) - self.statuses[200] - self.statuses[429]
+
+    def rows(self, name: str, peaks: Peaks) -> list[str]:
+        """Return lines of the table: one, and for each kind of several one with its waits."""
+        kinds = sorted({one.kind for one in self.answers})
+        refused = 100 * self.statuses[429] / max(1, len(self.answers))
+        cells = [
+            name,
+            f"{self.part(peaks, 200, 429):.2f}",
+            f"{100 * self.part(peaks, 200):.0f} %",
+            f"{refused:.0f} %",
+            str(self.lost),
+        ]
+        lines = []
+        for kind in kinds:
+            p50, p99, most = self.waits(kind)
+            waits = [f"{self.rate(kind, 200):.1f}", f"{p50:.2f}", f"{p99:.2f}", f"{most:.2f}"]
+            lines.append(f"| {' | '.join([*cells, kind, *waits])} |")
+            cells = [""] * len(cells)
+        return lines
+
+
+HEAD = (
+    "| | offered, in peaks | answered, of the peak | 429 | lost | | audio-s/s | p50, s | p99, s "
+    "| most, s |\n|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def work_of(url: str, config: SnacConfig) -> Work:
     """Return the clips, with the codes that the service makes of them."""
-    made = []
+    made, rate = [], config.sampling_rate
     with httpx.Client(base_url=url, headers={"X-Api-Key": KEYS[0]}, timeout=300) as http:
         for wave in clips(15, 1.0, 8.0):
             wav = encode_bytes(wave, rate)
             made.append(Clip(len(wave) / rate, wav, http.post("/v1/encode", content=wav).content))
-    return Work(url, KEYS, made)
+    return Work(url, KEYS, config, made)
 
 
 @contextlib.contextmanager
-def users(kind: type[User], work: Work, count: int, over: float = 0.0) -> Iterator[LocalRunner]:
-    """Run so many users while the block runs; they come spread ``over`` so many seconds."""
-    kind.work = work  # type: ignore[attr-defined]
-    environment = Environment(user_classes=[kind], host=work.url, stop_timeout=120)
+def users(
+    kind: type[Caller | SlowReader], work: Work, count: int, over: float = 0.0
+) -> Iterator[LocalRunner]:
+    """Run so many users while the block runs; they come spread over so many seconds."""
+    kind.work = work
+    classes: list[type[User]] = [kind]
+    environment = Environment(user_classes=classes, host=work.url, stop_timeout=120)
     runner = environment.create_local_runner()
     runner.start(count, spawn_rate=count / over if over else 1000.0)
     try:
@@ -85,166 +144,128 @@ def users(kind: type[User], work: Work, count: int, over: float = 0.0) -> Iterat
         runner.quit()
 
 
-def between(work: Work, first: float, last: float) -> list[Answer]:
-    """Return what was answered in a stretch of time."""
-    return [one for one in work.answers if first <= one.ended < last]
+def during(work: Work, seconds: float) -> Stretch:
+    """Let users go on for so long; return what ended meanwhile."""
+    first = time.monotonic()
+    gevent.sleep(seconds)
+    last = time.monotonic()
+    return Stretch([one for one in work.answers if first <= one.ended < last], last - first)
 
 
-class Stretch:
-    """What was answered in a stretch of time, in figures."""
-
-    def __init__(self, answers: list[Answer], seconds: float) -> None:
-        self.statuses = Counter(one.status for one in answers)
-        self.count = len(answers)
-        done = [one for one in answers if one.status == 200]
-        self.throughput = sum(one.audio for one in done) / seconds
-        self.offered = sum(one.audio for one in answers) / seconds
-        self.took = np.percentile([one.took for one in done] or [np.nan], [50, 99, 100])
-
-    @property
-    def lost(self) -> int:
-        """Answers that are neither 200 nor 429."""
-        return self.count - self.statuses[200] - self.statuses[429]
-
-    def row(self, name: str, peak: float) -> str:
-        """Return a line of the table."""
-        p50, p99, longest = self.took
-        share = 100 * self.statuses[429] / max(1, self.count)
-        return (
-            f"| {name} | {self.offered / peak:.2f} | {self.throughput:.1f} "
-            f"| {100 * self.throughput / peak:.0f} % | {share:.0f} % | {self.lost} "
-            f"| {p50:.2f} | {p99:.2f} | {longest:.2f} |"
-        )
-
-
-def hold(kind: type[Caller], work: Work, count: int, seconds: float, over: float = 0.0) -> Stretch:
-    """Run users and return what they were answered once all of them are there."""
+def hold(kind: type[Caller], work: Work, count: int, seconds: float, over: float = 2.0) -> Stretch:
+    """Run users, and return what was answered once all of them have begun."""
     with users(kind, work, count, over):
-        gevent.sleep(over + 3.0)
-        first = time.monotonic()
-        gevent.sleep(seconds)
-        last = time.monotonic()
-    return Stretch(between(work, first, last), seconds)
+        gevent.sleep(over + 1.0)
+        return during(work, seconds)
 
 
-def ramp(kind: type[Caller], work: Work, most: int, seconds: float) -> tuple[Stretch, float, float]:
-    """Go from a quarter of the users to all of them, stay, and go back.
+def ramp(
+    kind: type[Caller], work: Work, rate: float, seconds: float, usual: float
+) -> tuple[Stretch, float]:
+    """Go from `AFTER` to `PAST` times ``rate`` requests per second, stay, and go back.
 
-    Returns what was answered while all were there, when they went, and the end.
+    Returns what ended while all were there, and the seconds after which requests that began were
+    all answered, and within ``usual``.
     """
-    few = most // 4
+    few, most = (round(share * rate * PERIOD) for share in (AFTER, PAST))
     with users(kind, work, few, PERIOD) as runner:
         gevent.sleep(PERIOD)
         runner.start(most, spawn_rate=(most - few) / seconds)
         gevent.sleep(seconds)
-        first = time.monotonic()
-        gevent.sleep(seconds)
-        last = time.monotonic()
+        past = during(work, seconds)
         runner.start(few, spawn_rate=1000.0)
-        gevent.sleep(seconds / 2)
-        end = time.monotonic()
-    return Stretch(between(work, first, last), seconds), last, end
-
-
-def recovery(work: Work, since: float, until: float, usual: float) -> float:
-    """Return the seconds after which requests that begin are answered, and as fast as usual."""
+        back = time.monotonic()
+        gevent.sleep(PERIOD + usual)
+        end = time.monotonic() - usual
     late = [
-        one.began - since
+        one.began - back
         for one in work.answers
-        if since <= one.began < until and (one.status != 200 or one.took > usual)
+        if back <= one.began < end and (one.status != 200 or one.took > usual)
     ]
-    return max(late, default=0.0)
+    return past, max(late, default=0.0)
 
 
-def burst(work: Work, limit: float, peak: float, idle: float) -> tuple[list[str], bool]:
-    """Post ``BURST`` queues of clips at once, whose callers come back; return what to say of it."""
-    mean = statistics.mean(clip.seconds for clip in work.clips)
-    count = round(BURST * limit / mean)
-    seen = len(work.answers)
-    began = time.monotonic()
+def burst(work: Work, limit: float, peak: float) -> tuple[str, float]:
+    """Post `BURST` queues of clips at once; return what to say, and the part of the peak."""
+    count = round(BURST * limit / statistics.mean(clip.seconds for clip in work.clips))
+    seen, began = len(work.answers), time.monotonic()
     with users(Returning, work, count):
         while sum(one.status == 200 for one in work.answers[seen:]) < count:
             gevent.sleep(0.1)
     answers = work.answers[seen:]
     refused = [one for one in answers if one.status == 429]
-    whole = max(one.ended for one in answers) - began
-    least = sum(one.audio for one in answers if one.status == 200) / peak
-    firsts = sum(one.began - began < idle for one in refused)
-    tries = len(answers) / count
-    said = [
-        f"burst of {count} clips, {BURST:g} times the queue: {firsts} were refused at first; all were "
-        f"answered after {tries:.1f} tries each on average, in {whole:.1f} s, where the engine "
-        f"needs {least:.1f} s without a pause ({100 * least / whole:.0f} %)",
-    ]
-    return said, whole * LEAST_THROUGHPUT <= least
+    took = max(one.ended for one in answers) - began
+    busy = sum(one.audio for one in answers if one.status == 200) / peak / took
+    return (
+        f"burst of {count} clips, {BURST:g} times the queue: all answered after {took:.1f} s, "
+        f"{100 * busy:.0f} % of it at the peak; {len(refused)} answers were 429, "
+        f"{len(answers) / count:.1f} tries for a clip; "
+        f"Retry-After from {min(one.retry_after for one in refused):.0f} to "
+        f"{max(one.retry_after for one in refused):.0f} s"
+    ), busy
 
 
-def slow_readers(work: Work, seconds: float) -> Stretch:
-    """Measure the peak again beside clients that read slowly."""
-    SlowReader.reading = 0
-    with users(SlowReader, work, SLOW_READERS), httpx.Client(base_url=work.url) as http:
-        while SlowReader.reading < SLOW_READERS or queued(http) > 0:
+def beside_slow_readers(work: Work, seconds: float) -> Stretch:
+    """Encode as fast as it goes beside clients that take their answers slowly."""
+    headers = {"X-Api-Key": KEYS[0]}
+    with (
+        users(SlowReader, work, SLOW_READERS, 1.0),
+        httpx.Client(base_url=work.url, headers=headers) as http,
+    ):
+        while work.reading < SLOW_READERS or queued(http) > 0:
             gevent.sleep(0.2)
         return hold(Busy, work, CLIENTS, seconds)
 
 
 def main() -> int:
     """Print Markdown; 0 if the bars are held."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="starter")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of each stretch")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each stretch")
     parser.add_argument("--wait", type=float, default=2.0, help="what the queue holds, in seconds")
     options = parser.parse_args()
     logging.getLogger("locust").setLevel(logging.ERROR)
-    seconds = options.seconds
-    config = read(options.model).config
-    Mixing.streams_config = config
-    keys = {"SNAC_API_KEYS": ",".join(KEYS)}
-    with service("--model", options.model, **keys) as server:
-        work = work_of(server.url, config.sampling_rate)
-        first = hold(Busy, work, CLIENTS, seconds)
-        slow = slow_readers(work, seconds)
-        mixture = hold(BusyMixing, work, CLIENTS, seconds)
-    peak = first.throughput
-    mean = statistics.mean(clip.seconds for clip in work.clips)
+    seconds, config = options.seconds, read(options.model).config
+    keys = ",".join(KEYS)
+    with service("--model", options.model, SNAC_API_KEYS=keys) as server:
+        work = work_of(server.url, config)
+        found = [hold(one, work, CLIENTS, seconds) for one in (Busy, BusyDecoding, BusyStreaming)]
+        slow = beside_slow_readers(work, seconds)
+    kinds = ("encode", "decode", "stream")
+    peaks = {kind: one.rate(kind, 200) for kind, one in zip(kinds, found, strict=True)}
+    peak, mean = peaks["encode"], statistics.mean(clip.seconds for clip in work.clips)
     limit = round(options.wait * peak)
-    with service("--model", options.model, SNAC_MAX_QUEUE_SECONDS=str(limit), **keys) as server:
-        work = work_of(server.url, config.sampling_rate)
-
-        def count(share: float, of: float) -> int:
-            return round(share * of / mean * PERIOD)
-
-        steady = hold(Paced, work, count(STEADY, peak), seconds, PERIOD)
-        past, went, end = ramp(Paced, work, count(PAST, peak), seconds)
-        back = recovery(work, went, end, steady.took[1])
-        said, whole = burst(work, limit, peak, 1.0)
-        mixed, _, _ = ramp(PacedMixing, work, count(PAST, mixture.throughput), seconds)
+    bounds = {"SNAC_API_KEYS": keys, "SNAC_MAX_QUEUE_SECONDS": str(limit)}
+    with service("--model", options.model, quiet=False, **bounds) as server:
+        work = work_of(server.url, config)
+        steady = hold(Paced, work, round(STEADY * peak / mean * PERIOD), seconds, PERIOD)
+        past, recovered = ramp(Paced, work, peak / mean, seconds, steady.waits("encode")[2])
+        said, busy = burst(work, limit, peak)
+        cost = statistics.mean(mean / peaks[kind] for kind in PacedMixing.kinds)
+        mixed, _ = ramp(PacedMixing, work, 1 / cost, seconds, 0.0)
         alive = httpx.get(f"{server.url}/health/ready").is_success
-    rows = [
-        first.row("8 clients, no limit", peak),
-        slow.row(f"8 clients beside {SLOW_READERS} slow readers, no limit", peak),
-        steady.row(f"steady, {STEADY:g} of the peak", peak),
-        past.row(f"ramp, at {PAST:g} times the peak", peak),
-        mixture.row("mixture, 8 clients, no limit", mixture.throughput),
-        mixed.row(f"mixture, at {PAST:g} times its peak", mixture.throughput),
-    ]
     print(f"{describe()}; model {options.model}; clips of 1-8 s, {len(KEYS)} callers")
-    print(f"SNAC_MAX_QUEUE_SECONDS={limit}: {options.wait:g} s of the peak\n")
-    print(
-        "| | offered, in peaks | audio-s/s | of the peak | 429 | lost | p50, s | p99, s | longest, s |\n"
-        "|---|---|---|---|---|---|---|---|---|"
-    )
-    print("\n".join(rows), end="\n\n")
-    for line in said:
-        print(f"- {line}")
-    print(f"- from {PAST:g} times the peak to half of it: as fast as before after {back:.1f} s")
+    print(f"SNAC_MAX_QUEUE_SECONDS={limit}, {options.wait:g} s of encoding, from 'steady' on\n")
+    print(HEAD)
+    table = {
+        f"{CLIENTS} clients beside {SLOW_READERS} slow readers": slow,
+        f"steady, {STEADY:g} of the peak": steady,
+        f"ramp, at {PAST:g} times the peak": past,
+        f"mixture, at {PAST:g} times its peak": mixed,
+    }
+    for one in found:
+        print("\n".join(one.rows(f"{CLIENTS} clients", peaks)))
+    for name, one in table.items():
+        print("\n".join(one.rows(name, peaks)))
+    print(f"\n- {said}")
+    print(f"- from {PAST:g} to {AFTER:g} of the peak: as fast as steady after {recovered:.1f} s")
     bars = {
-        "throughput past the limit": past.throughput >= LEAST_THROUGHPUT * peak,
-        "throughput of the mixture": mixed.throughput >= LEAST_THROUGHPUT * mixture.throughput,
-        "throughput beside slow readers": slow.throughput >= LEAST_THROUGHPUT * peak,
-        "the burst keeps the engine busy": whole,
-        "recovery": back <= LONGEST_RECOVERY,
-        "nothing lost": not any(one.lost for one in (steady, past, slow, mixed)),
+        "throughput past the limit": past.part(peaks, 200) >= LEAST_THROUGHPUT,
+        "throughput of the mixture": mixed.part(peaks, 200) >= LEAST_THROUGHPUT,
+        "throughput beside slow readers": slow.part(peaks, 200) >= LEAST_THROUGHPUT,
+        "throughput of the burst": busy >= LEAST_THROUGHPUT,
+        "recovery": recovered <= LONGEST_RECOVERY,
+        "nothing lost": not any(one.lost for one in table.values()),
         "ready afterwards": alive,
     }
     missed = [name for name, held in bars.items() if not held]

@@ -1,4 +1,4 @@
-"""Locust's users of the service, each with a key of its own, and the log of what they were answered."""
+"""Locust's users of the service, each with a key, and the log of what they were answered."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import gevent
-from locust import FastHttpUser, User, task
+from locust import FastHttpUser, User, constant_pacing, task
 from locust.exception import StopUser
-from locust.user.wait_time import constant_pacing
 
 from snac_core.client import ProblemError, SnacClient
 from snac_core.codes import Codes
+from snac_core.config import SnacConfig
 from snac_core.layouts import to_layout
 
 PERIOD = 10.0
 """Seconds between two requests of a user that posts at a rate, however long the answer takes."""
+FRAMES = 10
+"""Frames of tokens in a message of a stream."""
 PIECE = 2048
 """Bytes that a slow reader takes at once, four times a second."""
 
@@ -58,10 +60,13 @@ class Work:
 
     url: str
     keys: tuple[str, ...]
+    config: SnacConfig
     clips: list[Clip]
     answers: list[Answer] = dataclasses.field(default_factory=list)
-    served: int = 0
+    users: int = 0
     """Users so far; they take the keys in turns."""
+    reading: int = 0
+    """Slow readers whose answer has begun to come."""
 
 
 class Caller(FastHttpUser):
@@ -69,131 +74,114 @@ class Caller(FastHttpUser):
 
     abstract = True
     work: ClassVar[Work]
+    kinds: ClassVar[tuple[str, ...]] = ("encode",)
     network_timeout = 300.0
     connection_timeout = 60.0
 
     def on_start(self) -> None:
         """Take the next key."""
-        work = self.work
-        self.key = work.keys[work.served % len(work.keys)]
-        self.chance = random.Random(work.served)
-        work.served += 1
+        self.key = self.work.keys[self.work.users % len(self.work.keys)]
+        self.chance = random.Random(self.work.users)
+        self.work.users += 1
+        self.streams = SnacClient(self.work.url, self.key, retries=0)
 
-    def post(self, kind: str, clip: Clip) -> Answer:
-        """Encode or decode a clip, and write down the answer."""
-        body = clip.wav if kind == "encode" else clip.codes
-        media = "audio/wav" if kind == "encode" else "application/json"
-        headers = {"X-Api-Key": self.key, "Content-Type": media}
+    def send(self) -> Answer:
+        """Send one request of a kind by chance, and write down the answer."""
+        kind, clip = self.chance.choice(self.kinds), self.chance.choice(self.work.clips)
         began = time.monotonic()
-        got = self.client.post(f"/v1/{kind}", data=body, headers=headers)
-        wait = float((got.headers or {}).get("Retry-After", 0))
-        return self.note(kind, began, got.status_code, clip.seconds, wait)
-
-    def note(self, kind: str, began: float, status: int, audio: float, wait: float) -> Answer:
-        """Write down one answer."""
-        answer = Answer(kind, began, time.monotonic() - began, status, audio, wait)
+        status, wait = self.stream(clip) if kind == "stream" else self.post(kind, clip)
+        answer = Answer(kind, began, time.monotonic() - began, status, clip.seconds, wait)
         self.work.answers.append(answer)
         return answer
 
-    def any_clip(self) -> Clip:
-        """Return one of the clips."""
-        return self.chance.choice(self.work.clips)
+    def post(self, kind: str, clip: Clip) -> tuple[int, float]:
+        """Encode or decode a clip; return the status and `Retry-After`."""
+        body = clip.wav if kind == "encode" else clip.codes
+        media = "audio/wav" if kind == "encode" else "application/json"
+        headers = {"X-Api-Key": self.key, "Content-Type": media}
+        # Bytes go through as they are, whatever its types say.
+        got = self.client.post(f"/v1/{kind}", data=body, headers=headers)  # type: ignore[arg-type]
+        answered: Any = got.headers or {}
+        return got.status_code, float(answered.get("Retry-After") or 0)
+
+    def stream(self, clip: Clip) -> tuple[int, float]:
+        """Decode a clip's tokens over a WebSocket as fast as they are taken."""
+        config, codes = self.work.config, Codes.from_dict(json.loads(clip.codes))
+        tokens = to_layout(codes.levels, "flat", config=config)
+        size = FRAMES * sum(config.codes_per_frame)
+        parts = (tokens[at : at + size] for at in range(0, len(tokens), size))
+        made = 0
+        try:
+            for samples in self.streams.stream_decode(parts, "flat", num_samples=codes.num_samples):
+                made += len(samples)
+        except ProblemError as error:
+            return error.status, float(error.problem.get("retry_after", 0))
+        except OSError:
+            return 0, 0.0
+        return (200 if made == codes.num_samples else 0), 0.0
 
 
 class Busy(Caller):
-    """Posts the next clip as soon as the last one is answered."""
+    """Sends the next request as soon as the last one is answered."""
 
     @task
-    def encode(self) -> None:
-        """Encode one clip."""
-        self.post("encode", self.any_clip())
+    def go(self) -> None:
+        """Send one request."""
+        gevent.sleep(self.send().retry_after)
+
+
+class BusyDecoding(Busy):
+    """The same, to decode."""
+
+    kinds = ("decode",)
+
+
+class BusyStreaming(Busy):
+    """The same, to decode streams."""
+
+    kinds = ("stream",)
 
 
 class Paced(Caller):
-    """Posts a clip every `PERIOD` seconds, and does not come back when refused."""
+    """Sends a request every `PERIOD` seconds, and does not come back when refused."""
 
     wait_time = constant_pacing(PERIOD)
 
     @task
-    def encode(self) -> None:
-        """Encode one clip."""
-        self.post("encode", self.any_clip())
+    def go(self) -> None:
+        """Send one request."""
+        self.send()
+
+
+class PacedMixing(Paced):
+    """The same, of all kinds."""
+
+    kinds = ("encode",) * 5 + ("decode",) * 4 + ("stream",)
 
 
 class Returning(Caller):
     """Wants one clip encoded, and comes back when `Retry-After` says, until it is."""
 
     @task
-    def encode(self) -> None:
-        """Encode one clip, in as many tries as it takes."""
-        clip = self.any_clip()
-        while (answer := self.post("encode", clip)).status == 429:
+    def go(self) -> None:
+        """Encode a clip, in as many tries as it takes."""
+        while (answer := self.send()).status == 429:
             gevent.sleep(answer.retry_after)
         raise StopUser
-
-
-class Mixing(Caller):
-    """Encodes, decodes, and now and then decodes a stream of tokens."""
-
-    abstract = True
-
-    def on_start(self) -> None:
-        """Take a key, and a client for the streams."""
-        super().on_start()
-        self.streams = SnacClient(self.work.url, self.key, retries=0)
-
-    @task
-    def any_kind(self) -> None:
-        """Send one request, of a kind by chance."""
-        kind = self.chance.choice(["encode"] * 5 + ["decode"] * 4 + ["stream"])
-        clip = self.any_clip()
-        if kind == "stream":
-            self.stream(clip)
-        else:
-            self.post(kind, clip)
-
-    def stream(self, clip: Clip) -> None:
-        """Decode a clip's tokens over a WebSocket, as they come from a generator."""
-        codes = Codes.from_dict(json.loads(clip.codes))
-        tokens = to_layout(codes.levels, "flat", config=self.streams_config)
-        began, status, made = time.monotonic(), 0, 0
-        try:
-            parts = (tokens[at : at + 70] for at in range(0, len(tokens), 70))
-            for samples in self.streams.stream_decode(parts, "flat", num_samples=codes.num_samples):
-                made += len(samples)
-            status = 200 if made == codes.num_samples else 0
-        except ProblemError as error:
-            status = error.status
-        except OSError:
-            status = 0
-        self.note("stream", began, status, clip.seconds, 0.0)
-
-    streams_config: ClassVar[Any] = None
-
-
-class BusyMixing(Mixing):
-    """Sends the next request as soon as the last one is answered."""
-
-
-class PacedMixing(Mixing):
-    """Sends a request every `PERIOD` seconds."""
-
-    wait_time = constant_pacing(PERIOD)
 
 
 class SlowReader(User):
     """Has the longest clip decoded, and takes the answer at 8 kB/s."""
 
     work: ClassVar[Work]
-    reading: ClassVar[int] = 0
 
     @task
-    def read(self) -> None:
+    def go(self) -> None:
         """Send one request on a socket with the smallest buffer, and read slowly."""
         work = self.work
         clip = max(work.clips, key=lambda one: one.seconds)
         place = urlsplit(work.url)
-        key = work.keys[SlowReader.reading % len(work.keys)]
+        key = work.keys[work.reading % len(work.keys)]
         head = (
             f"POST /v1/decode HTTP/1.1\r\nHost: x\r\nX-Api-Key: {key}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(clip.codes)}\r\n\r\n"
@@ -203,7 +191,7 @@ class SlowReader(User):
             peer.connect((place.hostname, place.port))
             peer.sendall(head.encode() + clip.codes)
             if b" 200 " in peer.recv(PIECE):
-                SlowReader.reading += 1
+                work.reading += 1
                 while peer.recv(PIECE):
                     gevent.sleep(0.25)
         gevent.sleep(1.0)

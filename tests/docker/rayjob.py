@@ -1,7 +1,7 @@
 """The fields of KubeRay's `RayJob`, ray.io/v1, that a chart may set; no registry has its schema.
 
-After the operator's reference of its API, https://ray-project.github.io/kuberay/reference/api/. Pods are checked
-against Kubernetes' own schema.
+After the reference of its API, https://ray-project.github.io/kuberay/reference/api/. Pods are
+checked against Kubernetes' own schema.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 import kubernetes_validate
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
+from pydantic.alias_generators import to_camel
 
-Count = Annotated[int, Field(ge=0, strict=True)]
+Count = Annotated[int, Field(ge=0)]
 
 
 def check_pod(template: dict[str, Any]) -> dict[str, Any]:
@@ -25,51 +26,48 @@ def check_pod(template: dict[str, Any]) -> dict[str, Any]:
 class Strict(BaseModel):
     """Fields that are not listed are refused, and numbers are not text."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, alias_generator=to_camel)
 
 
 class Group(Strict):
-    rayStartParams: dict[str, str]
+    ray_start_params: dict[str, str]
     template: Annotated[dict[str, Any], AfterValidator(check_pod)]
 
 
 class Head(Group):
-    enableIngress: bool = False
-    serviceType: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
+    enable_ingress: bool = False
+    service_type: Literal["ClusterIP", "NodePort", "LoadBalancer"] = "ClusterIP"
 
 
 class Workers(Group):
-    groupName: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    group_name: Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
     replicas: Count = 0
-    minReplicas: Count
-    maxReplicas: Count
-    numOfHosts: PositiveInt = 1
-    idleTimeoutSeconds: Count | None = None
+    min_replicas: Count
+    max_replicas: Count
+    num_of_hosts: PositiveInt = 1
+    idle_timeout_seconds: Count | None = None
 
 
 class Cluster(Strict):
-    headGroupSpec: Head
-    workerGroupSpecs: list[Workers] = []
-    rayVersion: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
-    enableInTreeAutoscaling: bool = False
+    head_group_spec: Head
+    worker_group_specs: list[Workers] = []
+    ray_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    enable_in_tree_autoscaling: bool = False
 
 
 class Spec(Strict):
     entrypoint: Annotated[str, Field(min_length=1)]
-    rayClusterSpec: Cluster
-    shutdownAfterJobFinishes: bool = False
-    ttlSecondsAfterFinished: Count = 0
-    activeDeadlineSeconds: PositiveInt | None = None
-    backoffLimit: Count = 0
-    runtimeEnvYAML: str = ""
-    submissionMode: Literal["K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode"] = (
-        "K8sJobMode"
-    )
+    ray_cluster_spec: Cluster
+    shutdown_after_job_finishes: bool = False
+    ttl_seconds_after_finished: Count = 0
+    active_deadline_seconds: PositiveInt | None = None
+    backoff_limit: Count = 0
+    submission_mode: Literal["K8sJobMode", "HTTPMode", "InteractiveMode"] = "K8sJobMode"
     suspend: bool = False
 
 
 class RayJob(Strict):
-    apiVersion: Literal["ray.io/v1"]
+    api_version: Literal["ray.io/v1"]
     kind: Literal["RayJob"]
     metadata: dict[str, Any]
     spec: Spec

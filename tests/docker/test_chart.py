@@ -199,10 +199,15 @@ def test_the_corpus_job_is_one_that_kuberay_takes(
     job = RayJob.model_validate(everything["RayJob demo-snac-tokenizer-bulk"])
     program, *words = shlex.split(job.spec.entrypoint)
     asked: list[argparse.Namespace] = []
-    monkeypatch.setattr(bulk, "encode", lambda arguments: asked.append(arguments) or 0)
+
+    def encode(arguments: argparse.Namespace) -> int:
+        asked.append(arguments)
+        return 0
+
+    monkeypatch.setattr(bulk, "encode", encode)
     assert (program, bulk.main(words)) == ("snac-bulk", 0)
     assert [(one.device, one.address) for one in asked] == [("cuda", "auto")]
-    (workers,) = job.spec.rayClusterSpec.workerGroupSpecs
+    (workers,) = job.spec.ray_cluster_spec.worker_group_specs
     (container,) = workers.template["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
 
