@@ -324,6 +324,11 @@ class Saving(Group):
         "Checkpoint to go on from, or `auto` for the newest in `output_dir` if there "
         "is one; `null` starts anew.",
     )
+    gate_gain: Share = key(
+        0.0,
+        "Share by which the loss must be lower for a model to be published; it must be lower by "
+        "more than the confidence interval of the difference too.",
+    )
     gate_metrics: GateMetrics = key(
         (),
         "Figures of the validation segments that must not get worse for a model to be published, "
