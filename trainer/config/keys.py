@@ -114,7 +114,9 @@ class Losses(Group):
     l1_weight: AtLeast0 = key(1.0, "Weight of `l1`.")
     stft_weight: AtLeast0 = key(1.0, "Weight of `stft`.")
     mel_weight: AtLeast0 = key(0.0, "Weight of `mel`.")
-    commitment_weight: AtLeast0 = key(0.25, "Weight of `commitment`, while the quantizer trains.")
+    commitment_weight: AtLeast0 = key(
+        0.25, "Weight of `commitment`, while the encoder or the quantizer trains."
+    )
     codebook_weight: AtLeast0 = key(1.0, "Weight of `codebook`, while the quantizer trains.")
     n_ffts: Counts = key((1024, 2048, 4096), "FFT sizes of `stft`.")
     stft_window: Literal["rectangular", "hann"] = key(
@@ -177,8 +179,8 @@ class Weights(Group):
     freeze_encoder: Flag = key(False, "Leave the encoder as it is.")
     freeze_vq: Flag = key(
         False,
-        "Leave the quantizer as it is; needs `freeze_encoder`. With both, the token "
-        "space stays the same.",
+        "Leave the quantizer as it is. With `freeze_encoder`, the token space stays the same; "
+        "without it, the encoder learns to use the codebooks that there are.",
     )
     revive_codes_every: Whole = key(
         0,
@@ -321,6 +323,11 @@ class Saving(Group):
         None,
         "Checkpoint to go on from, or `auto` for the newest in `output_dir` if there "
         "is one; `null` starts anew.",
+    )
+    gate_gain: Share = key(
+        0.0,
+        "Share by which the loss must be lower for a model to be published; it must be lower by "
+        "more than the confidence interval of the difference too.",
     )
     gate_metrics: GateMetrics = key(
         (),

@@ -42,8 +42,8 @@ class TrainConfig(
                 "guided_steps begins by replacing the codebooks of the pretrained_model; it is "
                 "for a model from random weights"
             )
-        if self.guided_steps and (self.loss_balancer or self.freeze_encoder):
-            yield "guided_steps goes with neither loss_balancer nor freeze_encoder"
+        if self.guided_steps and (self.loss_balancer or self.freeze_encoder or self.freeze_vq):
+            yield "guided_steps goes with none of loss_balancer, freeze_encoder and freeze_vq"
         if self.guided_steps and self.bucket_by_length:
             yield (
                 "guided_steps is fitted to segments of one length: it does not go with "
@@ -55,11 +55,6 @@ class TrainConfig(
             yield (
                 f"mel_bins {list(self.mel_bins)} needs one number for each of "
                 f"mel_n_ffts {list(self.mel_n_ffts)}"
-            )
-        if self.freeze_vq and not self.freeze_encoder:
-            yield (
-                "freeze_vq without freeze_encoder would train an encoder against codebooks that "
-                "cannot follow; freeze both, freeze_encoder alone, or none"
             )
         if self.gradient_checkpointing and self.kernels == "on":
             yield (
@@ -97,6 +92,11 @@ class TrainConfig(
     def quantizer_trains(self) -> bool:
         """Whether codebooks learn from what the encoder makes."""
         return not (self.freeze_vq or self.guided_steps)
+
+    @property
+    def token_space_changes(self) -> bool:
+        """Whether what makes codes, the encoder or the quantizer, is another afterwards."""
+        return not (self.freeze_encoder and self.freeze_vq)
 
     @property
     def adversarial(self) -> bool:

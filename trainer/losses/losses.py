@@ -99,7 +99,9 @@ def term_weights(config: TrainConfig) -> dict[str, float]:
         name: float(getattr(config, term.weight)) for name, term in TERMS.items() if term.weight
     }
     if not config.quantizer_trains:
-        weights["commitment"] = weights["codebook"] = 0.0
+        weights["codebook"] = 0.0
+    if config.guided_steps or not config.token_space_changes:
+        weights["commitment"] = 0.0
     if not config.guided_steps:
         weights["guide"] = 0.0
     return {name: weight for name, weight in weights.items() if weight}

@@ -29,7 +29,7 @@ _FREE = frozenset(
         *("num_workers", "resume", "save_every", "save_every_batches", "save_every_minutes"),
         *("keep_checkpoints", "publish_to", "sample_clips", "early_stop_patience", "min_delta"),
         *("max_bad_steps", "log_every", "tracker", "profile_steps", "gradient_checkpointing"),
-        *("val_sets", "gate_sets", "discriminator_checkpoint"),
+        *("val_sets", "gate_sets", "gate_gain", "discriminator_checkpoint"),
     }
 )
 """Keys that may differ from those of the run that is gone on with. Folders may have moved."""

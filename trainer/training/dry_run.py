@@ -69,7 +69,7 @@ def plan(config: TrainConfig, processes: int = 1) -> str:
         f"steps: {total}" + (f" of {steps}, as max_steps says" if total < steps else ""),
         *_weights(model),
         "token space: "
-        + ("changes" if config.quantizer_trains else "stays that of the base model"),
+        + ("changes" if config.token_space_changes else "stays that of the base model"),
         _memory(config, model, processes),
         f"output: {config.output_dir}",
         *(f"warning: {text}" for text in advice(config, total)),

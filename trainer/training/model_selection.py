@@ -88,7 +88,7 @@ class ModelSelection:
         state.base_space = token_space(model.config, model.state_dict())
         state.known[self.base_version or RANDOM] = Findings(fixed, named).segments
         if self.base_version is not None:
-            state.base_codes = fixed.codes if self.config.quantizer_trains else []
+            state.base_codes = fixed.codes if self.config.token_space_changes else []
         stages = {f"{length:g}": one.terms for length, one in measured.items()}
         sets = {name: one.terms for name, one in named.items()}
         report = {"val_loss": state.baseline, "fixed": fixed.terms, "stages": stages, "sets": sets}

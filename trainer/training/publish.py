@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def publish(
     half: bool = False,
     model_card: Path | None = None,
     device: torch.device | None = None,
+    gate: Mapping[str, Any] | None = None,
 ) -> str:
     """Publish a model and make it the store's current version.
 
@@ -52,6 +54,8 @@ def publish(
         Markdown to publish along.
     device
         Where to check it; the CPU by default.
+    gate
+        Why it is published, which the manifest then has as ``gate`` among its metrics.
 
     Returns
     -------
@@ -70,6 +74,8 @@ def publish(
         another version stays current.
     """
     config, weights, about = _model(ref)
+    if gate is not None:
+        about["metrics"] = {**about["metrics"], "gate": dict(gate)}
     if half:
         weights = {name: tensor.half() for name, tensor in weights.items()}
     versions = ModelStore(store)
@@ -154,9 +160,10 @@ class PublishGate:
         """Publish the checkpoint at ``path`` if it should be; return the version, or None.
 
         A model is published if its loss is lower than that of the model that the run started
-        from and than that of the version that it would replace, both beyond the 95 % confidence
-        interval of the paired differences, and if none of ``gate_metrics``, nor the loss on any
-        of ``gate_sets``, is worse beyond its own interval. Otherwise the log says why it is not.
+        from and than that of the version that it would replace, both by ``gate_gain`` and beyond
+        the 95 % confidence interval of the paired differences, and if none of ``gate_metrics``,
+        nor the loss on any of ``gate_sets``, is worse beyond its own interval. The manifest has
+        these changes as ``gate``. Otherwise the log says why it is not.
         A model that does not give its golden clip is not published either, and a store that
         cannot be read or written does not end the run.
 
@@ -170,16 +177,22 @@ class PublishGate:
             What the run started from, as ``known`` names it.
         """
         try:
+            changes: dict[str, Any] = {}
             for version in dict.fromkeys((base, self.store.current())):
-                if version is not None and (reason := self._objection(segments, version, base)):
+                if version is None:
+                    continue
+                if reason := self._objection(segments, version, base):
                     log.info("not published: %s", reason)
                     return None
-            version = publish(path, self.store.root, device=self.validation_set.world.device)
+                changes[version] = self._changes(segments, version)
+            device = self.validation_set.world.device
+            version = publish(path, self.store.root, device=device, gate=changes)
         except (SnacError, OSError, torch.OutOfMemoryError) as error:
             log.error("not published: %s", error)
             return None
         self.known[version] = segments
-        log.info("published %s to %s", version, self.store.root)
+        said = ", ".join(f"{one['loss']['change']:+.4f} to {name}" for name, one in changes.items())
+        log.info("published %s to %s: loss %s", version, self.store.root, said)
         return version
 
     def _objection(self, mine: Segments, version: str, base: str) -> str | None:
@@ -194,13 +207,34 @@ class PublishGate:
         change = paired_change(mine["loss"], theirs["loss"])
         if not change.mean + change.ci95 < 0:
             return f"no better than {name}: loss {_said(change)}"
-        config = self.validation_set.config
-        for figure in (*config.gate_metrics, *map(key, config.gate_sets)):
+        least = self.validation_set.config.gate_gain
+        if -change.mean < least * float(theirs["loss"].nanmean()):
+            return f"not better by {least:.2%} (gate_gain) than {name}: loss {_said(change)}"
+        for figure in self._guarded:
             change = paired_change(mine[figure], theirs[figure])
             worse = -change.mean if figure in RISING else change.mean
             if worse > change.ci95:
                 return f"{figure} is worse than that of {name}: {_said(change)}"
         return None
+
+    @property
+    def _guarded(self) -> tuple[str, ...]:
+        """What must not get worse, besides the loss."""
+        config = self.validation_set.config
+        return (*config.gate_metrics, *map(key, config.gate_sets))
+
+    def _changes(self, mine: Segments, version: str) -> dict[str, dict[str, float]]:
+        """Return the change against ``version``, and its interval, of each figure that has one."""
+        theirs = self._segments_of(version)
+        changes = {
+            figure: paired_change(mine[figure], theirs[figure])
+            for figure in ("loss", *self._guarded)
+        }
+        return {
+            figure: {"change": change.mean, "ci95": change.ci95}
+            for figure, change in changes.items()
+            if math.isfinite(change.ci95)
+        }
 
     def _segments_of(self, version: str) -> Segments:
         if version not in self.known:

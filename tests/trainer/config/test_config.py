@@ -119,7 +119,6 @@ def test_a_missing_key_is_named(settings: dict[str, Any]) -> None:
         ("stft_window", "hamming", "stft_window must be 'rectangular' or 'hann'"),
         ("model", {}, "one of the two"),
         ("model", 24, "model must be a JSON object"),
-        ("freeze_encoder", False, "freeze_vq without freeze_encoder"),
         ("curriculum", {"epochs": 1}, "curriculum must be a valid list"),
         ("curriculum", [{"epochs": 1}], r"lacks curriculum\[0\].length"),
         ("curriculum", [{"epochs": [1, 2, 3], "length": 1}], "epochs must have at most 2 items"),

@@ -18,6 +18,7 @@ from trainer import config as configuration
 from trainer.config import TrainConfig
 from trainer.losses.balancer import Balancer
 from trainer.losses.losses import TERMS, Losses, magnitude, term_weights, weighted_sum
+from trainer.model.network import frozen
 
 N_FFTS = (1024, 2048, 4096)
 
@@ -111,6 +112,18 @@ def test_commitment_moves_the_encoder_and_codebook_moves_the_entries(
         assert gone is None or not gone.any()
 
 
+def test_a_frozen_quantizer_passes_gradients_to_the_encoder(settings: dict[str, Any]) -> None:
+    config = configuration.parse({**settings, "freeze_encoder": False})
+    model = frozen(random_model(TINY), config)
+    audio = torch.from_numpy(voice(4096 / RATE, 1))[None, None]
+    terms = losses(settings, freeze_encoder=False)(model(audio), audio, torch.ones_like(audio))
+    first = model.encoder.get_parameter("block.0.parametrizations.weight.original1")
+    for name in ("commitment", "l1", "stft"):
+        (gradient,) = torch.autograd.grad(terms[name], [first], retain_graph=True)
+        assert gradient.any(), name
+    assert not any(weight.requires_grad for weight in model.quantizer.parameters())
+
+
 @pytest.mark.parametrize("seconds", [0.2, 0.35, 0.5])
 def test_padding_counts_for_nothing(settings: dict[str, Any], seconds: float) -> None:
     measure = losses(settings, n_ffts=[256, 512], mel_weight=1.0)
@@ -170,6 +183,9 @@ def test_what_the_codec_learns_from(settings: dict[str, Any]) -> None:
     assert term_weights(learning) == {
         **{"l1": 1.0, "stft": 1.0, "commitment": 0.25, "codebook": 1.0}
     }
+    # Entries that stay can still draw an encoder.
+    encoder = configuration.parse({**settings, "freeze_encoder": False})
+    assert term_weights(encoder) == {"l1": 1.0, "stft": 1.0, "commitment": 0.25}
     # During the discriminators' warm-up their terms are absent.
     terms = {"stft": torch.tensor(3.0), "loss": torch.tensor(9.0)}
     assert weighted_sum(terms, weights) == 3.0

@@ -144,7 +144,7 @@ def test_a_guided_run_learns_features_and_leaves_the_quantizer(
         (
             {"guided_steps": 5, "pretrained_model": None, "model": SMALL.to_dict()}
             | {"freeze_vq": False, "freeze_encoder": False, "loss_balancer": True},
-            "neither loss_balancer nor freeze_encoder",
+            "none of loss_balancer, freeze_encoder and freeze_vq",
         ),
         (
             {"guided_steps": 5, "pretrained_model": None, "model": SMALL.to_dict()}

@@ -120,10 +120,11 @@ def test_the_version_replaced_is_measured_as_the_run_measures_itself(
     ("loss", "log_mel", "said"),
     [
         ([0.9, 2.2, 2.6, 4.2], [1.0, 1.1, 1.2, 1.3], "no better than the model that the run"),
+        ([0.98, 1.97, 2.98, 3.97], [0.9, 1.2, 1.1, 1.4], "not better by 2.00% (gate_gain) than"),
         ([0.9, 1.9, 2.9, 3.9], [2.0, 2.1, 2.2, 2.3], "log_mel is worse than that of the model"),
         ([0.9, 1.9, 2.9, 3.9], [0.9, 1.2, 1.1, 1.4], ""),
     ],
-    ids=["within the interval", "a figure falls", "better"],
+    ids=["within the interval", "a small gain", "a figure falls", "better"],
 )
 def test_only_a_gain_beyond_its_interval_is_published(
     settings: dict[str, Any],
@@ -135,7 +136,7 @@ def test_only_a_gain_beyond_its_interval_is_published(
 ) -> None:
     store = ModelStore(tmp_path / "store")
     content = torch.load(train(configuration.parse(settings), CPU), weights_only=True)
-    changes = {"publish_to": str(store.root), "gate_metrics": ["log_mel"]}
+    changes = {"publish_to": str(store.root), "gate_metrics": ["log_mel"], "gate_gain": 0.02}
     changes["output_dir"] = str(tmp_path / "second")
     config = configuration.parse({**settings, **changes})
     torch.save(content, tmp_path / "model.pt")
@@ -149,7 +150,16 @@ def test_only_a_gain_beyond_its_interval_is_published(
         with caplog.at_level(logging.INFO):
             version = gate.offer(tmp_path / "model.pt", mine, "base")
     assert store.versions() == ([] if said else [version])
-    assert f"not published: {said}" in caplog.text if said else version is not None
+    if said:
+        assert f"not published: {said}" in caplog.text
+        return
+    assert version is not None
+    metrics = store.manifest(version).metrics
+    decided = metrics["gate"]["base"]
+    assert decided.keys() == {"loss", "log_mel"}
+    assert decided["loss"]["change"] == pytest.approx(-0.1)
+    assert decided["log_mel"]["ci95"] > abs(decided["log_mel"]["change"])
+    assert metrics.items() >= content["metrics"].items()
 
 
 def test_a_version_that_does_not_give_its_golden_clip_is_not_made_current(tmp_path: Path) -> None:

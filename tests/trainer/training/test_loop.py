@@ -77,15 +77,22 @@ def test_fine_tuning_the_decoder_leaves_the_rest_bit_for_bit(
     assert token_space(TINY, after) == token_space(TINY, before)
 
 
-def test_a_frozen_encoder_alone_lets_the_quantizer_learn(
-    settings: dict[str, Any], base: ModelStore
+@pytest.mark.parametrize("frozen", ["encoder", "quantizer"])
+def test_the_encoder_or_the_quantizer_can_be_frozen_alone(
+    settings: dict[str, Any], base: ModelStore, frozen: str
 ) -> None:
     before = checkpoint.read(base.root).weights
-    after = weights(train(configuration.parse({**settings, "freeze_vq": False}), CPU))
-    for part, moves in (("encoder.", False), ("quantizer.", True), ("decoder.", True)):
+    settings |= {"freeze_encoder": frozen == "encoder", "freeze_vq": frozen == "quantizer"}
+    settings |= {"ema_decay": 0.5, "codebook_decay": 0.9, "revive_codes_every": 1}
+    after = weights(train(configuration.parse(settings), CPU))
+    for part in ("encoder", "quantizer", "decoder"):
         same = [torch.equal(after[n], before[n]) for n in before if n.startswith(part)]
-        assert not any(same) if moves else all(same), part
+        assert all(same) if part == frozen else not any(same), part
     assert token_space(TINY, after) != token_space(TINY, before)
+    last = rows(Path(settings["output_dir"]))[-1]
+    assert float(last["commitment"]) > 0
+    assert bool(last["codebook"]) == (frozen == "encoder")
+    assert 0 <= float(last["code_agreement"]) < 1
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

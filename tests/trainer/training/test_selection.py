@@ -20,12 +20,20 @@ from trainer import config as configuration
 from trainer.training.loop import train
 
 
-def test_each_better_model_is_published(settings: dict[str, Any], tmp_path: Path) -> None:
+def test_each_better_model_is_published(
+    settings: dict[str, Any], base: ModelStore, tmp_path: Path
+) -> None:
     store = ModelStore(tmp_path / "store")
     best = train(configuration.parse({**settings, "publish_to": str(store.root)}), CPU)
     (manifest,) = store.list()
     assert store.current() == manifest.version
-    assert manifest.metrics == torch.load(best, weights_only=True)["metrics"]
+    metrics = dict(manifest.metrics)
+    decided = metrics.pop("gate")
+    assert metrics == torch.load(best, weights_only=True)["metrics"]
+    assert decided.keys() == {base.current()}
+    change, interval = (decided[base.current()]["loss"][name] for name in ("change", "ci95"))
+    assert change == pytest.approx(metrics["best_val_loss"] - metrics["baseline_val_loss"])
+    assert 0 < interval < -change
 
 
 def test_a_model_no_better_than_its_base_is_not_published(
