@@ -117,12 +117,12 @@ class Engine:
             self._wake.notify()
         return done
 
-    def check_open(self, seconds: float = 0.0, caller: str = "") -> None:
-        """Raise what `run` would raise now for so much audio, or for the shortest job."""
+    def check_open(self, seconds: float | None = None, caller: str = "") -> None:
+        """Raise what `run` would raise now for so much audio, or for a job like those that wait."""
         with self._wake:
             self._check_open(seconds, caller)
 
-    def _check_open(self, seconds: float, caller: str) -> None:
+    def _check_open(self, seconds: float | None, caller: str) -> None:
         if self._death is not None:
             raise EngineDeadError("the engine thread has ended; the service must be restarted")
         if self._closing:

@@ -61,8 +61,14 @@ class Scheduler:
         self._refused = 0.0
         """Audio-seconds that were told to come back and whose turn has not come."""
 
-    def check_open(self, seconds: float, caller: str = "") -> None:
-        """Raise OverloadedError if ``seconds`` more of ``caller`` do not fit."""
+    def check_open(self, seconds: float | None, caller: str = "") -> None:
+        """Raise OverloadedError if ``seconds`` more of ``caller`` do not fit.
+
+        None is for a job whose length is not known yet, before its body is read: it is taken for
+        one like those that wait. Past the limit most are refused then, before they cost anything.
+        """
+        if seconds is None:
+            seconds = self.queued_seconds / max(1, len(self._jobs()))
         idle = not self.waiting and not self.running
         excess = self.queued_seconds + seconds - self.max_queue_seconds
         if excess >= 0 and not idle:
@@ -152,9 +158,7 @@ class Scheduler:
         if not self.rate:
             return 1.0
         wait = (excess + self._refused) / self.rate
-        # Before its body is read, a job is taken for one like those that wait.
-        length = seconds or self.queued_seconds / len(self._jobs())
-        self._refused = min(self._refused + length, self.max_queue_seconds)
+        self._refused = min(self._refused + seconds, self.max_queue_seconds)
         return wait
 
     def _in_turn(self, jobs: list[QueuedJob]) -> list[QueuedJob]:

@@ -155,7 +155,8 @@ class Streams:
         """Raise what `open` would raise now."""
         if self._draining:
             raise NotReadyError("the service is stopping")
-        self._engine.check_open(caller=caller)
+        # A stream waits where a request would be refused: it asks for the shortest step.
+        self._engine.check_open(0.0, caller)
         if len(self._open) >= self._settings.max_streams:
             raise OverloadedError(
                 f"{len(self._open)} streams are open, and no more may be", retry_after=1.0
