@@ -190,33 +190,39 @@ def streams_share() -> Result:
 
 
 def engine_share() -> Result:
-    """One caller with 32 clips at a time beside one with 2: the share of each."""
+    """One caller with 32 clips at a time beside one with 2, then with 8: the share of each."""
+    with service(API_KEYS="tenant-aaaa,tenant-bbbb", COMPILE="off") as target:
+        with probed(target) as seen:
+            shares = [(few, *_shared(target, few)) for few in (2, 8)]
+        said = [f"32 against {few} at a time: {share:.0%} of {all_}" for few, share, all_ in shares]
+        return f"the second caller's share with {', '.join(said)}", seen
+
+
+def _shared(target: Target, few: int) -> tuple[float, int]:
+    """Let one caller post 32 clips at a time and one ``few``; the second's share, and of what."""
     done = {"tenant-aaaa": 0, "tenant-bbbb": 0}
     body, ended = _wav(2.0), threading.Event()
-    with service(API_KEYS=",".join(done), COMPILE="off") as target:
 
-        def post(key: str) -> None:
-            with target.client() as http:
-                while not ended.is_set():
-                    answer = http.post("/v1/encode", content=body, headers={"X-Api-Key": key})
-                    done[key] += answer.is_success and not ended.is_set()
+    def post(key: str) -> None:
+        with target.client() as http:
+            while not ended.is_set():
+                answer = http.post("/v1/encode", content=body, headers={"X-Api-Key": key})
+                done[key] += answer.is_success and not ended.is_set()
 
-        threads = [
-            threading.Thread(target=post, args=(key,))
-            for key, count in (("tenant-aaaa", 32), ("tenant-bbbb", 2))
-            for _ in range(count)
-        ]
-        with probed(target) as seen:
-            for thread in threads:
-                thread.start()
-            deadline = time.monotonic() + 120
-            while sum(done.values()) < 60 and time.monotonic() < deadline:
-                time.sleep(0.1)
-            ended.set()
-            for thread in threads:
-                thread.join()
-        share = done["tenant-bbbb"] / max(1, sum(done.values()))
-        return f"32 against 2 at a time: the second has {share:.0%} of {sum(done.values())}", seen
+    threads = [
+        threading.Thread(target=post, args=(key,))
+        for key, count in zip(done, (32, few), strict=True)
+        for _ in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 60
+    while sum(done.values()) < 200 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    return done["tenant-bbbb"] / max(1, sum(done.values())), sum(done.values())
 
 
 def rollback() -> Result:

@@ -9,19 +9,18 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import gzip
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import BinaryIO, NamedTuple, cast
 
 import braceexpand
-import fsspec  # type: ignore[import-untyped]
 import pyarrow as pa
 from pyarrow import fs
 
 from bulk.errors import SourceError
 from snac_core.utils import atomic_files
+from snac_core.utils.filesystems import file_system, is_url, open_path
 
 _GLOB = "*?["
 
@@ -34,11 +33,6 @@ class File(NamedTuple):
     """Bytes."""
     version: str
     """Size and time of change: another text when the file has other contents."""
-
-
-def is_url(place: str) -> bool:
-    """Return whether a place is a URL rather than a path."""
-    return "://" in place
 
 
 def absolute(place: str | Path) -> str:
@@ -64,7 +58,7 @@ def open_file(place: str) -> BinaryIO:
     if not is_url(place):
         return Path(place).open("rb")
     system, path = _system(place)
-    return cast(BinaryIO, io.BufferedReader(_Raw(system.open_input_file(path)), 2**18))
+    return open_path(system, path)
 
 
 @contextlib.contextmanager
@@ -222,44 +216,10 @@ def _file(place: str, info: fs.FileInfo) -> File:
 
 
 def _system(place: str) -> tuple[fs.FileSystem, str]:
-    """Return the file system of a place, and the path in it: pyarrow's own or fsspec's."""
+    """Return the file system of a path or URL, and the path in it."""
     if not is_url(place):
         return fs.LocalFileSystem(), absolute(place)
     try:
-        system, path = fs.FileSystem.from_uri(place)
-        return system, path
-    except (ValueError, NotImplementedError, pa.ArrowException):
-        pass
+        return file_system(place)
     except OSError as error:
-        raise SourceError(f"{place} cannot be reached: {error}") from error
-    try:
-        other, path = fsspec.core.url_to_fs(place)
-    except (ValueError, ImportError, OSError) as error:
-        raise SourceError(f"{place} is in no file system that is known here: {error}") from error
-    return fs.PyFileSystem(fs.FSSpecHandler(other)), str(path)
-
-
-class _Raw(io.RawIOBase):
-    """A file of pyarrow's as Python's own kind, which libsndfile's binding asks for."""
-
-    def __init__(self, file: Any) -> None:
-        super().__init__()
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        raise SourceError(str(error)) from error

@@ -58,6 +58,8 @@ class Scheduler:
         self._last_urgent = False
         self._share = caller_share
         self._served: dict[str, float] = {}
+        self._refused = 0.0
+        """Audio-seconds that were told to come back and whose turn has not come."""
 
     def check_open(self, seconds: float, caller: str = "") -> None:
         """Raise OverloadedError if ``seconds`` more of ``caller`` do not fit."""
@@ -67,7 +69,7 @@ class Scheduler:
             raise OverloadedError(
                 f"{self.queued_seconds:.0f} audio-seconds are waiting, of at most "
                 f"{self.max_queue_seconds:.0f}",
-                retry_after=excess / self.rate if self.rate else 1.0,
+                retry_after=self._turn_of(seconds, excess),
             )
 
         if idle or not caller:
@@ -79,7 +81,7 @@ class Scheduler:
             raise OverloadedError(
                 f"{shares.of(caller):.0f} audio-seconds of this caller are waiting, which is its "
                 f"share of {self.max_queue_seconds:.0f}",
-                retry_after=seconds / self.rate if self.rate else 1.0,
+                retry_after=self._turn_of(seconds, seconds),
             )
 
     def add(self, queued: QueuedJob) -> None:
@@ -129,7 +131,8 @@ class Scheduler:
     def clear(self) -> set[QueuedJob]:
         """Forget everything; returns the jobs that were waiting or running."""
         jobs = self._jobs()
-        self.waiting, self.running, self.queued_seconds = [], [], 0.0
+        self.waiting, self.running = [], []
+        self.queued_seconds = self._refused = 0.0
         return jobs
 
     def shrink(self) -> None:
@@ -139,6 +142,20 @@ class Scheduler:
     def recover(self) -> None:
         """Raise the batch budget by 2% after a success, to ``batch_seconds`` at most."""
         self._budget = min(self.batch_seconds, 1.02 * self._budget)
+
+    def _turn_of(self, seconds: float, excess: float) -> float:
+        """Return the seconds until ``excess`` has run, and what was refused before this job.
+
+        Without those others all who are refused would come back at once, and but few would fit.
+        Not all come back: nobody waits longer than the whole queue takes to run once more.
+        """
+        if not self.rate:
+            return 1.0
+        wait = (excess + self._refused) / self.rate
+        # Before its body is read, a job is taken for one like those that wait.
+        length = seconds or self.queued_seconds / len(self._jobs())
+        self._refused = min(self._refused + length, self.max_queue_seconds)
+        return wait
 
     def _in_turn(self, jobs: list[QueuedJob]) -> list[QueuedJob]:
         """Return urgent jobs first, or last if they had the batch before; then by fair turns.
@@ -181,6 +198,8 @@ class Scheduler:
         return batch
 
     def _discount(self, steps: Iterable[Step]) -> None:
-        self.queued_seconds -= sum(step.seconds for step in steps)
+        gone = sum(step.seconds for step in steps)
+        self.queued_seconds -= gone
+        self._refused = max(0.0, self._refused - gone)
         if not self.waiting and not self.running:
-            self.queued_seconds = 0.0  # rounding errors would accumulate
+            self.queued_seconds = self._refused = 0.0  # rounding errors would accumulate

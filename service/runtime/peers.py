@@ -140,6 +140,5 @@ def only_service(host: str, port: int) -> Iterator[None]:
         If there is another.
     """
     with socket.socket(socket.AF_UNIX) as name:
-        if port:
-            name.bind(f"\0snac-service-{os.getuid()}-{host}-{port}")
+        name.bind(f"\0snac-service-{os.getuid()}-{host}-{port}")
         yield

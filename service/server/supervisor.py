@@ -72,8 +72,9 @@ def supervise(settings: Settings, where: Sequence[str | None]) -> int:
     logs.configure(settings.log_level, settings.log_format)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(only_service(settings.host, settings.port))
             reserved = stack.enter_context(shared_port(settings.host, settings.port))
+            port = reserved.getsockname()[1]
+            stack.enter_context(only_service(settings.host, port))
         except OSError as error:
             sys.stderr.write(
                 f"snac-service: {settings.host}:{settings.port} cannot be listened on: "
@@ -82,7 +83,6 @@ def supervise(settings: Settings, where: Sequence[str | None]) -> int:
             return 1
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="snac-"))
         stack.enter_context(_threads_shared_out(where))
-        port = reserved.getsockname()[1]
         supervisor = Supervisor(settings.model_copy(update={"port": port}), where, Path(folder))
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, supervisor.stop)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,11 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
+from bulk import cli as bulk
 from service.settings import Settings
+from tests.docker.rayjob import RayJob
 from trainer import config as configuration
 
 helm = pytest.importorskip("helm_python", reason="the extra chart is not installed")
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
+monitoring = pytest.importorskip("cloudcoil.models.prometheus_operator.v1")
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "docker" / "chart"
@@ -173,3 +179,43 @@ def test_services_budgets_and_policies_select_the_services_pods(
         assert not selector.items() <= training["metadata"]["labels"].items()
     monitor = everything[f"ServiceMonitor {name}"]["spec"]["selector"]["matchLabels"]
     assert monitor.items() <= everything[f"Service {name}"]["metadata"]["labels"].items()
+
+
+def test_the_monitor_is_one_that_prometheuss_operator_takes(
+    everything: dict[str, dict[str, Any]],
+) -> None:
+    monitor = everything["ServiceMonitor demo-snac-tokenizer"]
+    known = monitoring.ServiceMonitor.model_validate(monitor)
+    # A field that the model does not know would not come back.
+    assert known.model_dump(mode="json", by_alias=True, exclude_none=True) == monitor
+    (endpoint,) = monitor["spec"]["endpoints"]
+    ports = everything["Service demo-snac-tokenizer"]["spec"]["ports"]
+    assert endpoint["port"] in {port["name"] for port in ports}
+
+
+def test_the_corpus_job_is_one_that_kuberay_takes(
+    everything: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = RayJob.model_validate(everything["RayJob demo-snac-tokenizer-bulk"])
+    program, *words = shlex.split(job.spec.entrypoint)
+    asked: list[argparse.Namespace] = []
+
+    def encode(arguments: argparse.Namespace) -> int:
+        asked.append(arguments)
+        return 0
+
+    monkeypatch.setattr(bulk, "encode", encode)
+    assert (program, bulk.main(words)) == ("snac-bulk", 0)
+    assert [(one.device, one.address) for one in asked] == [("cuda", "auto")]
+    (workers,) = job.spec.ray_cluster_spec.worker_group_specs
+    (container,) = workers.template["spec"]["containers"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+
+
+def test_versions_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    assert chart["version"] == chart["appVersion"] == project["version"]
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    pins = (ROOT / "constraints.txt").read_text("utf-8")
+    assert f"\nray=={values['bulk']['rayVersion']}\n" in pins

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -73,6 +74,13 @@ def test_images_are_built_from_dockerfiles_that_exist_and_never_pulled() -> None
     for service in BUILT.values():
         assert (ROOT / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
         assert service["pull_policy"] == "build"
+
+
+def test_images_of_others_are_of_one_release() -> None:
+    images = {one["image"] for name, one in COMPOSE["services"].items() if name not in BUILT}
+    assert len(images) == 2
+    for image in images:
+        assert re.search(r":v?\d+\.\d+\.\d+$", image), image
 
 
 def test_the_gpu_file_extends_the_services_that_compute() -> None:

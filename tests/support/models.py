@@ -9,6 +9,7 @@ from torch import Tensor
 from snac_core.codec import Codec
 from snac_core.config import SnacConfig
 from snac_core.model import SNAC
+from snac_core.store import ModelStore
 from snac_core.store.identity import token_space
 from snac_core.types import Samples
 
@@ -49,6 +50,11 @@ def random_model(config: SnacConfig, seed: int = 0) -> SNAC:
     """Return a model with random weights whose codes are spread out."""
     torch.manual_seed(seed)
     return SNAC(config)
+
+
+def unfinished(store: ModelStore) -> list[str]:
+    """Return the names of what publishers that died have left in ``store``."""
+    return [path.name for path in store.root.rglob(".tmp-*")]
 
 
 def random_codec(config: SnacConfig, seed: int = 0, **options: object) -> Codec:

@@ -6,21 +6,15 @@ A place is a path, or a URL such as ``s3://bucket/speech``, ``gs://...`` or
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
-import fsspec  # type: ignore[import-untyped]
 import pyarrow as pa
 from pyarrow import fs
 
+from snac_core.utils.filesystems import file_system, is_url, open_path
 from trainer.errors import TrainerError
-
-
-def is_url(place: str | Path) -> bool:
-    """Return whether a place is a URL rather than a path."""
-    return isinstance(place, str) and "://" in place
 
 
 def open_file(place: str | Path) -> BinaryIO:
@@ -34,7 +28,7 @@ def open_file(place: str | Path) -> BinaryIO:
     if not is_url(place):
         return Path(place).open("rb")
     system, path = _system(str(place))
-    return cast(BinaryIO, io.BufferedReader(_Raw(system.open_input_file(path))))
+    return open_path(system, path)
 
 
 def files_under(place: str) -> Iterator[str]:
@@ -60,40 +54,8 @@ def files_under(place: str) -> Iterator[str]:
 
 
 def _system(url: str) -> tuple[fs.FileSystem, str]:
-    """Return the file system of a URL, and the path in it: pyarrow's own or fsspec's."""
+    """Return the file system of a URL, and the path in it."""
     try:
-        system, path = fs.FileSystem.from_uri(url)
-        return system, path
-    except (ValueError, NotImplementedError, pa.ArrowException):
-        pass
-    try:
-        other, path = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError, OSError) as error:
-        raise TrainerError(f"{url} is in no file system that is known here: {error}") from error
-    return fs.PyFileSystem(fs.FSSpecHandler(other)), str(path)
-
-
-class _Raw(io.RawIOBase):
-    """A file of pyarrow's as Python's own kind, which libsndfile's binding asks for."""
-
-    def __init__(self, file: Any) -> None:
-        super().__init__()
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        return file_system(url)
+    except OSError as error:
+        raise TrainerError(str(error)) from error

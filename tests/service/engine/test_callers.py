@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from concurrent.futures import Future
 
@@ -61,3 +62,30 @@ def test_one_caller_may_not_fill_the_queue(codec: Codec, samples_of: SamplesOf) 
     with pytest.raises(OverloadedError, match="which is its share of 40"):
         scheduler.check_open(1.0, "first")
     scheduler.check_open(1.0, "second")
+
+
+def test_who_is_refused_comes_back_behind_those_refused_before(
+    codec: Codec, samples_of: SamplesOf
+) -> None:
+    scheduler = Scheduler(batch_seconds=1.0, max_queue_seconds=4.0, turn_seconds=0.0)
+
+    def told(rate: float) -> list[int]:
+        for _ in range(3):
+            scheduler.add(job_of(codec, samples_of, "first"))
+        scheduler.rate, waits = rate, []
+        for _ in range(5):
+            with pytest.raises(OverloadedError) as caught:
+                scheduler.check_open(2.0, "late")
+            waits.append(caught.value.retry_after)
+        return waits
+
+    def expected(rate: float) -> list[int]:
+        excess = scheduler.queued_seconds + 2.0 - 4.0
+        # Not all come back: the wait grows no further than one more queue.
+        return [math.ceil((excess + refused) / rate) for refused in (0.0, 2.0, 4.0, 4.0, 4.0)]
+
+    assert told(0.5) == expected(0.5)
+    while batch := scheduler.next_batch():
+        scheduler.finish(batch, 1.0)
+    # What they were told is past.
+    assert told(0.25) == expected(0.25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,21 +11,12 @@ import pytest
 import soundfile
 import torch
 
-from snac_core import SnacConfig
 from snac_core.cli import main
 from snac_core.model import SNAC
 from snac_core.store import ModelStore
+from tests.support.models import TINY_8KHZ
 
-TINY = SnacConfig(
-    sampling_rate=16000,
-    encoder_dim=4,
-    encoder_rates=(4, 8),
-    decoder_dim=16,
-    decoder_rates=(8, 4),
-    codebook_size=64,
-    codebook_dim=4,
-    vq_strides=(2, 1),
-)
+TINY = dataclasses.replace(TINY_8KHZ, sampling_rate=16000)
 Run = Callable[..., tuple[int, str, str]]
 
 

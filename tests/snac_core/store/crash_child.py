@@ -1,6 +1,6 @@
 """Kill processes at every line in which they change a model store; print what readers find.
 
-    python crash_child.py FOLDER
+    python -m tests.snac_core.store.crash_child FOLDER
 
 All scenarios run in one process, as importing torch takes longer than each of them; whoever is
 to die is forked. Prints a JSON object with what was found, by scenario.
@@ -21,21 +21,11 @@ from typing import Any
 
 import torch
 
-from snac_core.config import SnacConfig
 from snac_core.model import SNAC
 from snac_core.store import ModelStore, manifest, model_store
 from snac_core.utils import atomic_files
+from tests.support.models import TINY_8KHZ as CONFIG
 
-CONFIG = SnacConfig(
-    sampling_rate=8000,
-    encoder_dim=4,
-    encoder_rates=(4, 8),
-    decoder_dim=16,
-    decoder_rates=(8, 4),
-    codebook_size=64,
-    codebook_dim=4,
-    vq_strides=(2, 1),
-)
 TOUCHING_DISK = {module.__file__ for module in (shutil, atomic_files, manifest, model_store)}
 """The files in which a process is killed."""
 

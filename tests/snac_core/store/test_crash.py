@@ -6,12 +6,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-PROGRAM = Path(__file__).with_name("crash_child.py")
+PROGRAM = [sys.executable, "-m", "tests.snac_core.store.crash_child"]
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +18,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What readers found, by scenario."""
     top = tmp_path_factory.mktemp("stores")
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(top)],
+        [*PROGRAM, str(top)],
         capture_output=True,
         text=True,
         timeout=300,

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from torch import Tensor
 
 from snac_core.errors import StoreError
 from snac_core.store import ModelStore
 from tests.support.models import TINY_8KHZ as TINY
-from tests.support.models import random_weights
-
-
-@pytest.fixture(scope="module")
-def weights() -> dict[str, Tensor]:
-    return random_weights(TINY)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "models")
-
-
-def unfinished(store: ModelStore) -> list[str]:
-    return [path.name for path in store.root.rglob(".tmp-*")]
 
 
 def test_an_empty_store_has_no_version(store: ModelStore) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
 
 import pytest
 from torch import Tensor
@@ -13,21 +12,6 @@ from snac_core.errors import StoreError
 from snac_core.store import ModelStore
 from snac_core.store.manifest import Manifest, to_json
 from tests.support.models import TINY_8KHZ as TINY
-from tests.support.models import random_weights
-
-
-@pytest.fixture(scope="module")
-def weights() -> dict[str, Tensor]:
-    return random_weights(TINY)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "models")
-
-
-def unfinished(store: ModelStore) -> list[str]:
-    return [path.name for path in store.root.rglob(".tmp-*")]
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md", "manifest.json"])

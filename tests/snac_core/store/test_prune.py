@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 import pytest
 from torch import Tensor
@@ -12,21 +11,7 @@ from torch import Tensor
 from snac_core.errors import StoreError
 from snac_core.store import ModelStore
 from tests.support.models import TINY_8KHZ as TINY
-from tests.support.models import random_weights
-
-
-@pytest.fixture(scope="module")
-def weights() -> dict[str, Tensor]:
-    return random_weights(TINY)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "models")
-
-
-def unfinished(store: ModelStore) -> list[str]:
-    return [path.name for path in store.root.rglob(".tmp-*")]
+from tests.support.models import unfinished
 
 
 def test_pruning_spares_the_newest_the_current_and_the_previous(

@@ -24,21 +24,7 @@ from snac_core.store import ModelStore
 from snac_core.store.golden import check_golden
 from snac_core.store.weights import build
 from tests.support.models import TINY_8KHZ as TINY
-from tests.support.models import random_weights
-
-
-@pytest.fixture(scope="module")
-def weights() -> dict[str, Tensor]:
-    return random_weights(TINY)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ModelStore:
-    return ModelStore(tmp_path / "models")
-
-
-def unfinished(store: ModelStore) -> list[str]:
-    return [path.name for path in store.root.rglob(".tmp-*")]
+from tests.support.models import random_weights, unfinished
 
 
 def test_published_version_holds_what_it_says(
