@@ -90,6 +90,13 @@ def _train(options: argparse.Namespace) -> None:
             print(_outcome(best))
 
 
+def _pretrain(options: argparse.Namespace) -> None:
+    from trainer.training.pretraining import pretrain
+
+    config = configuration.load(options.config, options.set)
+    print(f"encoder and quantizer: {pretrain(config, device_called(options.device))}")
+
+
 def _outcome(best: Path) -> str:
     """Return what a run made of its base, in one line."""
     if not best.exists():
@@ -164,6 +171,7 @@ def _publish(options: argparse.Namespace) -> None:
 COMMANDS = {
     "prepare": _prepare,
     "train": _train,
+    "pretrain": _pretrain,
     "evaluate": _evaluate,
     "tokens-report": _tokens_report,
     "publish": _publish,

@@ -133,6 +133,19 @@ def parser() -> argparse.ArgumentParser:
     )
 
     command = commands.add_parser(
+        "pretrain",
+        help="train encoder and quantizer on spectra, without the decoder",
+        description="Writes pretrained.pt into the configuration's output_dir; train with "
+        "freeze_encoder and freeze_vq then teaches the decoder its tokens. Stopped, the same "
+        "command goes on.",
+    )
+    command.add_argument("--config", type=Path, required=True, metavar="FILE")
+    command.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="override a key"
+    )
+    command.add_argument("--device", help=device_help)
+
+    command = commands.add_parser(
         "evaluate",
         help="measure how well a model reconstructs speech, alone or against its base",
         description="Prints a table of means. --output-dir also gets evaluation_results.json, "

@@ -13,7 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainer.data.places import is_url, open_file
+from snac_core.utils.filesystems import is_url
+from trainer.data.places import open_file
 from trainer.errors import TrainerError
 
 COLUMN = "audio"

@@ -25,9 +25,10 @@ from webdataset import ShardWriter
 
 from snac_core.errors import AudioError
 from snac_core.utils.commands import progress
+from snac_core.utils.filesystems import is_url
 from trainer.data.lengths import MANIFEST
 from trainer.data.parquet_files import holds_recordings, open_parquet, recordings
-from trainer.data.places import files_under, is_url, open_file
+from trainer.data.places import files_under, open_file
 from trainer.data.recordings import Clip, clip_of, is_audio
 from trainer.errors import TrainerError
 

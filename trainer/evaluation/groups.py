@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from snac_core.utils.filesystems import is_url
 from trainer.data.lengths import MANIFEST
-from trainer.data.places import is_url
 from trainer.data.recordings import Clip, group_of
 from trainer.errors import TrainerError
 
