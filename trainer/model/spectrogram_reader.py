@@ -78,7 +78,8 @@ class SpectrogramReader(nn.Module):
             Tensor[B x 1 x T]: 1 for the latents of a recording, 0 for those of its padding.
         """
         difference = (self(latent) - target).abs().mean(dim=1, keepdim=True) * DEVIATION
-        return (difference * own).sum() / own.sum().clamp(min=1)
+        total: Tensor = (difference * own).sum() / own.sum().clamp(min=1)
+        return total
 
 
 class LogMel(nn.Module):
