@@ -1,8 +1,9 @@
 """Encoder and quantizer, before there is a decoder to train: ``snac-trainer pretrain``.
 
 A `SpectrogramReader` takes the decoder's place, so that a second of audio costs a fraction of
-what it costs in training. The checkpoint that comes out has the decoder of the base as it was;
-``train`` with ``freeze_encoder`` and ``freeze_vq`` then teaches it the new tokens.
+what it costs in training. The checkpoint that comes out has the decoder of the base, whose first
+layer is fitted to the new latent; ``train`` with ``freeze_encoder`` and ``freeze_vq`` then teaches
+it the new tokens.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from trainer.data.unreadable import Unreadable
 from trainer.errors import TrainerError
 from trainer.model.channels_last import channels_last
 from trainer.model.codebooks import CodebookUsage
+from trainer.model.decoder_input import fit_decoder_input
 from trainer.model.network import starting_model
 from trainer.model.spectrogram_reader import SpectrogramReader
 from trainer.runtime.checkpointing import save
@@ -42,6 +44,8 @@ log = logging.getLogger(__name__)
 RESULT, LATEST = "pretrained.pt", "pretraining_latest.pt"
 CONTINUOUS_WEIGHT = 0.3
 """Of the loss of a second reader, which sees the latent before it is quantized."""
+FITTED_LATENTS = 20
+"""Latents, for each channel of one, that the decoder's first layer is fitted to."""
 
 
 def pretrain(config: TrainConfig, device: torch.device) -> Path:
@@ -128,6 +132,7 @@ class Pretraining:
         self._save()
         if self.step >= total:
             self._say_validation()
+            self._fit_decoder()
         else:
             log.info("stopped at step %d; the same command goes on from there", self.step)
 
@@ -199,16 +204,33 @@ class Pretraining:
                     yield batch, seconds
             self.epoch, self.batch = self.epoch + 1, 0
 
+    def _fit_decoder(self) -> None:
+        """Let the decoder's first layer find in the new latent what it knew of the old one."""
+        if self.config.pretrained_model is None:
+            return
+        before, _ = starting_model(self.config)
+        batches: list[Tensor] = []
+        latents = 0
+        for loaded in self.epochs.batches(1):
+            batch = self.transfer.take(loaded)
+            batches.append(batch.audio)
+            latents += batch.audio.numel() // self.model.config.hop
+            if latents > FITTED_LATENTS * self.model.config.latent_channels:
+                break
+        share = fit_decoder_input(self.model, before.to(batches[0].device), batches)
+        log.info("the decoder's first layer is fitted: %.0f %% of its variance", 100 * share)
+        save(self.output / RESULT, self._model())
+
+    def _model(self) -> dict[str, Any]:
+        return {"config": self.model.config.to_dict(), "model": self.model.state_dict()}
+
     def _say_validation(self) -> None:
         mel = self.validate()
         said = "no segment could be read" if mel is None else f"mel {mel:.4f}"
         log.info("step %d, %.0f audio-seconds: validation: %s", self.step, self.audio_seconds, said)
 
     def _save(self) -> None:
-        model = {
-            "config": self.model.config.to_dict(),
-            "model": self.model.state_dict(),
-        }
+        model = self._model()
         state = {
             "readers": self.readers.state_dict(),
             "optimizer": self.optimizer.state_dict(),

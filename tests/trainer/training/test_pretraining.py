@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import re
@@ -13,11 +14,13 @@ import torch
 
 import snac_core
 from snac_core.store import checkpoint
+from snac_core.store.weights import build
 from tests.support.models import TINY, random_model
 from tests.trainer.conftest import levels_of
 from trainer import config as configuration
 from trainer.cli import main
 from trainer.errors import TrainerError
+from trainer.model.decoder_input import fit_decoder_input
 from trainer.model.spectrogram_reader import SpectrogramReader
 from trainer.runtime.distributed import World
 from trainer.runtime.stopping import StopRequest
@@ -60,7 +63,9 @@ def test_the_encoder_learns_and_the_decoder_stays(
     base = checkpoint.read(str(changes["pretrained_model"])).weights
     made = checkpoint.read(path).weights
     decoder = {name for name in made if name.startswith("decoder")}
-    assert all(torch.equal(made[name], base[name]) for name in decoder)
+    fitted = {name for name in decoder if re.match(r"decoder\.model\.[01]\.", name)}
+    assert all(torch.equal(made[name], base[name]) for name in decoder - fitted)
+    assert not any(torch.equal(made[name], base[name]) for name in fitted)
     moved = {name for name in set(made) - decoder if not torch.equal(made[name], base[name])}
     assert any(name.startswith("encoder") for name in moved)
     assert {f"quantizer.quantizers.{i}.codebook.weight" for i in range(3)} <= moved
@@ -98,6 +103,23 @@ def test_directions_of_length_one_leave_every_weight_as_it_is() -> None:
         torch.testing.assert_close(level.out_proj.weight, weight)
         direction = level.out_proj.parametrizations.weight.original1
         torch.testing.assert_close(direction.norm(dim=(1, 2)), torch.ones(len(direction)))
+
+
+@pytest.mark.parametrize("depthwise", [True, False])
+def test_a_decoder_finds_its_latent_in_one_that_was_turned(depthwise: bool) -> None:
+    config = dataclasses.replace(TINY, depthwise=depthwise)
+    before = random_model(config)
+    model = build(config, before.state_dict())
+    for level in levels_of(model):
+        # The same entries, told by other channels.
+        projection = level.out_proj.parametrizations.weight
+        projection.original0.data = projection.original0.data.flip(0)
+        projection.original1.data = projection.original1.data.flip(0)
+        assert level.out_proj.bias is not None
+        level.out_proj.bias.data = level.out_proj.bias.data.flip(0)
+    torch.manual_seed(0)
+    batches = [0.1 * torch.randn(4, 1, 16 * config.pad_multiple) for _ in range(4)]
+    assert fit_decoder_input(model, before, batches) > 0.2
 
 
 def test_padding_counts_for_nothing() -> None:
