@@ -92,7 +92,7 @@ def test_every_import_is_a_declared_dependency() -> None:
         "snac_core": base
         | {"matplotlib", "pyarrow", "fsspec"}
         | {name_of(one) for one in extras["media"] + extras["onnx"]},
-        "service": base | {name_of(one) for one in extras["tracing"]},
+        "service": base | {name_of(one) for one in extras["tracing"] + extras["cluster"]},
         "trainer": base | {name_of(one) for one in extras["train"]},
         "bulk": base | {name_of(one) for one in (*extras["bulk"], *extras["hub"])},
     }
