@@ -1,4 +1,4 @@
-"""What each command of ``snac-trainer`` does."""
+"""The implementation of each ``snac-trainer`` command."""
 
 from __future__ import annotations
 

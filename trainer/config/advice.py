@@ -1,4 +1,4 @@
-"""What a configuration allows and hardly anybody means."""
+"""Warnings about configurations that are legal but rarely intended."""
 
 from __future__ import annotations
 

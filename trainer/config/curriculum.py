@@ -1,4 +1,4 @@
-"""Which segment length and batch an epoch trains with, and which learning rate a step."""
+"""The curriculum: segment length and batch size by epoch, and learning rate by step."""
 
 from __future__ import annotations
 

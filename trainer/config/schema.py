@@ -1,4 +1,4 @@
-"""The training configuration: all keys in one object, and which of them go together."""
+"""The training configuration: all keys in one object, and the rules that relate them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a run that goes on finds the recordings that it had before it stopped."""
+"""Detects whether a resumed run has the recordings that it had before it stopped."""
 
 from __future__ import annotations
 

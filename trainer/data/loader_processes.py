@@ -1,7 +1,8 @@
-"""The processes that read recordings for the one that trains, and signals.
+"""Loader processes, and how they react to signals.
 
-What stops a job (``timeout``, systemd, Slurm, torchrun) signals every process of it. The one that
-trains saves and ends the others; if they ended by themselves, it could not go on to where it saves.
+Whatever stops a job (``timeout``, systemd, Slurm, torchrun) signals all its processes. The training
+process saves and then ends the others; if they ended by themselves, it could not reach the point
+at which it saves.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parquet files of recordings, as Hugging Face's datasets keep them.
+"""Parquet files of recordings in the format of Hugging Face datasets.
 
 A column ``audio`` holds, in each row, a recording's file as ``bytes`` and its name as ``path``.
 """

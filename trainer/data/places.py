@@ -1,4 +1,4 @@
-"""Where data lie: on this machine, or in any file system that pyarrow or fsspec knows.
+"""Locations of data: local paths, or URLs of any file system that pyarrow or fsspec supports.
 
 A place is a path, or a URL such as ``s3://bucket/speech``, ``gs://...`` or
 ``hf://datasets/owner/name``.

@@ -1,4 +1,4 @@
-"""Which recordings there are, in a file that is mapped into memory.
+"""An index of recordings in a memory-mapped file.
 
 One process finds them and writes the file; any number of processes map it, and what they read of
 it is in memory once for all of them. Millions of recordings take none of a process's own memory.

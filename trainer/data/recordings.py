@@ -1,4 +1,4 @@
-"""Recordings on disk: which there are, how long they are, and any part of them by seeking."""
+"""Recordings on disk: listing them, their lengths, and reading any part by seeking."""
 
 from __future__ import annotations
 

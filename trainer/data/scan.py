@@ -1,4 +1,4 @@
-"""Finding recordings: those under a folder, and those that a manifest lists."""
+"""Finding recordings under a folder or in a manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Speech as training segments: random crops to train on, fixed ones to compare with."""
+"""Training segments (random crops) and validation segments (fixed crops)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""WebDataset shards on disk: tar files of recordings, and the index of what is where in them.
+"""WebDataset shards on disk: tar files of recordings, and an index of their contents.
 
 A shard holds each recording under a number of its own, with what is known of it beside:
 ``000000017.flac`` and ``000000017.json``. Any WebDataset reader can read it, and shards that

@@ -1,4 +1,4 @@
-"""The recordings that a run trains on and validates on, whatever they lie in."""
+"""The training and validation recordings of a run, whatever form they are stored in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recordings that turned out to be unreadable: each named once, by whichever process met it."""
+"""A log of unreadable recordings; each is named once, by the process that met it first."""
 
 from __future__ import annotations
 

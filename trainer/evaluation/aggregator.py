@@ -1,4 +1,4 @@
-"""The figures of an evaluation as they add up, recording by recording."""
+"""Running totals of an evaluation's metrics."""
 
 from __future__ import annotations
 

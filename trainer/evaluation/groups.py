@@ -1,4 +1,4 @@
-"""Which group, such as a speaker, a recording belongs to."""
+"""The group of a recording, such as its speaker."""
 
 from __future__ import annotations
 

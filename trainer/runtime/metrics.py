@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: ``metrics.csv`` for people and scripts, and TensorBoard."""
+"""The metrics of a run: ``metrics.csv`` and TensorBoard."""
 
 from __future__ import annotations
 

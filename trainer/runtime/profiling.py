@@ -1,4 +1,4 @@
-"""A trace of a few steps, to see where their time goes."""
+"""A profiler trace of a few steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a run is: what a checkpoint holds of it beside weights, and how fast it goes."""
+"""The progress of a run: the state in a checkpoint beside weights, and throughput."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Going on with a run as if it had never stopped: which checkpoint, and what belongs to it."""
+"""Resuming a run exactly: which checkpoint to load, and what state it must contain."""
 
 from __future__ import annotations
 

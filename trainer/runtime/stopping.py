@@ -1,4 +1,4 @@
-"""Ending a run in good order when somebody asks it to."""
+"""Graceful stops on signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Experiment trackers: where the figures of a run go besides its own files."""
+"""Experiment trackers that receive a run's metrics beside its own files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each epoch learns from: how many batches there are, and the next one on the device."""
+"""The batches of each epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model from random weights is given before its first step."""
+"""Initialises a model with random weights before its first step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training step: forward, losses, gradients over all processes, and what moves weights."""
+"""One training step: forward pass, losses, gradients over all processes, optimizers and EMA."""
 
 from __future__ import annotations
 

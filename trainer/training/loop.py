@@ -52,8 +52,8 @@ def train(config: TrainConfig, where: World | torch.device) -> Path:
 
     Writes into ``config.output_dir``: ``config.json``, ``baseline_metrics.json``,
     ``best_model.pt``, ``checkpoint_epoch{N}.pt``, ``checkpoint_latest.pt``, ``metrics.csv``,
-    ``unreadable.csv`` and TensorBoard logs under ``logs/``. Asked to stop by SIGTERM or
-    SIGINT, it writes ``checkpoint_latest.pt`` and returns, be there a best model yet or not.
+    ``unreadable.csv`` and TensorBoard logs under ``logs/``. On SIGTERM or SIGINT it writes
+    ``checkpoint_latest.pt`` and returns, whether or not there is a best model yet.
 
     Parameters
     ----------

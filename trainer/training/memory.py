@@ -1,4 +1,4 @@
-"""How much memory a run will take: its own step, on a little audio, on the CPU, watched."""
+"""Estimates a run's memory by measuring one of its own steps on short audio on the CPU."""
 
 from __future__ import annotations
 

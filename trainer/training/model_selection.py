@@ -1,4 +1,4 @@
-"""Judging a run's model as it goes: against its base, its own best, and what is published."""
+"""Model selection: compares the model with its base, its best so far and the published version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a version in a model store, and which models a run publishes."""
+"""Publishes checkpoints to a model store, and decides which models of a run are published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Going on with other validation recordings: figures from before do not compare with theirs."""
+"""Measures base and best model again after the validation recordings have changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Validation segments to look at and listen to in TensorBoard."""
+"""Audio and spectrograms of validation segments for TensorBoard."""
 
 from __future__ import annotations
 

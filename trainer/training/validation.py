@@ -1,4 +1,4 @@
-"""Measuring a model on fixed segments: the same figures on any number of processes."""
+"""Validation on fixed segments, with the same results on any number of processes."""
 
 from __future__ import annotations
 

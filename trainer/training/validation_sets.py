@@ -1,4 +1,4 @@
-"""The fixed segments of a run: those that decide, and those of other sets, by name."""
+"""The validation sets of a run: the main set, which selects the best model, and named sets."""
 
 from __future__ import annotations
 
