@@ -98,7 +98,7 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 
 def _outcome(best: Path) -> str:
-    """Return what a run made of its base, in one line."""
+    """Return the outcome of a run in one line."""
     if not best.exists():
         return "no best model yet"
     metrics = torch.load(best, map_location="cpu", weights_only=True, mmap=True)["metrics"]

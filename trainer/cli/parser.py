@@ -13,7 +13,7 @@ from snac_core.utils.commands import add_strict, add_version
 
 
 def _positive(text: str) -> int:
-    """Return a number given on the command line; argparse says what is wrong with another."""
+    """Parse a positive integer; argparse reports anything else."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")

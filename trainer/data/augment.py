@@ -31,7 +31,7 @@ SPEED_STREAM = 1
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What happens to a segment, each with a probability of its own, in this order.
+    """The augmentations of a segment, applied in this order, each with its own probability.
 
     Parameters
     ----------

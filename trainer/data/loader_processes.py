@@ -46,7 +46,7 @@ def starting() -> Iterator[None]:
 
 
 def outlive_signals(worker: int) -> None:
-    """Let only the process that trains end this one; a ``worker_init_fn`` of PyTorch's loaders."""
+    """Ignore stop signals: only the training process ends this one. A ``worker_init_fn``."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     parent = multiprocessing.parent_process()
     trainer = -1 if parent is None else parent.pid
@@ -62,7 +62,7 @@ def outlive_signals(worker: int) -> None:
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Turn a loader's error that one of its processes is no more into `ReaderDiedError`."""
+    """Turn a loader's error about a process that died into `ReaderDiedError`."""
     try:
         yield
     except RuntimeError as error:

@@ -18,7 +18,7 @@ from trainer.errors import TrainerError
 
 
 def open_file(place: str | Path) -> BinaryIO:
-    """Return a file at a path or URL, opened to be read and sought in.
+    """Return the file at a path or URL, open for reading and seeking.
 
     Raises
     ------

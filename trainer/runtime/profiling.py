@@ -41,7 +41,7 @@ class Profiler:
             self._profile.start()
 
     def step(self) -> None:
-        """Take note that a step has ended."""
+        """Note the end of a step."""
         if self._profile is None:
             return
         self._profile.step()

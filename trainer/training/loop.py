@@ -180,7 +180,7 @@ class TrainingRun:
         )
 
     def measure_base(self) -> None:
-        """Measure what the run started from, unless that was done on these recordings."""
+        """Measure the base, unless that was done on the same recordings."""
         if self.measured_on and not same_validation(self.measured_on, self.fingerprint):
             measure_anew(self.selection)
         self.selection.baseline()
@@ -193,7 +193,7 @@ class TrainingRun:
 
     @property
     def _no_more_steps(self) -> bool:
-        """Whether the last step has been taken, or there is no use in another."""
+        """Whether the last step has been taken or training has ended early."""
         state = self.state
         return (
             state.ended_early

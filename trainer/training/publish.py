@@ -219,7 +219,7 @@ class PublishGate:
 
     @property
     def _guarded(self) -> tuple[str, ...]:
-        """What must not get worse, besides the loss."""
+        """The metrics that must not get worse, besides the loss."""
         config = self.validation_set.config
         return (*config.gate_metrics, *map(key, config.gate_sets))
 

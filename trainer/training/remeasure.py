@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def measure_anew(selection: ModelSelection) -> None:
-    """Measure the base and the best model so far on the validation recordings of now.
+    """Measure the base and the best model so far on the present validation recordings.
 
     Raises
     ------
