@@ -37,7 +37,7 @@ FULL := $(VENV)/installed.full
 PINS := pyproject.toml constraints.txt
 
 # PESQ is compiled when it is installed; without a compiler the figure is left out, and said so.
-EXTRAS := train,bulk,hub,tracing,onnx,bench,chart,docs,dev$(if $(shell command -v cc),$(shell printf ,)pesq)
+EXTRAS := train,bulk,cluster,hub,tracing,onnx,bench,chart,docs,dev$(if $(shell command -v cc),$(shell printf ,)pesq)
 
 # $(call install,EXTRAS,WHAT) installs this checkout and the given extras at the pinned versions.
 # torch from another index comes first and alone: that build then satisfies the pin, and its
@@ -109,8 +109,8 @@ lock: $(FULL) ## pin the whole tree again in constraints.txt (ARGS=--upgrade: to
 		--fork-strategy fewest --custom-compile-command 'make lock' --quiet \
 		--output-file constraints.txt $(ARGS)
 
-clusters: $(FULL) ## run jobs on clusters of several Ray nodes, one of which is lost
-	$(THREADS) $(BIN)/python -m pytest -n 0 -s tests/bulk/cluster_jobs.py $(ARGS)
+clusters: $(FULL) ## run jobs and the service on Ray; nodes and replicas are lost and join (10 minutes)
+	$(THREADS) $(BIN)/python -m pytest -n 0 -s tests/bulk/cluster_jobs.py tests/service/cluster_jobs.py $(ARGS)
 
 bench: $(FULL) ## measure against the published package; writes bench/results/ (a quiet machine!)
 	$(BIN)/python bench/cpu.py

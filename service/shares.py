@@ -1,4 +1,4 @@
-"""How much one caller may have of what all callers share: streams, queue and memory."""
+"""Fair shares of resources that all callers share: streams, queue and memory."""
 
 from __future__ import annotations
 

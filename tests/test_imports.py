@@ -25,7 +25,7 @@ FLOORS = {
         "errors types",
     ],
     "service": [
-        "cli",
+        "cli cluster",
         "server",
         "app reference",
         "api websocket",
@@ -33,7 +33,7 @@ FLOORS = {
         "models limits engine",
         "observability security",
         "settings problems concurrency",
-        "keys errors fields request_state shares addresses cgroup client",
+        "keys errors fields request_state shares addresses cgroup scaling client",
     ],
     "trainer": [
         "__main__",

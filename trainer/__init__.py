@@ -1,9 +1,8 @@
 """Curriculum fine-tuning of SNAC on one's own speech.
 
-A folder imports only from those before it, and `cli` from all of them:
-`config`, with what goes with it; `data` and `objective`; `preparation`, which needs only
-`data`; `process` (ranks, signals, checkpoints) and `model`; `run`, which is the training;
-`pages` (HTML and figures); `evaluation` and `tokens`, which measure what came of it.
+A folder imports only from those before it: `config`; `data` and `losses`; `runtime` (ranks,
+signals, checkpoints, metrics); `model`; `reporting` (HTML and plots); `training`, `evaluation`,
+`preparation` and `tokens`; and `cli`, which imports from all of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes wrong before or during training, said once, with no stack trace for the user."""
+"""Errors before or during training, reported in one line without a stack trace."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from bulk import filesystems
 from bulk.errors import OutputError
+from snac_core.utils.filesystems import is_url
 
 REFRESH_SECONDS = 20.0
 """How often a run on an object store says that it is alive."""
@@ -36,7 +37,7 @@ def locked(place: str, output: str) -> Iterator[None]:
         When another run holds it.
     """
     mine = {"host": socket.gethostname(), "pid": os.getpid(), "began": time.time()}
-    if filesystems.is_url(place):
+    if is_url(place):
         with _locked_object(place, output, mine):
             yield
         return

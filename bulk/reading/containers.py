@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from bulk import filesystems
 from bulk.sources import arrow_batches
 from snac_core.errors import AudioError
+from snac_core.utils.filesystems import is_url
 
 Row: TypeAlias = Mapping[str, Any]
 """A clip, with the columns of `bulk.sources.PLACE`."""
@@ -47,7 +48,7 @@ def recordings(
 def _single(place: str) -> Opened | Exception:
     if place.endswith("|"):
         return AudioError(f"the recording is a command, which is not run: {place}")
-    if not filesystems.is_url(place):
+    if not is_url(place):
         return Path(place)
     try:
         return filesystems.open_file(place)

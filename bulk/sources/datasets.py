@@ -16,6 +16,7 @@ from bulk import filesystems
 from bulk.errors import SourceError
 from bulk.filesystems import File
 from bulk.sources.clips import ROWS, table_of
+from snac_core.utils.filesystems import is_url
 
 AUDIO_COLUMN = "audio"
 
@@ -116,7 +117,7 @@ def arrow_pages(place: str, audio_column: str) -> Iterator[pa.Table]:
 def arrow_batches(place: str) -> Iterator[pa.RecordBatch]:
     """Yield the batches of a file of Arrow's stream or file format, mapped where it is local."""
     with contextlib.ExitStack() as stack:
-        if filesystems.is_url(place):
+        if is_url(place):
             source = pa.PythonFile(stack.enter_context(filesystems.open_file(place)), "r")
         else:
             source = stack.enter_context(pa.memory_map(place))

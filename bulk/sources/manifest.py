@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from bulk import filesystems
 from bulk.errors import SourceError
 from bulk.sources.clips import ROWS, table_of
+from snac_core.utils.filesystems import is_url
 
 PATH_COLUMNS = ("path", "audio_filepath", "audio_path", "file_name", "filename", "file", "wav")
 ID_COLUMNS = ("id", "utt_id", "clip_id")
@@ -106,7 +107,7 @@ def clip_row(
     """Return a row of `PLACE` for a segment of a recording, or a whole one."""
     place = filesystems.join(folder, path)
     # Asking an object store for each of a million objects would take hours.
-    file = None if filesystems.is_url(place) else filesystems.stat(place)
+    file = None if is_url(place) else filesystems.stat(place)
     cut = "" if offset is None and duration is None else f" {offset or 0:g}+{duration}"
     return {
         "id": own_id or (path if offset is None else f"{path}@{offset:g}"),

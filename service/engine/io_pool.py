@@ -64,7 +64,7 @@ class IoPool:
             turn.add_done_callback(lambda _: work.close())
 
     def close(self) -> None:
-        """Wait for running work; start no more."""
+        """Wait for running work, and start no new work."""
         self._pool.shutdown(cancel_futures=True)
 
     def _submit(

@@ -4,9 +4,9 @@ Jobs take turns, one step each, so that a short clip does not wait for all windo
 A batch holds steps of one codec and one kind. Urgent jobs (the next step of a stream whose
 listener has little audio left) get every other batch.
 
-Callers take turns as well: who has had less of the engine goes first, so that one with many jobs
-gets no more of it than one with few. It is start-time fair queueing, Goyal, Vin and Cheng 1996,
-with audio-seconds as the cost.
+Callers take turns as well: the caller that has used less of the engine goes first, so that a
+caller with many jobs gets no more than one with few. It is start-time fair queueing (Goyal, Vin
+and Cheng 1996), with audio-seconds as the cost.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Scheduler:
             )
 
     def add(self, queued: QueuedJob) -> None:
-        """Queue a job. A caller who was away has no claim to what others had meanwhile."""
+        """Queue a job. A caller that was idle gets no credit for the time it was idle."""
         self.queued_seconds += queued.job.seconds
         callers = {one.caller for one in self._jobs()}
         self._served = {caller: self._served.get(caller, 0.0) for caller in callers}
@@ -135,7 +135,7 @@ class Scheduler:
         queued.waiting.clear()
 
     def clear(self) -> set[QueuedJob]:
-        """Forget everything; returns the jobs that were waiting or running."""
+        """Clear the queue; returns the jobs that were waiting or running."""
         jobs = self._jobs()
         self.waiting, self.running = [], []
         self.queued_seconds = self._refused = 0.0
@@ -164,7 +164,7 @@ class Scheduler:
     def _in_turn(self, jobs: list[QueuedJob]) -> list[QueuedJob]:
         """Return urgent jobs first, or last if they had the batch before; then by fair turns.
 
-        A job's turn is what its caller has had and would have had with its jobs before this one.
+        A job's turn is what its caller has used, plus its earlier jobs in the queue.
         """
         turns: dict[QueuedJob, tuple[bool, float]] = {}
         ahead: dict[str, float] = {}

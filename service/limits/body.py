@@ -1,4 +1,4 @@
-"""How much may be sent: bytes of a body, entries of a batch, depth of JSON, and each minute."""
+"""Limits on request bodies: bytes, batch entries, and the depth of JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A brake on guessing keys: so many wrong ones a minute from one address, and no more are tried."""
+"""Limits guessing of keys: wrong keys per minute and address."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Reservation:
             self._caller = caller
 
     def close(self) -> None:
-        """Release everything; a thread that is still at it gets no more."""
+        """Release everything; later reservations by threads still running are ignored."""
         with self._budget.lock:
             self._closed = True
             self._resize(0)

@@ -1,7 +1,7 @@
-"""What a model store has, as it was last seen.
+"""A cached list of a model store's versions.
 
-Looking may take as long as the store's disk or network likes, so it is done in a thread of its
-own, and whoever asks meanwhile hears what was there before.
+Reading the store can block on its disk or network, so it runs in a thread of its own; callers
+get the last known list meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from snac_core.store.manifest import MANIFEST, Manifest
 log = structlog.get_logger(__name__)
 
 LOOK_SECONDS = 2.0
-"""How long who asks for the list waits for a new look."""
+"""How long a caller waits for a new listing."""
 
 _State = tuple[int, int, int]
 
@@ -68,7 +68,7 @@ class Catalog:
         return self._entries
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop reading the store."""
         self._loader.close()
 
     def _look(self) -> list[Entry]:

@@ -231,7 +231,7 @@ class ModelManager:
         self._loader.submit(look)
 
     def close(self) -> None:
-        """Begin no more reloads."""
+        """Stop accepting reloads."""
         self._loader.close()
         if self._catalog is not None:
             self._catalog.close()

@@ -246,7 +246,7 @@ class Streams:
             stream.uncounted_seconds -= whole
 
     async def drain(self, seconds: float) -> None:
-        """Accept no more streams, give the open ones ``seconds`` to end, then stop them."""
+        """Stop accepting streams, give the open ones ``seconds`` to end, then stop them."""
         self._draining = True
         for pause in (seconds, _LAST_WORDS_SECONDS):
             with contextlib.suppress(TimeoutError):

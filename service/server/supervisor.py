@@ -145,9 +145,9 @@ class Supervisor:
                 os.kill(process.pid, number)
 
     def _end_silent(self) -> None:
-        """End workers that have served and give no sign of life; they are replaced as the dead.
+        """End workers whose heartbeat has stopped; they are replaced like workers that exited.
 
-        How old a sign is by the file's clock does not matter, only when it was last another.
+        Only a change of the file's time counts, not its age by the file system's clock.
         """
         for number, process in self._processes.items():
             try:

@@ -230,7 +230,11 @@ class RequestBuilder:
             return 1.0  # a date, which this service never sends
 
     def _pause_after(self, answer: httpx.Response, attempt: int) -> float | None:
-        return self._pause(answer.status_code, answer.headers.get("Retry-After"), attempt)
+        status = answer.status_code
+        problem = answer.headers.get("Content-Type", "").startswith("application/problem+json")
+        if status in (500, 502) and not problem:
+            status = 503  # said by a proxy, which has just lost the replica that it had asked
+        return self._pause(status, answer.headers.get("Retry-After"), attempt)
 
     @staticmethod
     def _checked(answer: httpx.Response) -> httpx.Response:

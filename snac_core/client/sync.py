@@ -55,7 +55,8 @@ class SnacClient(RequestBuilder):
     timeout
         Seconds to wait for a response, or for one message of a stream.
     retries
-        Retries after 429 and 503, each after the seconds in ``Retry-After``.
+        Retries after 429 and 503, each after the seconds in ``Retry-After``, and after a 500 or
+        502 of a proxy.
     """
 
     def __init__(

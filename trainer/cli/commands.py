@@ -1,4 +1,4 @@
-"""What each command of ``snac-trainer`` does."""
+"""The implementation of each ``snac-trainer`` command."""
 
 from __future__ import annotations
 
@@ -90,8 +90,15 @@ def _train(options: argparse.Namespace) -> None:
             print(_outcome(best))
 
 
+def _pretrain(options: argparse.Namespace) -> None:
+    from trainer.training.pretraining import pretrain
+
+    config = configuration.load(options.config, options.set)
+    print(f"encoder and quantizer: {pretrain(config, device_called(options.device))}")
+
+
 def _outcome(best: Path) -> str:
-    """Return what a run made of its base, in one line."""
+    """Return the outcome of a run in one line."""
     if not best.exists():
         return "no best model yet"
     metrics = torch.load(best, map_location="cpu", weights_only=True, mmap=True)["metrics"]
@@ -164,6 +171,7 @@ def _publish(options: argparse.Namespace) -> None:
 COMMANDS = {
     "prepare": _prepare,
     "train": _train,
+    "pretrain": _pretrain,
     "evaluate": _evaluate,
     "tokens-report": _tokens_report,
     "publish": _publish,

@@ -13,7 +13,7 @@ from snac_core.utils.commands import add_strict, add_version
 
 
 def _positive(text: str) -> int:
-    """Return a number given on the command line; argparse says what is wrong with another."""
+    """Parse a positive integer; argparse reports anything else."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
@@ -131,6 +131,19 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--dry-run", action="store_true", help="say what would be done and touch nothing"
     )
+
+    command = commands.add_parser(
+        "pretrain",
+        help="train encoder and quantizer on spectra, without the decoder",
+        description="Writes pretrained.pt into the configuration's output_dir; train with "
+        "freeze_encoder and freeze_vq then teaches the decoder its tokens. Stopped, the same "
+        "command goes on.",
+    )
+    command.add_argument("--config", type=Path, required=True, metavar="FILE")
+    command.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="override a key"
+    )
+    command.add_argument("--device", help=device_help)
 
     command = commands.add_parser(
         "evaluate",

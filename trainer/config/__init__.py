@@ -1,4 +1,4 @@
-"""The configuration of a run: its keys, their rules, and the curriculum."""
+"""The configuration of a run: keys, rules and curriculum."""
 
 from __future__ import annotations
 

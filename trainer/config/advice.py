@@ -1,4 +1,4 @@
-"""What a configuration allows and hardly anybody means."""
+"""Warnings about configurations that are legal but rarely intended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trainer.config.schema import TrainConfig
 
 
 def advice(config: TrainConfig, total_steps: int) -> Iterator[str]:
-    """Yield what is odd about a run of ``total_steps``, a sentence each."""
+    """Yield warnings about a run of ``total_steps``, one sentence each."""
     if config.warmup_steps >= total_steps:
         yield (
             f"warmup_steps {config.warmup_steps} is not less than the {total_steps} steps of the "

@@ -1,4 +1,4 @@
-"""Which segment length and batch an epoch trains with, and which learning rate a step."""
+"""The curriculum: segment length and batch size by epoch, and learning rate by step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.config.types import Stage
 
 
 class EpochPlan(NamedTuple):
-    """What one epoch trains with."""
+    """Segment length and batch size of one epoch."""
 
     length: float
     """Seconds in a segment."""
@@ -66,7 +66,7 @@ def by_steps(config: TrainConfig) -> bool:
 
 
 def plans(config: TrainConfig) -> list[EpochPlan]:
-    """Return what the epochs of a run train with, each once, in their order."""
+    """Return the distinct plans of a run's epochs, in order."""
     # How long a pass is makes a difference to how many epochs there are, and to no plan.
     return list(dict.fromkeys(one.plan for one in epochs(config, lambda plan: sys.maxsize)))
 

@@ -1,4 +1,4 @@
-"""Every key of a training configuration: its type, its default and what it means.
+"""Every key of a training configuration: its type, default and meaning.
 
 Each class is a group of keys and a section of docs/training-configuration.md, which is generated
 from here.

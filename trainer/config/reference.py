@@ -1,4 +1,4 @@
-"""docs/training-configuration.md, written from the keys themselves."""
+"""Generates docs/training-configuration.md from the keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training configuration: all keys in one object, and which of them go together."""
+"""The training configuration: all keys in one object, and the rules that relate them."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class TrainConfig(
 
     @property
     def token_space_changes(self) -> bool:
-        """Whether what makes codes, the encoder or the quantizer, is another afterwards."""
+        """Whether training changes what makes codes: the encoder or the quantizer."""
         return not (self.freeze_encoder and self.freeze_vq)
 
     @property

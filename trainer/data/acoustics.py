@@ -1,4 +1,4 @@
-"""Other rooms, microphones and transmission channels, imitated by filters.
+"""Filters that simulate other rooms, microphones and transmission channels.
 
 All filters are applied as products of spectra. They keep the length of a segment, and lower its
 level where it would exceed full scale.

@@ -1,7 +1,7 @@
-"""Changes to training segments that make more of a small corpus.
+"""Augmentation of training segments, for small corpora.
 
-The changed segment is both what the codec hears and what it is to give back: it learns to
-code noisy or once compressed speech as it is, not to clean it.
+The augmented segment is both input and target: the codec learns to reproduce noisy or
+compressed speech as it is, not to clean it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPEED_STREAM = 1
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What happens to a segment, each with a probability of its own, in this order.
+    """The augmentations of a segment, applied in this order, each with its own probability.
 
     Parameters
     ----------

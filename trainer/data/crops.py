@@ -1,4 +1,4 @@
-"""Which part of a recording becomes a training segment."""
+"""Choosing which part of a recording becomes a training segment."""
 
 from __future__ import annotations
 

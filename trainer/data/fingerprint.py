@@ -1,4 +1,4 @@
-"""Whether a run that goes on finds the recordings that it had before it stopped."""
+"""Detects whether a resumed run has the recordings that it had before it stopped."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SAMPLE_BYTES = 4096
 
 
 class Fingerprint(NamedTuple):
-    """What tells data apart, wherever they lie."""
+    """A fingerprint of data that does not depend on their location."""
 
     recordings: int
     """To train on."""
@@ -33,7 +33,7 @@ class Fingerprint(NamedTuple):
 def fingerprint(
     data: TrainingData, validation: Sequence[Clip], named: Mapping[str, Sequence[Clip]]
 ) -> Fingerprint:
-    """Return the fingerprint of what a run trains on, and of the segments that it measures.
+    """Return the fingerprint of a run's training data and validation segments.
 
     Parameters
     ----------

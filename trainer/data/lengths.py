@@ -1,4 +1,4 @@
-"""How long recordings are where `prepare` has measured them: so that no file need be opened."""
+"""Recording lengths measured by `prepare`, so that files need not be opened."""
 
 from __future__ import annotations
 

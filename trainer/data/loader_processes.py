@@ -1,7 +1,8 @@
-"""The processes that read recordings for the one that trains, and signals.
+"""Loader processes, and how they react to signals.
 
-What stops a job (``timeout``, systemd, Slurm, torchrun) signals every process of it. The one that
-trains saves and ends the others; if they ended by themselves, it could not go on to where it saves.
+Whatever stops a job (``timeout``, systemd, Slurm, torchrun) signals all its processes. The training
+process saves and then ends the others; if they ended by themselves, it could not reach the point
+at which it saves.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def starting() -> Iterator[None]:
 
 
 def outlive_signals(worker: int) -> None:
-    """Let only the process that trains end this one; a ``worker_init_fn`` of PyTorch's loaders."""
+    """Ignore stop signals: only the training process ends this one. A ``worker_init_fn``."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     parent = multiprocessing.parent_process()
     trainer = -1 if parent is None else parent.pid
@@ -61,7 +62,7 @@ def outlive_signals(worker: int) -> None:
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Turn a loader's error that one of its processes is no more into `ReaderDiedError`."""
+    """Turn a loader's error about a process that died into `ReaderDiedError`."""
     try:
         yield
     except RuntimeError as error:

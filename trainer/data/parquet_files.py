@@ -1,4 +1,4 @@
-"""Parquet files of recordings, as Hugging Face's datasets keep them.
+"""Parquet files of recordings in the format of Hugging Face datasets.
 
 A column ``audio`` holds, in each row, a recording's file as ``bytes`` and its name as ``path``.
 """
@@ -13,7 +13,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainer.data.places import is_url, open_file
+from snac_core.utils.filesystems import is_url
+from trainer.data.places import open_file
 from trainer.errors import TrainerError
 
 COLUMN = "audio"

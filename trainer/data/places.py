@@ -1,4 +1,4 @@
-"""Where data lie: on this machine, or in any file system that pyarrow or fsspec knows.
+"""Locations of data: local paths, or URLs of any file system that pyarrow or fsspec supports.
 
 A place is a path, or a URL such as ``s3://bucket/speech``, ``gs://...`` or
 ``hf://datasets/owner/name``.
@@ -18,7 +18,7 @@ from trainer.errors import TrainerError
 
 
 def open_file(place: str | Path) -> BinaryIO:
-    """Return a file at a path or URL, opened to be read and sought in.
+    """Return the file at a path or URL, open for reading and seeking.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Which recordings there are, in a file that is mapped into memory.
+"""An index of recordings in a memory-mapped file.
 
 One process finds them and writes the file; any number of processes map it, and what they read of
 it is in memory once for all of them. Millions of recordings take none of a process's own memory.
@@ -72,7 +72,7 @@ class RecordingIndex(Sequence[Clip]):
 
     @property
     def seconds(self) -> npt.NDArray[np.float64]:
-        """How long each is."""
+        """The length of each recording."""
         seconds: npt.NDArray[np.float64] = np.empty(len(self))
         done = 0
         for batch in self._table.select(["frames", "sample_rate"]).to_batches():
@@ -88,7 +88,7 @@ class RecordingIndex(Sequence[Clip]):
         return weights
 
     def digest(self) -> str:
-        """Return a text that differs for recordings of other names, lengths or weights."""
+        """Return a digest of the recordings' names, lengths and weights."""
         digest = hashlib.blake2b(digest_size=16)
         for batch in self._table.to_batches():
             # Folders may have moved.
@@ -134,7 +134,7 @@ def indexed(clips: Iterable[Clip]) -> RecordingIndex:
 
 
 def seconds_of(clips: Sequence[Clip]) -> npt.NDArray[np.float64]:
-    """Return how long each recording is."""
+    """Return the length of each recording."""
     if isinstance(clips, RecordingIndex):
         return clips.seconds
     return np.array([clip.seconds for clip in clips], dtype=np.float64)

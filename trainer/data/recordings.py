@@ -1,4 +1,4 @@
-"""Recordings on disk: which there are, how long they are, and any part of them by seeking."""
+"""Recordings on disk: listing them, their lengths, and reading any part by seeking."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Clip(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What to call it in messages."""
+        """Its name in messages."""
         place = self.url or str(self.path)
         if self.row >= 0:
             return f"{place} row {self.row}"
@@ -60,7 +60,7 @@ class Clip(NamedTuple):
 
 
 def is_audio(name: str) -> bool:
-    """Return whether a file's name ends as those of recordings do."""
+    """Return whether a file name has the suffix of a recording."""
     return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES  # noqa: PTH122
 
 
@@ -182,7 +182,7 @@ def read_at_speed(
 
 @contextmanager
 def opened(clip: Clip, held: bytes | None = None) -> Iterator[Path | BinaryIO]:
-    """Give what ``clip`` is read from: a path, or a file that is just its bytes."""
+    """Give the path or file object from which ``clip`` is read."""
     if clip.row >= 0 and held is None:
         held = parquet_files.recording(clip.url or clip.path, clip.row)
     if held is not None:

@@ -1,4 +1,4 @@
-"""In which order an epoch takes its segments, and which of them each rank reads.
+"""The order of segments in an epoch, and the part of it that each rank reads.
 
 There is one order for all ranks, decided by the seed and the epoch. It is cut into global
 batches, and of every one each rank takes its slice; so a step learns from the same segments

@@ -1,4 +1,4 @@
-"""Finding recordings: those under a folder, and those that a manifest lists."""
+"""Finding recordings under a folder or in a manifest."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 from snac_core.audio import AUDIO_SUFFIXES
 from snac_core.errors import AudioError
 from snac_core.utils.commands import progress
+from snac_core.utils.filesystems import is_url
 from trainer.data import recording_index
 from trainer.data.lengths import MANIFEST, describes, known_lengths
 from trainer.data.parquet_files import open_parquet
-from trainer.data.places import files_under, is_url
+from trainer.data.places import files_under
 from trainer.data.recording_index import clips_in, pages
 from trainer.data.recordings import Clip, clip_of, is_audio
 from trainer.errors import TrainerError

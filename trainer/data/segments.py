@@ -1,4 +1,4 @@
-"""Speech as training segments: random crops to train on, fixed ones to compare with."""
+"""Training segments (random crops) and validation segments (fixed crops)."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ class SegmentLoader(StatefulDataLoader[Segment]):  # type: ignore[misc]
         return batches
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where a loader of shards is; one that loads it gives the next batch.
+        """Return the position of a loader of shards, from which another can continue.
 
         Of other data nothing: how many batches there were says it all.
         """
@@ -268,7 +268,7 @@ class SegmentLoader(StatefulDataLoader[Segment]):  # type: ignore[misc]
         return {"workers": self.num_workers, "position": super().state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on after the batch that was the last one when ``state_dict`` was made.
+        """Continue after the batch at which ``state_dict`` was called.
 
         The state must be of a loader with as many workers.
         """

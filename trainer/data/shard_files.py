@@ -1,4 +1,4 @@
-"""WebDataset shards on disk: tar files of recordings, and the index of what is where in them.
+"""WebDataset shards on disk: tar files of recordings, and an index of their contents.
 
 A shard holds each recording under a number of its own, with what is known of it beside:
 ``000000017.flac`` and ``000000017.json``. Any WebDataset reader can read it, and shards that
@@ -25,9 +25,10 @@ from webdataset import ShardWriter
 
 from snac_core.errors import AudioError
 from snac_core.utils.commands import progress
+from snac_core.utils.filesystems import is_url
 from trainer.data.lengths import MANIFEST
 from trainer.data.parquet_files import holds_recordings, open_parquet, recordings
-from trainer.data.places import files_under, is_url, open_file
+from trainer.data.places import files_under, open_file
 from trainer.data.recordings import Clip, clip_of, is_audio
 from trainer.errors import TrainerError
 

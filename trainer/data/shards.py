@@ -1,4 +1,4 @@
-"""Training segments from WebDataset shards, read from front to back: for millions of recordings.
+"""Training segments from WebDataset shards, read sequentially: for millions of recordings.
 
 Shards are dealt out to the workers of all ranks, in an order that the seed and the epoch
 decide. A worker cuts crops from its shards as they come, collects a block of them, and gives

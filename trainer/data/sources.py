@@ -1,4 +1,4 @@
-"""The recordings that a run trains on and validates on, whatever they lie in."""
+"""The training and validation recordings of a run, whatever form they are stored in."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class TrainingData:
         )
 
     def digest(self) -> str:
-        """Return a text that differs for recordings of other names, lengths or weights."""
+        """Return a digest of the recordings' names, lengths and weights."""
         digest = hashlib.blake2b(self.clips.digest().encode(), digest_size=16)
         for shard in self.shards:
             name = str(shard.path).rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Recordings that turned out to be unreadable: each named once, by whichever process met it."""
+"""A log of unreadable recordings; each is named once, by the process that met it first."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Unreadable:
         return True
 
     def _catch_up(self, descriptor: int) -> None:
-        """Learn what other processes have written since the last time."""
+        """Read what other processes have written since the last call."""
         while data := os.pread(descriptor, 2**20, self._read):
             self._read += len(data)
             self._rest += data

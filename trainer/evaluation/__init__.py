@@ -1,1 +1,1 @@
-"""How well models reconstruct recordings: ``snac-trainer evaluate``."""
+"""Evaluation of reconstructions: ``snac-trainer evaluate``."""

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as they add up, recording by recording."""
+"""Running totals of an evaluation's metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = dict[str, float]
 
 
 class Aggregator:
-    """Keeps sums of figures, by group and over all; never the recordings.
+    """Keeps sums of metrics, by group and in total, but no recordings.
 
     Parameters
     ----------
@@ -186,12 +186,12 @@ def _comparable(models: Models) -> CodeAgreement | None:
 
 
 def _improvement(base: float | None, finetuned: float | None) -> float | None:
-    """Return by which share the loss is lower."""
+    """Return the relative decrease of the loss."""
     return None if not base or finetuned is None else 1 - finetuned / base
 
 
 class Mean:
-    """The mean of what was added, and how sure it is; values that are not finite are left out."""
+    """A running mean with a confidence interval; values that are not finite are left out."""
 
     def __init__(self) -> None:
         self.count, self.positive, self.negative = 0, 0, 0

@@ -1,4 +1,4 @@
-"""How well models reconstruct recordings, in figures and to listen to."""
+"""Measures how well models reconstruct recordings, and keeps samples to listen to."""
 
 from __future__ import annotations
 

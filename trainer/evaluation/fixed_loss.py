@@ -1,4 +1,4 @@
-"""The training loss of finished models, on the fixed crops that training validates on."""
+"""The training loss of finished models on the validation crops of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which group, such as a speaker, a recording belongs to."""
+"""The group of a recording, such as its speaker."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from snac_core.utils.filesystems import is_url
 from trainer.data.lengths import MANIFEST
-from trainer.data.places import is_url
 from trainer.data.recordings import Clip, group_of
 from trainer.errors import TrainerError
 

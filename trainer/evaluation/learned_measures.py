@@ -1,4 +1,4 @@
-"""Measures that are networks of others: naturalness, speaker similarity and recognised words.
+"""Metrics computed by third-party networks: naturalness, speaker similarity and word error rate.
 
 Each needs packages that ship its weights; nothing is downloaded. The two first are computed from
 the weights alone, as what comes along with them takes longer to import than all else here.

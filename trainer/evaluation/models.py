@@ -1,4 +1,4 @@
-"""The models of an evaluation: one alone, or a base and what was made of it."""
+"""The models of an evaluation: one alone, or a fine-tuned model and its base."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One Parquet row for each recording, written as they come."""
+"""Writes one Parquet row per recording as results arrive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of an evaluation: ``report.html``, with everything to see and hear inside it."""
+"""The report of an evaluation: ``report.html``, self-contained, with plots and audio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which recordings an evaluation takes, and which of them it keeps to listen to."""
+"""Selects the recordings of an evaluation, and those kept as audio samples."""
 
 from __future__ import annotations
 

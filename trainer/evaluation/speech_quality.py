@@ -1,4 +1,4 @@
-"""What is measured of a reconstruction, next to the recording that it came from."""
+"""Metrics that compare a reconstruction with its recording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recordings that came out worst, in each figure."""
+"""The worst recordings by each metric."""
 
 from __future__ import annotations
 

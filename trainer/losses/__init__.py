@@ -1,1 +1,1 @@
-"""What a model is to become better at: the named terms of the loss, and who judges."""
+"""Training losses: the named terms, the discriminators and the loss balancer."""

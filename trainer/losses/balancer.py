@@ -1,4 +1,4 @@
-"""A loss balancer: a term's weight decides its share of the gradient, whatever its scale."""
+"""A loss balancer: a term's weight sets its share of the gradient, whatever the term's scale."""
 
 from __future__ import annotations
 

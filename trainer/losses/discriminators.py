@@ -1,11 +1,11 @@
-"""Discriminators, which learn to tell what the codec makes from recordings, and teach it.
+"""Discriminators: they learn to tell reconstructions from recordings, and the codec to fool them.
 
-Two kinds judge each segment. One sees the waveform folded into rows of a few samples, one for
+There are two kinds. One sees the waveform folded into rows of a few samples, one for
 each of several periods (HiFi-GAN, arXiv:2010.05646, section 2.3). The other sees the complex
 spectrum, in bands, at several resolutions (arXiv:2306.06546, section 3.4, after EnCodec,
 arXiv:2210.13438). Both look at levels as they are, so that silence stays silence.
 
-Padding counts for nothing. What is made is silenced past the recording's end, as the recording
+Padding has no effect. A reconstruction is silenced past the recording's end, as the recording
 is; the spectrum and every layer's output are set to zero there too, as a convolution finds them
 past the end of a segment that stands alone; and neither scores nor layers past the end enter a
 mean. A short segment in a long batch is so judged exactly as by itself.

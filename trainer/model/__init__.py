@@ -1,1 +1,1 @@
-"""The network in training, where it starts, and what keeps its codebooks and weights well."""
+"""The network in training: starting weights, codebook maintenance, EMA and fast layers."""

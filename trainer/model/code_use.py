@@ -1,4 +1,4 @@
-"""How evenly codebooks are used, and how many codes of two encodings agree."""
+"""Codebook usage, and agreement between the codes of two encodings."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Keeping codebook entries in use while the quantizer trains.
 
-Entries that nothing chose for a while start over as recent latents (as Jukebox does,
+Entries unused for a while are replaced by recent latents (as Jukebox does,
 arXiv:2005.00341, section 3.1).
 """
 

@@ -1,4 +1,4 @@
-"""`torch.compile` for the parts of the network that repeat."""
+"""`torch.compile` for the repeated parts of the network."""
 
 from __future__ import annotations
 

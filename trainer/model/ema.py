@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights, which is often the better model."""
+"""An exponential moving average (EMA) of the weights, which is often the better model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: the backward pass computes again what the forward pass did not keep.
+"""Gradient checkpointing: the backward pass recomputes what the forward pass did not store.
 
 Chen et al., arXiv:1604.06174. What is kept are the inputs of residual units and of the layers
 between them, instead of everything in these. Gradients are the same, as the decoder's noise

@@ -1,4 +1,4 @@
-"""TF32: products of 10 bits of mantissa on GPUs that have it, where a run may use them."""
+"""TF32, products with a 10-bit mantissa, on GPUs that have it, where a run may use it."""
 
 from __future__ import annotations
 

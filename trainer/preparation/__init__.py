@@ -1,1 +1,1 @@
-"""From recordings, wherever they lie, to a dataset: ``snac-trainer prepare``."""
+"""Makes a dataset of recordings from any source: ``snac-trainer prepare``."""

@@ -1,5 +1,5 @@
-"""What `prepare` knows, in a file of its own: so that neither its memory nor a second run's
-time grows with what there is.
+"""The state of `prepare` in a database, so that neither its memory nor the time of a second run
+grows with the corpus.
 
 One SQLite file beside what is prepared. It remembers what every recording was measured to
 be, what is wanted this time, and what lies in ``train/`` and ``val/``.

@@ -1,4 +1,4 @@
-"""Recordings as mono FLAC at the rate of most models."""
+"""Conversion of recordings to mono FLAC at the model's sample rate."""
 
 from __future__ import annotations
 

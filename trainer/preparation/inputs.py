@@ -1,4 +1,4 @@
-"""What to prepare: recordings in folders, or those that a manifest lists."""
+"""The inputs of `prepare`: recordings in folders or manifests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lists that `prepare` leaves behind: what went where, and what could not be read."""
+"""The manifests that `prepare` writes: where each recording went, and what could not be read."""
 
 from __future__ import annotations
 

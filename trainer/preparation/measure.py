@@ -1,4 +1,4 @@
-"""What a recording is: its length, format and level, read to the end."""
+"""Measures a recording's length, format and level by reading it to the end."""
 
 from __future__ import annotations
 

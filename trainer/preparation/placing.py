@@ -1,4 +1,4 @@
-"""Putting recordings where training looks for them: as links, copies, FLAC, or in shards."""
+"""Places recordings in the dataset: as links, copies, FLAC or shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From recordings, wherever they lie, to ``train/`` and ``val/``."""
+"""Splits recordings from any source into ``train/`` and ``val/``."""
 
 from __future__ import annotations
 

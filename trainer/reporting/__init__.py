@@ -1,1 +1,1 @@
-"""Figures and HTML pages that need nothing but themselves."""
+"""Plots and self-contained HTML pages."""

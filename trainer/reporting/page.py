@@ -1,4 +1,4 @@
-"""HTML pages that need nothing but themselves: no network, no scripts, light or dark."""
+"""Self-contained HTML pages: no network, no scripts, light and dark themes."""
 
 from __future__ import annotations
 

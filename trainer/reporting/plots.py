@@ -1,4 +1,4 @@
-"""Figures for HTML pages: SVG without a background, coloured by the page's own variables.
+"""Plots for HTML pages: SVG without a background, coloured by the page's CSS variables.
 
 Text and axes take the page's text colour, and curves its ``--series-N``, so that a figure
 fits a light and a dark page alike. Nothing in them points outside the page.

@@ -1,1 +1,1 @@
-"""What a run is to its machine: ranks, signals, checkpoints, and the figures it leaves."""
+"""The process side of a run: ranks, signals, checkpoints and metrics files."""

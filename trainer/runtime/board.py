@@ -1,4 +1,4 @@
-"""TensorBoard's files, which may be lost without the run."""
+"""TensorBoard logging; a failure to write its files does not stop the run."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Writing checkpoints so that a reader finds an old one or a new one, never half of one.
+"""Atomic checkpoint writing: a reader finds the old file or the new one, never half of one.
 
-They are written by a thread of their own while the training goes on.
+A thread writes them while training continues.
 """
 
 from __future__ import annotations

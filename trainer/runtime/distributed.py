@@ -1,4 +1,4 @@
-"""Several processes that train one model together: who they are, and what they tell each other.
+"""Distributed training: process groups and the collectives that they use.
 
 One process per GPU, started by `trainer.runtime.launcher` or by torchrun itself:
 

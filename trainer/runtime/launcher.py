@@ -1,4 +1,4 @@
-"""Starting several processes that train together on this machine, and what signals do to them.
+"""Launches the processes of a distributed run on this machine, and forwards signals to them.
 
 The agent that starts and watches them is torchrun's. It knows nothing of a second signal nor of
 SIGUSR1, so that signals are handled here.

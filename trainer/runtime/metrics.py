@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: ``metrics.csv`` for people and scripts, and TensorBoard."""
+"""The metrics of a run: ``metrics.csv`` and TensorBoard."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Metrics:
 
 
 class Table:
-    """Rows appended to a CSV file; what a full disk refuses is written when there is room again.
+    """Rows appended to a CSV file; rows that a full disk refuses are written once there is room.
 
     Parameters
     ----------

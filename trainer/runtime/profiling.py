@@ -1,4 +1,4 @@
-"""A trace of a few steps, to see where their time goes."""
+"""A profiler trace of a few steps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Profiler:
             self._profile.start()
 
     def step(self) -> None:
-        """Take note that a step has ended."""
+        """Note the end of a step."""
         if self._profile is None:
             return
         self._profile.step()

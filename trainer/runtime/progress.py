@@ -1,4 +1,4 @@
-"""Where a run is: what a checkpoint holds of it beside weights, and how fast it goes."""
+"""The progress of a run: the state in a checkpoint beside weights, and throughput."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclasses.dataclass
 class TrainState:
-    """What has been done so far.
+    """The position of a run.
 
     Parameters
     ----------
@@ -59,15 +59,15 @@ class TrainState:
     seconds: float = 0.0
 
     def check_patience(self, patience: int | None) -> None:
-        """Decide whether so many validations that were no better end the run; None never does."""
+        """End the run after ``patience`` validations without improvement; None never ends it."""
         self.ended_early = patience is not None and self.no_better >= patience
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a mapping of all that."""
+        """Return the state as a mapping."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
-        """Take on what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         for field in dataclasses.fields(self):
             # Checkpoints of earlier versions lack some.
             setattr(self, field.name, values.get(field.name, getattr(self, field.name)))
@@ -96,7 +96,7 @@ class Throughput:
         return speed
 
     def left(self, steps: int) -> float:
-        """Return how many seconds so many more steps will take, if they are as those before."""
+        """Estimate the seconds that more steps will take, from those so far."""
         return self._all / max(1, self._steps) * steps
 
 

@@ -1,4 +1,4 @@
-"""Going on with a run as if it had never stopped: which checkpoint, and what belongs to it."""
+"""Resuming a run exactly: which checkpoint to load, and what state it must contain."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def read(config: TrainConfig, world: World) -> dict[str, Any] | None:
 
 
 def check_settings(config: TrainConfig, before: Mapping[str, Any], path: Path) -> None:
-    """Refuse to go on with settings that would not continue the run that wrote ``path``.
+    """Refuse settings that cannot resume the run that wrote ``path``.
 
     Raises
     ------
@@ -136,7 +136,7 @@ def check_settings(config: TrainConfig, before: Mapping[str, Any], path: Path) -
 
 
 def set_aside(output: Path) -> Path | None:
-    """Move what an earlier run left in ``output`` into a folder of it, and return that.
+    """Move the files of an earlier run in ``output`` to a subfolder, and return its path.
 
     A new run must not go on from, nor overwrite, what is another's.
     """
@@ -168,7 +168,7 @@ def random_states(world: World) -> list[dict[str, Any]]:
 
 
 def set_random_states(states: list[Mapping[str, Any]], world: World) -> None:
-    """Go on from what `random_states` returned, as far as there were so many processes."""
+    """Restore what `random_states` returned, for as many processes as it has."""
     if world.rank >= len(states):
         return
     mine = states[world.rank]

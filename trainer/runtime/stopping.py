@@ -1,4 +1,4 @@
-"""Ending a run in good order when somebody asks it to."""
+"""Graceful stops on signals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ process and then to the group that the process is in."""
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
-    """Raised where a run can be left so that nothing is lost."""
+    """Raised at a point where a run can stop without losing anything."""
 
 
 class SignalCount:
@@ -27,7 +27,7 @@ class SignalCount:
         self._count, self._last = 0, -REPEAT_SECONDS
 
     def add(self) -> int:
-        """Return how many there were, with the one that has just come."""
+        """Count a signal, and return the total."""
         now = time.monotonic()
         self._count += now - self._last >= REPEAT_SECONDS
         self._last = now
@@ -35,7 +35,7 @@ class SignalCount:
 
 
 class StopRequest:
-    """What signals have asked of this process.
+    """What signals have requested of this process.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def listening() -> Iterator[StopRequest]:
-    """Note signals instead of dying of them; in another thread than the first, hear none."""
+    """Record signals instead of dying from them; does nothing outside the main thread."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request

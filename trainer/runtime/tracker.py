@@ -1,4 +1,4 @@
-"""Experiment trackers: where the figures of a run go besides its own files."""
+"""Experiment trackers that receive a run's metrics beside its own files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
-    """What a run tells its figures."""
+    """A receiver of a run's metrics."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Take figures, named like ``train/loss``, of one step."""
+        """Record the metrics of one step, named like ``train/loss``."""
 
     def close(self) -> None:
-        """Take note that the run has ended, or has stopped."""
+        """Note that the run has ended or stopped."""
 
 
 class _Wandb:
@@ -81,7 +81,7 @@ def start(config: TrainConfig) -> Tracker | None:
 
 
 class _Guarded:
-    """A tracker whose failures are logged, once, and cost the run nothing."""
+    """A tracker whose failures are logged once and do not affect the run."""
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker, self._failed = tracker, False

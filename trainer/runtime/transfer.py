@@ -1,4 +1,4 @@
-"""Carrying a run from one machine to another in files of a limited size.
+"""Moves a run between machines in files of limited size.
 
 `pack` writes what a run needs to go on as parts; `unpack` puts it back on the other machine,
 where ``--resume auto`` continues.

@@ -1,4 +1,4 @@
-"""Processes that work on recordings while one process writes down what they find."""
+"""A pool of processes that measure recordings for one process that records the results."""
 
 from __future__ import annotations
 

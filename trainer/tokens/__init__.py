@@ -1,1 +1,1 @@
-"""What a tokenized corpus looks like: ``snac-trainer tokens-report``."""
+"""Statistics of a tokenized corpus: ``snac-trainer tokens-report``."""

@@ -1,4 +1,4 @@
-"""A tokenized corpus on disk, read in batches that fit in memory."""
+"""Reads a tokenized corpus in batches that fit in memory."""
 
 from __future__ import annotations
 

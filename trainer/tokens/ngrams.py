@@ -1,4 +1,4 @@
-"""The most frequent n-grams of a stream too long, and with too many kinds, to count them all."""
+"""The most frequent n-grams of a stream that is too long to count all of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Statistics of a tokenized corpus: ``tokens_report.json`` and a page to look at."""
+"""The report on a tokenized corpus: ``tokens_report.json`` and an HTML page."""
 
 from __future__ import annotations
 

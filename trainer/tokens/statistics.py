@@ -1,4 +1,4 @@
-"""What a stream of codes looks like to a language model: frequencies, n-grams, run lengths."""
+"""Statistics of a code stream as a language model sees it: frequencies, n-grams, run lengths."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A training run: what it would do, its loop, its judgement, and what it publishes."""
+"""A training run: dry run, pretraining, training loop, model selection and publishing."""

@@ -1,4 +1,4 @@
-"""Batches on their way from disk to the device: whole frames, and only what could be read."""
+"""Batches between loader and device: whole frames, without unreadable segments."""
 
 from __future__ import annotations
 

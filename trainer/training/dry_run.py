@@ -1,4 +1,4 @@
-"""What a run would do, said before it does anything: ``snac-trainer train --dry-run``."""
+"""The plan of a run: ``snac-trainer train --dry-run``."""
 
 from __future__ import annotations
 

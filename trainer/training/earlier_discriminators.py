@@ -1,4 +1,4 @@
-"""Discriminators that go on from those of an earlier run."""
+"""Loads discriminators from an earlier run."""
 
 from __future__ import annotations
 

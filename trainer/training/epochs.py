@@ -1,4 +1,4 @@
-"""What each epoch learns from: how many batches there are, and the next one on the device."""
+"""The batches of each epoch."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Epochs:
         return self.all[min(epoch, len(self.all)) - 1]
 
     def rescale(self, state: TrainState, batch_size: int) -> None:
-        """Find where a run whose ``batch_size`` was this one is, among the batches of now."""
+        """Convert the position of a run with another ``batch_size`` to the present batches."""
         state.reading = []
         if not curriculum.by_steps(self.config):
             state.batch = state.batch * batch_size // self.config.batch_size
@@ -80,7 +80,7 @@ class Epochs:
             state.epoch, state.batch = state.epoch + 1, state.batch - epoch.steps
 
     def batches(self, epoch: int, done: int = 0) -> SegmentLoader:
-        """Return the loader of an epoch, or of what is left when ``done`` batches are gone.
+        """Return the loader of an epoch, less its first ``done`` batches.
 
         It is a new one each time, as stages differ in shape.
         """

@@ -1,4 +1,4 @@
-"""Finding a run's recordings: by one process, for all of them."""
+"""Finds a run's recordings once, in one process, for all processes."""
 
 from __future__ import annotations
 

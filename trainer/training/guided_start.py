@@ -1,4 +1,4 @@
-"""What a model from random weights is given before its first step."""
+"""Initialises a model with random weights before its first step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FITTED_LATENTS = 10
 
 
 def fit_mel_target(learner: Learner, epochs: Epochs) -> None:
-    """Give the learner's model a scale, and a quantizer of speech features."""
+    """Scale the learner's model, and fit its quantizer to speech features."""
     model, world, mel_target = learner.model, learner.world, learner.mel_target
     assert mel_target is not None
     quantizer, latents = model.quantizer, 0.0

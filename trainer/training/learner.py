@@ -1,4 +1,4 @@
-"""One training step: forward, losses, gradients over all processes, and what moves weights."""
+"""One training step: forward pass, losses, gradients over all processes, optimizers and EMA."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Terms = dict[str, float]
 
 
 class Learner:
-    """A model, everything that is learnt along with it, and the step that moves them.
+    """A model with everything that is trained beside it, and its training step.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ class Learner:
             self.ema.load_state_dict(state["average"])
 
     def _take_discriminators(self, path: str) -> None:
-        """Start with the discriminators, and the state of their optimizer, of another run."""
+        """Load the discriminators of another run, and their optimizer's state."""
         assert self.discriminators is not None
         state = load_discriminators(self.discriminators, path)
         settings = self.discriminator_optimizer.state_dict()["param_groups"]
@@ -200,7 +200,7 @@ class Learner:
         return pairs
 
     def _gradients(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], list[Level]]:
-        """Leave the gradients of one batch, its parts one after the other.
+        """Accumulate the gradients of one batch, part by part.
 
         Returns
         -------
@@ -253,7 +253,7 @@ class Learner:
         return terms, [Level(*(field[:count] for field in level)) for level in out.levels]
 
     def _shares(self, parts: Sequence[Batch]) -> list[float]:
-        """Return what share of the recording in all processes' batches is in each part of them."""
+        """Return each part's share of the samples in the batches of all processes."""
         if len(parts) == 1:
             return [1.0]
         samples = self.world.sum(torch.stack([part.own.sum() for part in parts]).double())
@@ -272,7 +272,7 @@ class Learner:
 
 
 def _one_below_the_other(parts: Sequence[Level]) -> Level:
-    """Return one level of several batches as that of one."""
+    """Concatenate one level of several batches."""
     fields = zip(*parts, strict=True)
     return Level(*(torch.cat([tensor.detach() for tensor in field]) for field in fields))
 

@@ -52,8 +52,8 @@ def train(config: TrainConfig, where: World | torch.device) -> Path:
 
     Writes into ``config.output_dir``: ``config.json``, ``baseline_metrics.json``,
     ``best_model.pt``, ``checkpoint_epoch{N}.pt``, ``checkpoint_latest.pt``, ``metrics.csv``,
-    ``unreadable.csv`` and TensorBoard logs under ``logs/``. Asked to stop by SIGTERM or
-    SIGINT, it writes ``checkpoint_latest.pt`` and returns, be there a best model yet or not.
+    ``unreadable.csv`` and TensorBoard logs under ``logs/``. On SIGTERM or SIGINT it writes
+    ``checkpoint_latest.pt`` and returns, whether or not there is a best model yet.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ class TrainingRun:
         )
 
     def measure_base(self) -> None:
-        """Measure what the run started from, unless that was done on these recordings."""
+        """Measure the base, unless that was done on the same recordings."""
         if self.measured_on and not same_validation(self.measured_on, self.fingerprint):
             measure_anew(self.selection)
         self.selection.baseline()
@@ -193,7 +193,7 @@ class TrainingRun:
 
     @property
     def _no_more_steps(self) -> bool:
-        """Whether the last step has been taken, or there is no use in another."""
+        """Whether the last step has been taken or training has ended early."""
         state = self.state
         return (
             state.ended_early

@@ -1,4 +1,4 @@
-"""How much memory a run will take: its own step, on a little audio, on the CPU, watched."""
+"""Estimates a run's memory by measuring one of its own steps on short audio on the CPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECONDS = (0.25, 0.5)
 
 
 def memory(config: TrainConfig, model: SNAC, processes: int = 1) -> int:
-    """Return the bytes of a process's tensors when its largest batch is learnt from.
+    """Return the peak bytes of a process's tensors in a step on its largest batch.
 
     The most that lives at a time in one step: weights, gradients, optimizers, averages, what the
     backward pass keeps, and what it computes meanwhile. Not in it is what CUDA and its libraries
@@ -53,7 +53,7 @@ def memory(config: TrainConfig, model: SNAC, processes: int = 1) -> int:
 
 
 def peak_bytes(config: TrainConfig, model: SNAC, samples: int) -> int:
-    """Return the most bytes that live while a batch of one segment is learnt from."""
+    """Return the peak bytes of live tensors in a step on one segment."""
     config = config.model_copy(
         update={"kernels": "off", "compile": False, "accumulate": 1, "discriminator_every": 1}
     )
@@ -73,7 +73,7 @@ def peak_bytes(config: TrainConfig, model: SNAC, samples: int) -> int:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of storages that operations make, while they live."""
+    """Counts the bytes of live storages that operations create."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

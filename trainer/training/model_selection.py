@@ -1,4 +1,4 @@
-"""Judging a run's model as it goes: against its base, its own best, and what is published."""
+"""Model selection: compares the model with its base, its best so far and the published version."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelSelection:
-    """Measures on the fixed set, and keeps and publishes what is best.
+    """Validates the model, and keeps and publishes the best.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class ModelSelection:
         self.samples = Samples(sets.main, self.config.sample_clips, metrics.board)
 
     def baseline(self, base: SNAC | None = None) -> None:
-        """Measure the untouched base model on every stage's segment length, and write it down.
+        """Measure the base model at every stage's segment length, and record the result.
 
         Nothing, where that has been done. Without ``base``, the learner's model is still that.
         """
@@ -144,7 +144,7 @@ class ModelSelection:
         return -terms[metric] if metric in RISING else terms[metric]
 
     def contents(self) -> dict[str, Any]:
-        """Return what every checkpoint holds beside weights and figures."""
+        """Return the contents of every checkpoint beside weights and metrics."""
         return {
             "config": self.learner.model.config.to_dict(),
             "train_config": self.config.to_dict(),
@@ -174,7 +174,7 @@ class ModelSelection:
             gate.offer(path, segments, base)
 
     def _token_space(self, measured: Measured) -> Terms:
-        """Say what became of the token space, where it does not stay that of the base."""
+        """Log the token space, if it differs from the base's."""
         if not self.state.base_codes:
             return {}
         model = self.learner.best_guess

@@ -1,4 +1,4 @@
-"""From a checkpoint to a version in a model store, and which models a run publishes."""
+"""Publishes checkpoints to a model store, and decides which models of a run are published."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ class PublishGate:
 
     @property
     def _guarded(self) -> tuple[str, ...]:
-        """What must not get worse, besides the loss."""
+        """The metrics that must not get worse, besides the loss."""
         config = self.validation_set.config
         return (*config.gate_metrics, *map(key, config.gate_sets))
 

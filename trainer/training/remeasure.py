@@ -1,4 +1,4 @@
-"""Going on with other validation recordings: figures from before do not compare with theirs."""
+"""Measures base and best model again after the validation recordings have changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def measure_anew(selection: ModelSelection) -> None:
-    """Measure the base and the best model so far on the validation recordings of now.
+    """Measure the base and the best model so far on the present validation recordings.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Validation segments to look at and listen to in TensorBoard."""
+"""Audio and spectrograms of validation segments for TensorBoard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RANGE_DB = 80.0
 
 
 class Samples:
-    """The first few fixed segments, as they are and as the model makes them.
+    """The first few validation segments, original and reconstructed.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Samples:
 
     @torch.no_grad()
     def show(self, model: SNAC, step: int) -> None:
-        """Show what ``model`` makes of them at ``step``."""
+        """Show their reconstructions by ``model`` at ``step``."""
         with uncompiled(self.validation_set.config.compile):
             for place, segment in self._segments():
                 noise = Noise(segment.places, torch.zeros_like(segment.places))

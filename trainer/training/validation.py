@@ -1,4 +1,4 @@
-"""Measuring a model on fixed segments: the same figures on any number of processes."""
+"""Validation on fixed segments, with the same results on any number of processes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NOTHING = -1
 
 
 class Measured(NamedTuple):
-    """What a model did with the fixed segments."""
+    """The result of a validation."""
 
     terms: Terms
     """Mean over the segments of each loss term, of ``loss``, and of each quality measured."""
@@ -259,7 +259,7 @@ def _mean(values: Tensor, finite: bool) -> float:
 
 
 def paired_change(after: Tensor, before: Tensor) -> Change:
-    """Return how much a figure changed, Tensor[segments] each, of the same segments.
+    """Return the change of a metric on the same segments, Tensor[segments] each.
 
     The interval is by the normal approximation, and infinite for fewer than two segments.
     """

@@ -1,4 +1,4 @@
-"""The fixed segments of a run: those that decide, and those of other sets, by name."""
+"""The validation sets of a run: the main set, which selects the best model, and named sets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.training.validation import Measured, Segments, ValidationSet
 
 
 class Findings(NamedTuple):
-    """What a model did with each set."""
+    """The results of a validation on each set."""
 
     main: Measured
     named: dict[str, Measured]
@@ -30,7 +30,7 @@ class Findings(NamedTuple):
 
 
 class ValidationSets(NamedTuple):
-    """The sets that a run measures."""
+    """The validation sets of a run."""
 
     main: ValidationSet
     """Decides which model is the best."""

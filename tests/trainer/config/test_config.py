@@ -17,7 +17,8 @@ SHIPPED = sorted((Path(configuration.__file__).parents[1] / "configs").glob("*.j
 def test_what_is_shipped() -> None:
     names = {path.stem for path in SHIPPED}
     seed = {"phase10_revolab_all", "phase10_curriculum", "phase10_combined"}
-    assert names == seed | {"starter", "new_dialect", "dac_recipe", "snac_paper"}
+    starter = {"starter", "starter_encoder", "starter_decoder"}
+    assert names == seed | starter | {"new_dialect", "dac_recipe", "snac_paper"}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)

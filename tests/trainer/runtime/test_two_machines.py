@@ -1,11 +1,15 @@
-"""A run on two machines, which are both this one, started as Slurm starts it."""
+"""A run on two machines, which are both this one, started as Slurm and as torchrun start it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainer.commands import FORKSERVER, Forked, curve, wait_for_rows
+from tests.trainer.commands import FORKSERVER, LONGEST_WAIT, Forked, curve, wait_for_rows
 
 
 def free_port() -> int:
@@ -76,4 +80,50 @@ def test_tasks_of_a_scheduler_all_stop_when_one_is_asked_to(
         said, _ = task.communicate()
         assert task.returncode == 0, said
         assert "Traceback" not in said
+    check_saved(output)
+
+
+@pytest.mark.slow
+def test_torchrun_on_each_machine_lets_a_run_save_when_the_job_ends(
+    endless: Path, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    output, port = Path(settings["output_dir"]), free_port()
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
+        *("--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--shutdown-timeout=120"),
+        *("-m", "trainer", "train", "--config", str(endless), "--device", "cpu"),
+    ]
+    said = [tmp_path / f"said{machine}" for machine in range(2)]
+    agents = []
+    for path in said:
+        with path.open("wb") as file:
+            # A group of its own, whose every process is signalled when a job ends.
+            agents.append(
+                subprocess.Popen(
+                    command,
+                    env={**os.environ, "OMP_NUM_THREADS": "1", "GLIBC_TUNABLES": ""},
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            )
+    try:
+        deadline = time.monotonic() + LONGEST_WAIT
+        while not (output / "metrics.csv").exists() or len(curve(output)) < 4:
+            assert [agent.poll() for agent in agents] == [None, None]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        for agent in agents:
+            os.killpg(agent.pid, signal.SIGTERM)
+        codes = [agent.wait(LONGEST_WAIT) for agent in agents]
+    finally:
+        for agent in agents:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(agent.pid, signal.SIGKILL)
+            agent.wait()
+    told = [path.read_text() for path in said]
+    # As the documentation has it: torchrun's own code for a signal.
+    assert codes == [1, 1], told
+    assert sum("stopped at step" in one for one in told) == 1, told
+    assert not any("ChildFailedError" in one or "error: " in one for one in told), told
     check_saved(output)
