@@ -6,7 +6,9 @@ Trains a base by the starter's recipe on the general speech alone, fine-tunes it
 dialect with the four-stage curriculum of `trainer/configs/new_dialect.json` (the decoder alone,
 so that the tokens stay what they were; and everything), and evaluates both against the base on
 speakers that neither has heard. Prints a Markdown table; reports are under OUT/reports. A run
-that was stopped goes on where it was.
+that was stopped goes on where it was. `--base` takes a model that is there in the place of one
+trained on general speech, and `--set` changes the fine-tuning: `--set mel_weight=0` leaves it the
+two terms of the original recipe.
 """
 
 from __future__ import annotations
@@ -92,7 +94,9 @@ def pairs(figures: dict[str, Any]) -> list[str]:
 def main() -> int:
     """Make the experiment, and print its table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--general", type=Path, required=True, help="speech for the base")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--general", type=Path, help="speech for the base")
+    source.add_argument("--base", help="a model that there is, in its place: any reference")
     parser.add_argument("--general-speaker", default="^[a-z]+", help="finds a file's speaker")
     parser.add_argument("--general-val", default="nathalie", help="speakers to validate on")
     parser.add_argument("--dialect", type=Path, required=True, help="speech to fine-tune on")
@@ -103,26 +107,34 @@ def main() -> int:
         "--dialect-share", type=float, default=1.0, help="of its segments, in each epoch others"
     )
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="of the fine-tuning"
+    )
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--device", default="cpu", help="a GPU's number, or cpu")
     options = parser.parse_args()
     output: Path = options.output
 
-    prepare([options.general], output / "general", options.general_speaker, options.general_val)
     prepare([chosen(options)], output / "dialect", options.dialect_speaker, options.dialect_val)
-    train("starter.json", output / "general", output / "base", options.device)
-    base = output / "base" / "best_model.pt"
+    base = options.base
+    if base is None:
+        general = output / "general"
+        prepare([options.general], general, options.general_speaker, options.general_val)
+        train("starter.json", general, output / "base", options.device)
+        base = str(output / "base" / "best_model.pt")
+    changes = dict(change.split("=", 1) for change in options.set)
     for run in options.runs:
         heard = {"path": str(output / "dialect" / "train"), "weight": options.dialect_share}
         train(
             *("new_dialect.json", output / "dialect", output / run, options.device),
             train_data=json.dumps([heard]),
-            pretrained_model=str(base),
+            pretrained_model=base,
             freeze_encoder=RUNS[run],
             freeze_vq=RUNS[run],
+            **changes,
         )
         trainer(
-            *("evaluate", "--base", str(base), "--model", str(output / run / "best_model.pt")),
+            *("evaluate", "--base", base, "--model", str(output / run / "best_model.pt")),
             *("--data", str(output / "dialect" / "val"), "--run", str(output / run)),
             *("--group-by", options.dialect_speaker, "--device", options.device),
             *("--output-dir", str(output / "reports" / run)),

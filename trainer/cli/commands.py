@@ -107,9 +107,12 @@ def _outcome(best: Path) -> str:
     )
     interval = metrics.get("improvement_ci95", math.inf)
     verdict = "" if gain > interval else "; not better than the base beyond chance"
+    beyond = f"95 % interval {interval:.2%} to either side"
+    if not math.isfinite(interval):
+        beyond = "no interval, as there are fewer than two validation segments"
     return (
-        f"best model: {best}: val_loss {loss:.4f}, base {base:.4f}, {-gain:+.2%} "
-        f"(95 % interval {interval:.2%} to either side){verdict}"
+        f"best model: {best}: val_loss {loss:.4f}, base {base:.4f}, "
+        f"{-gain:+.2%} ({beyond}){verdict}"
     )
 
 

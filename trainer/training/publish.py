@@ -252,4 +252,6 @@ class PublishGate:
 
 
 def _said(change: Change) -> str:
+    if not math.isfinite(change.ci95):
+        return f"{change.mean:+.4f}, without an interval, as there are fewer than two segments"
     return f"{change.mean:+.4f}, 95 % interval {change.ci95:.4f} to either side"

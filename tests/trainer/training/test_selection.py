@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.trainer.commands import rows
 from tests.trainer.conftest import weights
 from tests.trainer.training.runs import CPU, LEARNING, losses, running
 from trainer import config as configuration
+from trainer.cli import main
 from trainer.training.loop import train
 
 
@@ -46,6 +48,23 @@ def test_a_model_no_better_than_its_base_is_not_published(
     assert "not published: no better than the model that the run started from" in caplog.text
     assert store.current() is None
     assert best.exists()
+
+
+def test_one_segment_is_no_evidence(
+    settings: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "config.json"
+    settings |= {"val_segments": 1, "publish_to": str(tmp_path / "store")}
+    path.write_text(json.dumps(settings))
+    with caplog.at_level(logging.INFO):
+        assert main(["train", "--config", str(path), "--device", "cpu"]) == 0
+    assert ", without an interval, as there are fewer than two segments" in caplog.text
+    assert ModelStore(tmp_path / "store").current() is None
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "(no interval, as there are fewer than two validation segments); not better" in last
 
 
 def test_a_store_that_cannot_be_written_does_not_end_the_run(
