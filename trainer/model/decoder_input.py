@@ -1,8 +1,8 @@
 """A decoder's first layer, fitted to a latent that has changed.
 
-A decoder whose encoder and quantizer were trained without it finds another latent than it knew.
-What its first layer made of the old one is mostly a linear function of the new one, which least
-squares gives at once; training would take thousands of steps to find it.
+When encoder and quantizer were trained without it, a decoder gets a latent that it does not know.
+What its first layer computed from the old latent is, for the most part, a linear function of the
+new one, and least squares finds that function without a step of training.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from snac_core.model import SNAC
 from snac_core.model.batch_context import BatchContext
 
 RIDGE = 1e-3
-"""Of the mean square of the latent: what keeps channels that hardly move from large weights."""
+"""Of the latent's mean square: keeps the weights of channels that hardly vary small."""
 
 
 @torch.no_grad()
 def fit_decoder_input(model: SNAC, before: SNAC, batches: Iterable[Tensor]) -> float:
-    """Make the first layer of ``model``'s decoder do with its latent what that of ``before`` did.
+    """Fit the first layer of ``model``'s decoder to the output of that of ``before``.
 
     Parameters
     ----------
@@ -71,15 +71,13 @@ def _set_first(model: SNAC, weight: Tensor, bias: Tensor) -> None:
     """Make the first layer ``weight``, [D x C], of each latent alone, and ``bias``, [D]."""
     wide = cast(nn.Conv1d, model.decoder.model[0])
     middle = wide.kernel_size[0] // 2
-    # Weight norm cannot hold a row of zeros, and taps of zero would learn as one.
-    kernel = 1e-2 * weight.std() * torch.randn_like(wide.weight)
+    kernel = torch.zeros_like(wide.weight)
     assert wide.bias is not None
     if wide.groups == 1:
         kernel[..., middle] = weight
         wide.weight = kernel
         wide.bias.copy_(bias)
         return
-    kernel = 1e-2 * torch.randn_like(wide.weight)
     kernel[..., middle] = 1.0
     wide.weight = kernel
     wide.bias.zero_()

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from snac_core.config import SnacConfig
 from snac_core.model.quantizer import ResidualVectorQuantize, VectorQuantize
-from snac_core.quality import mel_filterbank
 from trainer.errors import TrainerError
+from trainer.model.log_mel import LogMel
 
 BINS = 80
 N_FFT = 1024
@@ -40,14 +40,12 @@ class MelTarget(nn.Module):
 
     mean: Tensor
     std: Tensor
-    filters: Tensor
 
     def __init__(self, config: SnacConfig) -> None:
         super().__init__()
-        self.channels, self.hop = config.latent_channels, config.hop
+        self.channels = config.latent_channels
         self.bins = min(BINS, self.channels)
-        filters = torch.from_numpy(mel_filterbank(config.sampling_rate, N_FFT, self.bins))
-        self.register_buffer("filters", filters, persistent=False)
+        self.log_mel = LogMel(config, N_FFT, self.bins, FLOOR)
         self.register_buffer("mean", torch.zeros(self.bins, 1))
         self.register_buffer("std", torch.ones(()))
 
@@ -55,19 +53,6 @@ class MelTarget(nn.Module):
         """Return Tensor[B x C x T/hop] for ``audio``, Tensor[B x 1 x T] of whole frames."""
         features = (self.log_mel(audio) - self.mean) / self.std
         return F.pad(features, (0, 0, 0, self.channels - self.bins))
-
-    def log_mel(self, audio: Tensor) -> Tensor:
-        """Return natural-log mel magnitudes, Tensor[B x bins x T/hop], of Tensor[B x 1 x T]."""
-        around = (N_FFT - self.hop) // 2
-        spectrum = torch.stft(
-            F.pad(audio[:, 0], (around, around)),
-            N_FFT,
-            self.hop,
-            window=torch.hann_window(N_FFT, device=audio.device),
-            center=False,
-            return_complex=True,
-        )
-        return (self.filters @ spectrum.abs()).clamp(min=FLOOR).log()
 
     def distance(self, latent: Tensor, target: Tensor) -> Tensor:
         """Return the mean squared error of ``latent``, Tensor[B x C x T/hop], per feature."""

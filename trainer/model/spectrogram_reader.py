@@ -1,9 +1,9 @@
 """A small network that reads log-mel spectra from a quantized latent.
 
-A decoder makes samples, which is nine tenths of the cost of a training step. What tokens must
-hold for speech to be understood is mostly its short-time spectrum, and that can be read from the
-latent at its own low rate. So encoder and quantizer can learn with this network in the decoder's
-place, on many times as much audio in the same time.
+Most of the cost of a training step is the decoder, which makes samples. What tokens must hold for
+speech to be understood is mostly its short-time spectrum, and a network can read that from the
+latent at the latent's low rate. With this network in the decoder's place, encoder and quantizer
+learn from several times as much audio in the same time.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from snac_core.config import SnacConfig
-from snac_core.quality import mel_filterbank
+from trainer.model.log_mel import LogMel
 
 LOG_FLOOR = 1e-5
 """Smallest magnitude, as in the training loss."""
@@ -39,7 +38,7 @@ class SpectrogramReader(nn.Module):
         super().__init__()
         latent = config.latent_channels
         self.targets = nn.ModuleList(
-            LogMel(config, n_fft, count, bands) for n_fft, count, bands in RESOLUTIONS
+            LogMel(config, n_fft, bands, LOG_FLOOR, count) for n_fft, count, bands in RESOLUTIONS
         )
         self.enter = nn.Sequential(_depthwise(latent, 1), nn.Conv1d(latent, CHANNELS, 1))
         self.blocks = nn.ModuleList(
@@ -80,32 +79,6 @@ class SpectrogramReader(nn.Module):
         difference = (self(latent) - target).abs().mean(dim=1, keepdim=True) * DEVIATION
         total: Tensor = (difference * own).sum() / own.sum().clamp(min=1)
         return total
-
-
-class LogMel(nn.Module):
-    """Log-mel spectra, ``count`` to each latent, at even distances."""
-
-    filters: Tensor
-    window: Tensor
-
-    def __init__(self, config: SnacConfig, n_fft: int, count: int, bands: int) -> None:
-        super().__init__()
-        self.n_fft, self.count, self.hop = n_fft, count, config.hop // count
-        filters = torch.from_numpy(mel_filterbank(config.sampling_rate, n_fft, bands))
-        self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-
-    def forward(self, audio: Tensor) -> Tensor:
-        """Return Tensor[B x count*bands x T] for ``audio``, Tensor[B x 1 x T*hop]."""
-        before = max(0, self.n_fft - self.hop) // 2
-        padded = F.pad(audio[:, 0], (before, max(0, self.n_fft - self.hop) - before))
-        spectrum = torch.stft(
-            padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True
-        )
-        mel = (self.filters @ spectrum.abs()).clamp(min=LOG_FLOOR).log()
-        batch, bands, frames = mel.shape
-        parts: Tensor = mel.reshape(batch, bands, frames // self.count, self.count)
-        return parts.transpose(2, 3).reshape(batch, bands * self.count, frames // self.count)
 
 
 def _depthwise(channels: int, dilation: int) -> nn.Conv1d:

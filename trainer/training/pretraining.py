@@ -31,8 +31,10 @@ from trainer.model.codebooks import CodebookUsage
 from trainer.model.decoder_input import fit_decoder_input
 from trainer.model.network import starting_model
 from trainer.model.spectrogram_reader import SpectrogramReader
-from trainer.runtime.checkpointing import save
+from trainer.runtime.checkpointing import Writer
 from trainer.runtime.distributed import World
+from trainer.runtime.progress import TrainState
+from trainer.runtime.resume import check_settings
 from trainer.runtime.stopping import StopRequest, listening
 from trainer.training.batches import Batch, DeviceTransfer
 from trainer.training.epochs import Epochs
@@ -70,23 +72,28 @@ def pretrain(config: TrainConfig, device: torch.device) -> Path:
     """
     if config.freeze_encoder or config.freeze_vq:
         raise TrainerError("pretrain trains the encoder and the quantizer: neither may be frozen")
-    with listening() as stop, torch.autograd.set_multithreading_enabled(False):
-        run = Pretraining(config, World(device))
-        run.train(stop)
+    with (
+        listening() as stop,
+        torch.autograd.set_multithreading_enabled(False),
+        Writer() as writer,
+    ):
+        Pretraining(config, World(device), writer).train(stop)
     return Path(config.output_dir) / RESULT
 
 
 class Pretraining:
     """A model whose encoder and quantizer learn, the two readers, and where the run is."""
 
-    def __init__(self, config: TrainConfig, world: World) -> None:
-        self.config, self.output = config, Path(config.output_dir)
+    def __init__(self, config: TrainConfig, world: World, writer: Writer) -> None:
+        self.config, self.writer, self.output = config, writer, Path(config.output_dir)
         torch.manual_seed(config.random_seed)
         model, _ = starting_model(config)
         self.model = with_unit_directions(model).to(world.device)
         self.layers = channels_last(config, model, world.device) or model
-        self.readers = nn.ModuleList(SpectrogramReader(model.config) for _ in range(2))
-        self.readers.to(world.device)
+        self.reader, self.continuous_reader = (
+            SpectrogramReader(model.config).to(world.device) for _ in range(2)
+        )
+        self.readers = nn.ModuleList([self.reader, self.continuous_reader])
         unreadable = Unreadable(self.output / "unreadable.csv")
         self.transfer = DeviceTransfer(world, model.config)
         found = find_data(config, world, unreadable)
@@ -105,48 +112,57 @@ class Pretraining:
             self.trained, config.learning_rate, config.betas, weight_decay=config.weight_decay
         )
         self.codebooks = CodebookUsage(model.quantizer, config.random_seed, world)
-        self.step, self.epoch, self.batch, self.audio_seconds = 0, 1, 0, 0.0
+        self.state, self.audio_seconds = TrainState(), 0.0
         self.output.mkdir(parents=True, exist_ok=True)
         if (self.output / LATEST).exists():
-            self._restore(torch.load(self.output / LATEST, world.device, weights_only=True))
+            self._restore(self.output / LATEST)
 
     def train(self, stop: StopRequest) -> None:
         """Take the steps that are left, or those until ``stop``, and save."""
-        saved, every = time.monotonic(), 60 * (self.config.save_every_minutes or 10.0)
+        try:
+            self._take_steps(stop)
+        finally:
+            # A step that failed has moved nothing, so what was learnt before it is kept.
+            self._save()
+        if stop.requested:
+            log.info("stopped at step %d; the same command goes on from there", self.state.step)
+            return
+        self._say_validation()
+        self._fit_decoder()
+
+    def _take_steps(self, stop: StopRequest) -> None:
         total, validate = self.epochs.total_steps, self.config.eval_every_batches
-        with progress(total=total, initial=self.step, desc="pretraining") as bar:
+        saved = time.monotonic()
+        with progress(total=total, initial=self.state.step, desc="pretraining") as bar:
             for batch, seconds in self._batches(stop):
                 terms = self.learn(batch)
-                self.step += 1
+                self.state.step += 1
                 self.audio_seconds += seconds
                 bar.update()
                 bar.set_postfix({name: f"{value:.3f}" for name, value in terms.items()})
-                if self.step % self.config.log_every == 0:
+                if self.state.step % self.config.log_every == 0:
                     said = ", ".join(f"{name} {value:.4f}" for name, value in terms.items())
-                    log.info("step %d of %d: %s", self.step, total, said)
-                if validate and self.step % validate == 0:
+                    log.info("step %d of %d: %s", self.state.step, total, said)
+                if validate and self.state.step % validate == 0:
                     self._say_validation()
-                if time.monotonic() - saved >= every:
+                every = self.config.save_every_minutes
+                due = every is not None and time.monotonic() - saved >= 60 * every
+                if due or stop.save_requested:
+                    stop.save_requested = False
                     self._save()
                     saved = time.monotonic()
-        self._save()
-        if self.step >= total:
-            self._say_validation()
-            self._fit_decoder()
-        else:
-            log.info("stopped at step %d; the same command goes on from there", self.step)
 
     def learn(self, batch: Batch) -> dict[str, float]:
         """Take one step and return its terms."""
         config = self.config
-        rate = curriculum.learning_rate(config, self.step, self.epochs.total_steps)
+        rate = curriculum.learning_rate(config, self.state.step, self.epochs.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         terms, levels = self._terms(batch)
         loss = terms["mel"] + CONTINUOUS_WEIGHT * terms["continuous"]
         loss = loss + config.commitment_weight * terms["commitment"]
         if not torch.isfinite(loss):
-            raise TrainerError(f"the loss is {float(loss.detach())} at step {self.step}")
+            raise TrainerError(f"the loss is {float(loss.detach())} at step {self.state.step}")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if config.grad_clip:
@@ -154,7 +170,7 @@ class Pretraining:
         self.optimizer.step()
         self.codebooks.learn(levels, config.codebook_decay)
         every = config.revive_codes_every
-        if every and (self.step + 1) % every == 0:
+        if every and (self.state.step + 1) % every == 0:
             self.codebooks.revive()
         return {name: float(value.detach()) for name, value in terms.items()}
 
@@ -182,30 +198,31 @@ class Pretraining:
         latent = self.layers.encoder(batch.audio, context)
         quantized, levels = self.model.quantizer(latent)
         own = F.max_pool1d(batch.own.float(), self.model.config.hop)
-        quantized_reader, continuous_reader = map(_reader, self.readers)
         with torch.no_grad():
-            target = quantized_reader.target(batch.audio)
+            target = self.reader.target(batch.audio)
         terms = {
-            "mel": quantized_reader.distance(quantized, target, own),
-            "continuous": continuous_reader.distance(latent, target, own),
+            "mel": self.reader.distance(quantized, target, own),
+            "continuous": self.continuous_reader.distance(latent, target, own),
             "commitment": torch.stack([_distance(level) for level in levels]).sum(),
         }
         return terms, levels
 
     def _batches(self, stop: StopRequest) -> Iterator[tuple[Batch, float]]:
-        while self.step < self.epochs.total_steps and self.epoch <= len(self.epochs.all):
-            batches = iter(self.epochs.batches(self.epoch, self.batch))
-            for _ in range(self.batch, self.epochs[self.epoch].steps):
-                if stop.requested or self.step >= self.epochs.total_steps:
+        """Yield what is left to learn from, and the seconds of audio in each batch."""
+        state = self.state
+        while state.epoch <= len(self.epochs.all):
+            batches = iter(self.epochs.batches(state.epoch, state.batch))
+            for _ in range(state.batch, self.epochs[state.epoch].steps):
+                if stop.requested or state.step >= self.epochs.total_steps:
                     return
                 batch, present, seconds = self.epochs.next(batches)
-                self.batch += 1
+                state.batch += 1
                 if present:
                     yield batch, seconds
-            self.epoch, self.batch = self.epoch + 1, 0
+            state.epoch, state.batch = state.epoch + 1, 0
 
     def _fit_decoder(self) -> None:
-        """Let the decoder's first layer find in the new latent what it knew of the old one."""
+        """Fit the decoder's first layer to the new latent, if the base's decoder knew another."""
         if self.config.pretrained_model is None:
             return
         before, _ = starting_model(self.config)
@@ -219,7 +236,7 @@ class Pretraining:
                 break
         share = fit_decoder_input(self.model, before.to(batches[0].device), batches)
         log.info("the decoder's first layer is fitted: %.0f %% of its variance", 100 * share)
-        save(self.output / RESULT, self._model())
+        self.writer.save(self.output / RESULT, self._model())
 
     def _model(self) -> dict[str, Any]:
         return {"config": self.model.config.to_dict(), "model": self.model.state_dict()}
@@ -227,26 +244,34 @@ class Pretraining:
     def _say_validation(self) -> None:
         mel = self.validate()
         said = "no segment could be read" if mel is None else f"mel {mel:.4f}"
-        log.info("step %d, %.0f audio-seconds: validation: %s", self.step, self.audio_seconds, said)
+        log.info(
+            "step %d, %.0f audio-seconds: validation: %s", self.state.step, self.audio_seconds, said
+        )
 
     def _save(self) -> None:
-        model = self._model()
         state = {
+            "train_config": self.config.to_dict(),
             "readers": self.readers.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "codebooks": self.codebooks.state_dict(),
-            "at": [self.step, self.epoch, self.batch, self.audio_seconds],
+            "run": self.state.state_dict(),
+            "audio_seconds": self.audio_seconds,
         }
-        save(self.output / LATEST, model | state)
-        save(self.output / RESULT, model)
+        self.writer.save(self.output / LATEST, self._model() | state)
+        self.writer.save(self.output / RESULT, self._model())
 
-    def _restore(self, content: dict[str, Any]) -> None:
+    def _restore(self, path: Path) -> None:
+        content = torch.load(path, self.epochs.world.device, weights_only=True)
+        check_settings(self.config, content["train_config"], path)
         self.model.load_state_dict(content["model"])
         self.readers.load_state_dict(content["readers"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.codebooks.load_state_dict(content["codebooks"])
-        self.step, self.epoch, self.batch, self.audio_seconds = content["at"]
-        log.info("going on from step %d", self.step)
+        self.state.load_state_dict(content["run"])
+        self.audio_seconds = content["audio_seconds"]
+        if content["train_config"]["batch_size"] != self.config.batch_size:
+            self.epochs.rescale(self.state, content["train_config"]["batch_size"])
+        log.info("going on from step %d", self.state.step)
 
 
 def with_unit_directions(model: SNAC) -> SNAC:
@@ -263,10 +288,6 @@ def with_unit_directions(model: SNAC) -> SNAC:
             with torch.no_grad():
                 direction.div_(direction.norm(dim=(1, 2), keepdim=True))
     return model
-
-
-def _reader(module: nn.Module) -> SpectrogramReader:
-    return cast(SpectrogramReader, module)
 
 
 def _distance(level: Level) -> Tensor:

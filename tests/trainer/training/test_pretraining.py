@@ -7,12 +7,16 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import snac_core
+from snac_core.model import SNAC
+from snac_core.model.batch_context import BatchContext
 from snac_core.store import checkpoint
 from snac_core.store.weights import build
 from tests.support.models import TINY, random_model
@@ -22,6 +26,7 @@ from trainer.cli import main
 from trainer.errors import TrainerError
 from trainer.model.decoder_input import fit_decoder_input
 from trainer.model.spectrogram_reader import SpectrogramReader
+from trainer.runtime.checkpointing import Writer
 from trainer.runtime.distributed import World
 from trainer.runtime.stopping import StopRequest
 from trainer.training.pretraining import LATEST, RESULT, Pretraining, pretrain, with_unit_directions
@@ -33,7 +38,7 @@ class StopAfter(StopRequest):
     """Asks a run to stop before it reads its batch ``count``, counted from 0."""
 
     def __init__(self, count: int) -> None:
-        self._left = count + 1
+        self._left, self.save_requested = count + 1, False
 
     @property
     def requested(self) -> bool:  # type: ignore[override]
@@ -77,11 +82,15 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
 ) -> None:
     whole = pretrain(configuration.parse({**changes, "output_dir": str(tmp_path / "a")}), CPU)
     halves = configuration.parse({**changes, "output_dir": str(tmp_path / "b")})
-    Pretraining(halves, World(CPU)).train(StopAfter(4))
-    assert torch.load(tmp_path / "b" / LATEST, weights_only=True)["at"][0] == 4
+    with Writer() as writer:
+        Pretraining(halves, World(CPU), writer).train(StopAfter(4))
+    assert torch.load(tmp_path / "b" / LATEST, weights_only=True)["run"]["step"] == 4
+    other = {**changes, "output_dir": str(tmp_path / "b"), "commitment_weight": 9.0}
+    with pytest.raises(TrainerError, match=r"other settings \(commitment_weight 0.25 -> 9.0\)"):
+        pretrain(configuration.parse(other), CPU)
     rest = pretrain(halves, CPU)
-    one, other = checkpoint.read(whole).weights, checkpoint.read(rest).weights
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    one, two = checkpoint.read(whole).weights, checkpoint.read(rest).weights
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_the_command_and_what_it_refuses(
@@ -106,20 +115,42 @@ def test_directions_of_length_one_leave_every_weight_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("depthwise", [True, False])
-def test_a_decoder_finds_its_latent_in_one_that_was_turned(depthwise: bool) -> None:
-    config = dataclasses.replace(TINY, depthwise=depthwise)
+def test_a_decoder_finds_its_latent_in_one_whose_channels_were_turned(depthwise: bool) -> None:
+    # One level: of several, the finer ones would get another residual and choose other codes.
+    config = dataclasses.replace(TINY, depthwise=depthwise, vq_strides=(1,))
     before = random_model(config)
+    wide = cast(nn.Conv1d, before.decoder.model[0])
+    with torch.no_grad():
+        # Of each latent alone, as the fit is.
+        wide.weight = F.pad(wide.weight[..., 3:4], (3, 3))
     model = build(config, before.state_dict())
     for level in levels_of(model):
-        # The same entries, told by other channels.
-        projection = level.out_proj.parametrizations.weight
-        projection.original0.data = projection.original0.data.flip(0)
-        projection.original1.data = projection.original1.data.flip(0)
+        for name in ("original0", "original1"):
+            part = level.out_proj.parametrizations.weight.get_parameter(name)
+            part.data = part.data.flip(0)
         assert level.out_proj.bias is not None
         level.out_proj.bias.data = level.out_proj.bias.data.flip(0)
     torch.manual_seed(0)
-    batches = [0.1 * torch.randn(4, 1, 16 * config.pad_multiple) for _ in range(4)]
-    assert fit_decoder_input(model, before, batches) > 0.2
+    batches = [0.1 * torch.randn(4, 1, 64 * config.pad_multiple) for _ in range(4)]
+    audio = 0.1 * torch.randn(1, 1, 64 * config.pad_multiple)
+
+    def left_over() -> float:
+        """How far the first layer is from what it made of the old latent, over its variance."""
+        one, other = (first_layer(each, audio) for each in (model, before))
+        return float((one - other).square().mean() / other.var())
+
+    with torch.no_grad():
+        assert left_over() > 0.2
+        assert fit_decoder_input(model, before, batches) > 0.98
+        assert left_over() < 0.02
+
+
+def first_layer(model: SNAC, audio: torch.Tensor) -> torch.Tensor:
+    """Return what the decoder's first layer makes of ``audio``; its first two, if depthwise."""
+    x: torch.Tensor = model.quantizer(model.encoder(audio, BatchContext(audio.shape[-1])))[0]
+    for layer in list(model.decoder.model)[: 2 if model.config.depthwise else 1]:
+        x = layer(x)
+    return x
 
 
 def test_padding_counts_for_nothing() -> None:
