@@ -109,7 +109,7 @@ lock: $(FULL) ## pin the whole tree again in constraints.txt (ARGS=--upgrade: to
 		--fork-strategy fewest --custom-compile-command 'make lock' --quiet \
 		--output-file constraints.txt $(ARGS)
 
-clusters: $(FULL) ## run jobs and the service on Ray; nodes and replicas are lost and join (10 minutes)
+clusters: $(FULL) ## run jobs and the service on Ray; nodes and replicas are lost and join (15 minutes)
 	$(THREADS) $(BIN)/python -m pytest -n 0 -s tests/bulk/cluster_jobs.py tests/service/cluster_jobs.py $(ARGS)
 
 bench: $(FULL) ## measure against the published package; writes bench/results/ (a quiet machine!)

@@ -96,8 +96,11 @@ def clip(seconds: float, rate: int, seed: int) -> bytes:
 class Load:
     """Clients of every kind, each a thread, until the time is over."""
 
-    def __init__(self, url: str, config: SnacConfig, until: float, tally: Tally) -> None:
+    def __init__(
+        self, url: str, config: SnacConfig, until: float, tally: Tally, pause: float
+    ) -> None:
         self.url, self.config, self.until, self.tally = url, config, until, tally
+        self.pause = pause
         self.rate = config.sampling_rate
 
     def talk(self, seed: int) -> None:
@@ -105,6 +108,7 @@ class Load:
         chance = random.Random(seed)
         with httpx.Client(base_url=self.url, timeout=300) as http:
             while time.monotonic() < self.until:
+                time.sleep(self.pause)
                 seconds = chance.uniform(SHORTEST, LONGEST)
                 wav = clip(seconds, self.rate, chance.randrange(1000))
                 encoded = self._post(http, "encode", "/v1/encode", seconds, content=wav)
@@ -137,13 +141,14 @@ class Load:
                 )
                 with contextlib.suppress(httpx.HTTPError):
                     self.tally.add_bad(http.post(path, content=body).status_code)
-                time.sleep(0.3)
+                time.sleep(0.3 + self.pause)
 
     def stream(self, seed: int) -> None:
         """Decode token by token over a WebSocket, again and again."""
         chance = random.Random(seed)
         with SnacClient(self.url) as client:
             while time.monotonic() < self.until:
+                time.sleep(self.pause)
                 seconds = chance.uniform(1.0, LONGEST)
                 codes = client.encode(clip(seconds, self.rate, seed)).codes
                 tokens = to_layout(codes.levels, "flat", config=self.config)
@@ -258,6 +263,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--streams", type=int, default=2)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two faults")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds before each request")
     options = parser.parse_args()
     checkpoint = read(options.model)
     tally = Tally()
@@ -270,7 +276,7 @@ def main() -> int:
             process = psutil.Process(pid)
             started = time.monotonic()
             seconds = 60 * options.minutes
-            load = Load(url, checkpoint.config, started + seconds, tally)
+            load = Load(url, checkpoint.config, started + seconds, tally, options.pause)
             kinds = [load.talk] * options.clients + [load.stream] * options.streams
             threads = [
                 threading.Thread(target=kind, args=(seed,))

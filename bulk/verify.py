@@ -101,7 +101,7 @@ def verify(
     model_ref
         The model that it was made with, or another of its token space.
     sample
-        How many clips to encode again and compare; the input must still be there for it.
+        How many clips to encode again and compare; needs the input.
     decode
         Whether to decode every row, rather than only check its codes.
     device, codecs

@@ -29,7 +29,7 @@ from service.settings import Settings
 
 
 class Arguments(BaseModel):
-    """What ``serve run`` takes.
+    """The arguments of ``serve run``.
 
     Parameters
     ----------
@@ -38,11 +38,11 @@ class Arguments(BaseModel):
     num_cpus, num_gpus
         Of one replica; several replicas may share a GPU.
     queued_seconds
-        Seconds of audio in the queue of each replica, above which there are more replicas.
+        Target for the seconds of audio queued per replica; more add replicas.
     upscale_delay_s, downscale_delay_s
-        How long there must be too few, or too many, replicas.
+        Seconds for which there must be too few, or too many, replicas before their number changes.
     max_ongoing_requests
-        Requests and streams that a replica has at once; its own limits refuse what is too much.
+        Concurrent requests and streams of a replica; its own limits refuse more audio than fits.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -105,7 +105,7 @@ class Replica:
         return app
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return what the number of replicas follows."""
+        """Return the metric of the autoscaling policy."""
         return {QUEUED_SECONDS: self._service.engine.queued_seconds}
 
     def check_health(self) -> None:
@@ -125,9 +125,8 @@ def app(given: dict[str, Any]) -> Application:
     Raises
     ------
     ValidationError
-        When an argument or a setting is wrong, or no keys are set: other machines may reach
-        Serve's proxies.
-        ``SNAC_PUBLISHED_HOST=127.0.0.1`` says that they cannot.
+        When an argument or a setting is wrong, or no keys are set while other machines may reach
+        Serve's proxies; ``SNAC_PUBLISHED_HOST=127.0.0.1`` says that they cannot.
     """
     arguments = Arguments.model_validate(given)
     settings = Settings(host="0.0.0.0")

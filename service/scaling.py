@@ -1,4 +1,4 @@
-"""How many replicas the audio that waits asks for.
+"""The autoscaling policy: replicas in proportion to the queued audio.
 
 Ray Serve's controller imports this module, so it imports nothing heavy.
 """
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
 QUEUED_SECONDS = "queued_audio_seconds"
-"""The name of what replicas report: seconds of audio that wait or are computed."""
+"""The name of the metric that replicas report: seconds of audio queued or being computed."""
 
 
 class QueuedSecondsPolicy:
-    """As many replicas as the queued audio asks for; a request may be a second or an hour of it.
+    """As many replicas as the queued audio needs; requests differ from a second to an hour.
 
     Parameters
     ----------
     queued_seconds
-        Seconds of audio in the queue of each replica, at most.
+        Target for the seconds of audio queued per replica.
     """
 
     def __init__(self, queued_seconds: float) -> None:

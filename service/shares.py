@@ -31,7 +31,7 @@ class Shares:
         return self._of.get(caller, 0.0)
 
     def allows(self, caller: str, more: float) -> bool:
-        """Whether ``caller`` may take ``more``, of what is free, beside what it has."""
+        """Whether ``caller`` may take ``more`` in addition to what it has."""
         free, has = self.most - self.used, self.of(caller)
         if more > free:
             return False

@@ -111,7 +111,7 @@ class Ledger:
             filesystems.remove(self._place(replaces))
 
     def forget(self, entry: Entry) -> None:
-        """Remove an entry; its shard does not count any more."""
+        """Remove an entry; its shard no longer counts."""
         del self.entries[entry.name]
         filesystems.remove(self._place(entry.name))
 

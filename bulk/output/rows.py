@@ -137,7 +137,7 @@ class RowWriter:
         CodesError
             When it holds none that the model could have written.
         OutputError
-            When repeated frames were dropped: the audio is not in the row any more.
+            When repeated frames were dropped: the row no longer contains the whole audio.
         """
         if self.options.drop_repeated_frames:
             raise OutputError("rows without their repeated frames cannot be decoded")

@@ -49,7 +49,7 @@ class Batcher:
         self._faults.append(Fault(clip, reason, failed))
 
     def take(self) -> Batch:
-        """Return what there is, and begin anew."""
+        """Return the pieces collected so far, and start a new batch."""
         audio = np.concatenate(self._audio) if self._audio else np.empty(0, np.float32)
         batch = Batch(audio, tuple(self._pieces), self._lengths, tuple(self._faults))
         self._clear()

@@ -43,7 +43,7 @@ class Upload:
     raw: RawFormat | None = None
     """The format of samples without a header."""
     warnings: list[str] = dataclasses.field(default_factory=list)
-    """What there is to say of the audio once it has been read."""
+    """Warnings about the audio, filled once it has been read."""
 
 
 def warning_headers(upload: Upload) -> dict[str, str]:

@@ -118,7 +118,7 @@ class Engine:
         return done
 
     def check_open(self, seconds: float | None = None, caller: str = "") -> None:
-        """Raise what `run` would raise now for so much audio, or for a job like those that wait."""
+        """Raise what `run` would raise now for ``seconds``; None: for a job of mean length."""
         with self._wake:
             self._check_open(seconds, caller)
 

@@ -59,13 +59,13 @@ class Scheduler:
         self._share = caller_share
         self._served: dict[str, float] = {}
         self._refused = 0.0
-        """Audio-seconds that were told to come back and whose turn has not come."""
+        """Audio-seconds of refused jobs that are not yet due to retry."""
 
     def check_open(self, seconds: float | None, caller: str = "") -> None:
         """Raise OverloadedError if ``seconds`` more of ``caller`` do not fit.
 
-        None is for a job whose length is not known yet, before its body is read: it is taken for
-        one like those that wait. Past the limit most are refused then, before they cost anything.
+        None stands for a job of unknown length, before its body is read: it counts as the mean of
+        the queued jobs. So most jobs past the limit are refused before they cost anything.
         """
         if seconds is None:
             seconds = self.queued_seconds / max(1, len(self._jobs()))
@@ -150,10 +150,10 @@ class Scheduler:
         self._budget = min(self.batch_seconds, 1.02 * self._budget)
 
     def _turn_of(self, seconds: float, excess: float) -> float:
-        """Return the seconds until ``excess`` has run, and what was refused before this job.
+        """Return the seconds until ``excess`` and all jobs refused before this one have run.
 
-        Without those others all who are refused would come back at once, and but few would fit.
-        Not all come back: nobody waits longer than the whole queue takes to run once more.
+        Otherwise all refused clients would retry at the same time, and few would fit. Some do not
+        retry, so the refused jobs count for no more than one full queue.
         """
         if not self.rate:
             return 1.0

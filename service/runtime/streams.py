@@ -155,7 +155,7 @@ class Streams:
         """Raise what `open` would raise now."""
         if self._draining:
             raise NotReadyError("the service is stopping")
-        # A stream waits where a request would be refused: it asks for the shortest step.
+        # A stream needs room for its next step alone, not for all its audio.
         self._engine.check_open(0.0, caller)
         if len(self._open) >= self._settings.max_streams:
             raise OverloadedError(

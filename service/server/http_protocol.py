@@ -229,7 +229,7 @@ class TimeoutHttpProtocol(HttpToolsProtocol):
             self.count_refusal("handshake")
             super().send_400_response("A WebSocket handshake has no body.")
             return
-        # Nobody here reads cookies, and one of 9 kB is more than a handshake's lines may have.
+        # The service reads no cookies, and one of 9 kB exceeds the line limit of a handshake.
         self.scope["headers"] = [line for line in self.headers if line[0] != b"cookie"]
         super().handle_websocket_upgrade()
         protocol = self.transport.get_protocol()

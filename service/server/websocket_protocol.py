@@ -130,7 +130,7 @@ def websocket_options(settings: Settings) -> dict[str, Any]:
     """Return the part of `uvicorn.Config` that streams need.
 
     Reading is paused while a stream holds enough, and an answer to a ping waits behind what is
-    not read: so pings keep connections alive, but nobody is thrown out for a late answer; the
+    not read: so pings keep connections alive, but no client is disconnected for a late answer; the
     stream's own idle time-out does that. PCM does not compress. A message somewhat over
     the limit is refused in words, a much larger one while it comes.
     """

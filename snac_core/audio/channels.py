@@ -67,7 +67,7 @@ class Energy:
         return int(self._each.argmax())
 
     def warning(self) -> str | None:
-        """Return what there is to say if the average is nearly silent and a channel is not."""
+        """Return a warning if the average is nearly silent and a channel is not, else None."""
         most = float(self._each.max())
         if most <= _AUDIBLE * self._frames or self._average * 10 ** (NEARLY_SILENT_DB / 10) > most:
             return None

@@ -193,7 +193,7 @@ class LibsndfileStream:
         return self._raw.tell()
 
     def read(self, size: int) -> bytes:
-        """Return what there is, and nothing after an error, which is kept."""
+        """Return the next bytes; after an error, which is kept, no bytes."""
         try:
             return self._raw.read(size)
         except OSError as error:

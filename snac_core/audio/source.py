@@ -54,7 +54,7 @@ class SoundSource:
     frames
         Samples per channel that there should be; None if nothing says it.
     warning
-        After all of `mono_blocks`: what there is to say of the channels; None for nothing.
+        After all of `mono_blocks`: a warning about the channels, or None.
 
     Raises
     ------

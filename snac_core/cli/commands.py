@@ -170,7 +170,7 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def describe(found: checkpoint.Checkpoint) -> dict[str, Any]:
-    """Return what there is to say of a model, JSON-ready, having built it once."""
+    """Build a model once, and return its description, JSON-ready."""
     config, manifest = found.config, found.manifest
     parameters = build(config, found.weights).parameters()
     facts: dict[str, Any] = {

@@ -19,10 +19,10 @@ from snac_core.model.layers import DecoderBlock, EncoderBlock
 class PreemptionPoints:
     """Where a model can be preempted: before each part of an up- or downsampling block.
 
-    Whatever the parts compute inside is one piece, so that it may be compiled as one. A part
-    that is put in another's place must be there before this is made.
+    The inside of a part is never interrupted, so that it can be compiled as one. Parts that
+    replace others must be in place before this is created.
 
-    It does not hold the model, so that the model is freed with the last who holds it.
+    It keeps no reference to the model, so that the model is freed with its last user.
     """
 
     def __init__(self, model: nn.Module) -> None:

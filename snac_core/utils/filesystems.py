@@ -13,6 +13,10 @@ import fsspec  # type: ignore[import-untyped]
 import pyarrow as pa
 from pyarrow import fs
 
+_ARROW_SCHEMES = frozenset({"file", "s3", "gs", "gcs", "abfs", "abfss", "hdfs", "viewfs"})
+"""What pyarrow opens by itself. All others are left to fsspec; none is tried with both, as the two
+take credentials and endpoints from different places."""
+
 
 def is_url(place: str | Path) -> bool:
     """Return whether a place is a URL rather than a path."""
@@ -25,19 +29,15 @@ def file_system(url: str) -> tuple[fs.FileSystem, str]:
     Raises
     ------
     OSError
-        If no file system that is known here takes the URL, or it cannot be reached.
+        If no file system takes the URL, or it cannot be reached.
     """
     try:
-        system, path = fs.FileSystem.from_uri(url)
-        return system, path
-    except (ValueError, NotImplementedError, pa.ArrowException):
-        pass
-    except OSError as error:
-        raise OSError(f"{url} cannot be reached: {error}") from error
-    try:
+        if url.partition("://")[0] in _ARROW_SCHEMES:
+            system, path = fs.FileSystem.from_uri(url)
+            return system, path
         other, path = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError, OSError) as error:
-        raise OSError(f"{url} is in no file system that is known here: {error}") from error
+    except (ValueError, ImportError, OSError, pa.ArrowException) as error:
+        raise OSError(f"{url} cannot be opened: {error}") from error
     return fs.PyFileSystem(fs.FSSpecHandler(other)), str(path)
 
 

@@ -59,7 +59,7 @@ class Augmentation:
         The level changes by so many dB; never so much that it would clip, as that would
         teach distortion that is in no recording.
     polarity_probability
-        The sign of all samples changes, which nobody hears and a codec should not mind.
+        The sign of all samples changes, which is inaudible and should not affect a codec.
     """
 
     min_crop_db: float | None = None

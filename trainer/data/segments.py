@@ -285,7 +285,7 @@ def loader(
     """Return a loader of batches; with a shuffled order, a rest that fills none is left out.
 
     Leaving it out keeps every step's share of the data the same; with fewer segments than
-    one batch, the batch shrinks to what there is.
+    one batch, the batch shrinks to their number.
 
     Parameters
     ----------

@@ -138,7 +138,7 @@ def write_shards(
     entries
         Taken one at a time; no more than one is in memory.
     folder
-        Must be there, and hold no shards.
+        Must exist, and contain no shards.
     max_recordings, max_bytes
         A shard is ended when it has so much.
 

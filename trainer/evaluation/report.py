@@ -101,7 +101,7 @@ def _worst(results: dict[str, Any], figures: list[Figure]) -> list[dict[str, Any
 
 
 def _order(sample: dict[str, Any]) -> list[str]:
-    """Return whose reconstructions come first and second, which nobody can guess."""
+    """Return the order of the two models' reconstructions, drawn so that it cannot be guessed."""
     made = [name for name in sample["files"] if name != ORIGINAL]
     drawn = hashlib.sha256(f"{sample['path']} {sample['number']}".encode()).digest()[0] % 2
     return made[::-1] if drawn else made

@@ -2,8 +2,8 @@
 
 A signal is Tensor[B x T x C]. Residual units, activations and noise are computed by
 `snac_core.kernels.training`, which passes each signal once; convolutions are products of
-matrices. Values and gradients are those of the layers as written, up to rounding; what there is
-no faster way for is computed as written.
+matrices. Values and gradients are those of the layers as written, up to rounding; layers that
+have no faster form are computed as written.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Made(NamedTuple):
 
 
 class Catalog:
-    """The file, open; nobody else can have it open meanwhile.
+    """The open file, locked against other processes.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class Catalog:
         self._base.close()
 
     def remove(self) -> None:
-        """Remove the file, which nothing may be asked of any more."""
+        """Remove the file; the catalog cannot be used afterwards."""
         self._base.close()
         self.path.unlink()
 

@@ -63,7 +63,7 @@ class PageFiles(StaticFiles):
 
 @router.get("/")
 async def root(call: CallDep) -> Response:
-    """Return the page, or for clients that prefer JSON a list of what there is."""
+    """Return the page, or a list of endpoints to clients that prefer JSON."""
     if negotiate(call.accept, (HTML, JSON)) == HTML:
         return _page("index.html")
     links = {
