@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 import zipfile
 from pathlib import Path
@@ -61,6 +62,23 @@ def test_arrows_point_one_way(package: str) -> None:
 def test_file_length(package: str) -> None:
     lengths = {file: len(file.read_text("utf-8").splitlines()) for file in modules(package)}
     assert not {str(file): length for file, length in lengths.items() if length > 400}
+
+
+def test_programs_of_tests_are_files() -> None:
+    for file in modules("tests"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and str(node.value).count("\n") > 2:
+                where = f"{file.relative_to(ROOT)}:{node.lineno}"
+                assert not is_program(str(node.value)), f"{where} is neither linted nor typed"
+
+
+def is_program(text: str) -> bool:
+    """Return whether a text is Python that imports something."""
+    try:
+        body = ast.parse(textwrap.dedent(text)).body
+    except SyntaxError:
+        return False
+    return any(isinstance(one, (ast.Import, ast.ImportFrom)) for one in body)
 
 
 def name_of(requirement: str) -> str:

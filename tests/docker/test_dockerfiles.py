@@ -106,17 +106,13 @@ def test_kernels_are_built_from_all_that_decides_them_and_nothing_else() -> None
     copied = {one for one in sources(service) if one.startswith("snac_core/")}
     needed = {f"snac_core/kernels/{name}.cpp" for name in build.SOURCES}
     loaded = subprocess.run(
-        [sys.executable, "-c", LOADED], cwd=ROOT, check=True, capture_output=True, text=True
+        [sys.executable, "-m", "tests.docker.loaded_by_kernels"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.splitlines()
     assert copied == needed | {str(Path(path).relative_to(ROOT)) for path in loaded}
-
-
-LOADED = """
-import sys, snac_core.kernels.build
-for name, module in sys.modules.items():
-    if name.partition(".")[0] == "snac_core":
-        print(module.__file__)
-"""
 
 
 def test_commands_whose_code_is_not_in_the_image_are_not_there(dockerfile: Path) -> None:

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections import Counter
@@ -32,29 +31,6 @@ from snac_core.config import SnacConfig
 from snac_core.store import ModelStore
 from tests.support.waiting import wait_for
 
-PUBLISHER = """
-    import resource, sys
-    from pathlib import Path
-    import safetensors.torch
-    from snac_core.config import SnacConfig
-    from snac_core.errors import StoreError
-    from snac_core.store import ModelStore
-
-    root, weights, most, limit = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    config = SnacConfig(encoder_dim=8, decoder_dim=32)
-    tensors = safetensors.torch.load_file(weights)
-    if limit:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    for turn in range(most):
-        decoder = {k: v * (1 + 0.01 * turn) if k.startswith("decoder.") else v
-                   for k, v in tensors.items()}
-        try:
-            print(ModelStore(root).publish(config, decoder), flush=True)
-        except StoreError as error:
-            print("refused", error, flush=True)
-            sys.exit(3)
-"""
-
 
 @pytest.fixture
 def publisher(
@@ -70,7 +46,7 @@ def publisher(
     def start(most: int, limit: int = 0) -> subprocess.Popen[str]:
         words = [str(store.root), str(weights), str(most), str(limit)]
         return subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(PUBLISHER), *words],
+            [sys.executable, "-m", "tests.service.publisher", *words],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             text=True,

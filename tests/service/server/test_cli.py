@@ -55,13 +55,8 @@ def started(model: str, **variables: str) -> Iterator[tuple[subprocess.Popen[str
 
 
 def test_on_a_terminal_commands_are_lines_that_can_be_pasted() -> None:
-    program = """
-import structlog
-from service.observability import logs
-logs.configure("info", "console")
-structlog.get_logger().info("serving", url="http://a", decode="curl -d '[1]'")
-"""
-    done = subprocess.run([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
+    program = [sys.executable, "-m", "tests.service.server.log_on_console"]
+    done = subprocess.run(program, stderr=subprocess.PIPE, text=True)
     first, command = done.stderr.splitlines()
     assert "serving" in first
     assert "http://a" in first

@@ -286,22 +286,10 @@ def test_reading_holds_the_result_and_a_few_blocks(tmp_path: Path) -> None:
     with soundfile.SoundFile(path, "w", 44100, 2) as file:
         for _ in range(120):
             file.write(second)
-    script = """
-import sys
-from pathlib import Path
-from snac_core import audio
-def peak():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
-audio.read(sys.argv[2], 24000)
-before = peak()
-samples = audio.read(sys.argv[1], 24000)
-print(samples.nbytes, peak() - before)
-"""
     short = tmp_path / "short.wav"
     soundfile.write(short, second, 44100)
     ran = subprocess.run(
-        [sys.executable, "-c", script, str(path), str(short)],
+        [sys.executable, "-m", "tests.snac_core.audio.read_peak", str(path), str(short)],
         capture_output=True,
         text=True,
         check=True,

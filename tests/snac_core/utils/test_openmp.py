@@ -6,24 +6,13 @@ import sys
 
 import pytest
 
-PROGRAM = """
-import os, sys
-sys.modules["torch"] = None
-try:
-    import {command}
-except ImportError:
-    pass
-print(os.environ.get("OMP_WAIT_POLICY"))
-"""
-"""Prints OpenMP's policy as torch would find it when the command is imported, or soon after."""
-
 
 @pytest.mark.parametrize("command", ["service.cli", "snac_core.cli", "trainer.cli", "bulk.cli"])
 def test_threads_of_every_command_sleep_while_they_wait(command: str) -> None:
     environment = {name: os.environ[name] for name in os.environ if name != "OMP_WAIT_POLICY"}
     for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM.format(command=command)],
+            [sys.executable, "-m", "tests.snac_core.utils.openmp_policy", command],
             env=environment | given,
             capture_output=True,
             text=True,

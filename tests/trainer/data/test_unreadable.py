@@ -11,16 +11,7 @@ import pytest
 
 from trainer.data.unreadable import Unreadable
 
-# Every process names the same hundred recordings, and one of its own.
-CODE = """
-import sys
-from pathlib import Path
-from trainer.data.unreadable import Unreadable
-unreadable = Unreadable(Path(sys.argv[1]))
-for number in range(100):
-    unreadable.add(f"{number}.wav", f"broken,\\n in two lines {number}")
-unreadable.add(f"own {sys.argv[2]}", "its own")
-"""
+PROGRAM = [sys.executable, "-m", "tests.trainer.data.name_unreadable"]
 
 
 def test_processes_together_name_each_recording_once(tmp_path: Path) -> None:
@@ -28,7 +19,7 @@ def test_processes_together_name_each_recording_once(tmp_path: Path) -> None:
     unreadable = Unreadable(path)
     unreadable.add("first.wav", "cut short")
     assert len(unreadable) == 1
-    commands = [[sys.executable, "-c", CODE, str(path), str(number)] for number in range(3)]
+    commands = [[*PROGRAM, str(path), str(number)] for number in range(3)]
     processes = [subprocess.Popen(command) for command in commands]
     assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
     with path.open(newline="") as file:
