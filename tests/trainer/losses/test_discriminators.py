@@ -310,5 +310,5 @@ def test_the_least_that_is_allowed_works(settings: dict[str, Any]) -> None:
 def test_one_kind_may_do_without_the_other(key: str, settings: dict[str, Any]) -> None:
     discriminators = build(configuration.parse({**settings, **SMALL, key: []}))
     assert len(discriminators.discriminators) == 2
-    terms = everything(discriminators, noises(), voices(), torch.full((3,), LENGTH))
+    terms = everything(discriminators, noises(), voices(), torch.ones(3, 1, LENGTH))
     assert all(0 < value < math.inf for value in terms.values())
