@@ -24,6 +24,8 @@ from snac_core.store import checkpoint
 from snac_core.store.checkpoint import Checkpoint
 
 CLIPS_PER_SHARD = 1024
+CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 64.0, 512.0
+"""Audio that a codec gets at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +123,7 @@ def read_options(options: EncodeOptions, model: Checkpoint) -> ReadOptions:
         options.channel,
         options.min_seconds,
         options.max_seconds,
-        batch_seconds=options.batch_seconds or (512.0 if on_gpu else 64.0),
+        batch_seconds=options.batch_seconds or (GPU_BATCH_SECONDS if on_gpu else CPU_BATCH_SECONDS),
         audio_column=options.source.audio_column or "audio",
     )
 
@@ -152,6 +154,7 @@ def _run(
                     progress.add(summary.add(written.ledger), summary.seconds - before)
                     report(summary)
                 progress.show(pipeline.seconds, pipeline.codecs)
+        summary.working = pipeline.working
     output.clean()
     errors = output.write_errors()
     filesystems.write_bytes(f"{output.folder}/{CARD}", card(output, errors.num_rows).encode())

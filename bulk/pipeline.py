@@ -126,7 +126,7 @@ class Pipeline:
             max_restarts=0, scheduling_strategy="SPREAD", **wanted.codec
         )
         self._codecs: list[_Codec] = []
-        self._ever_up = False
+        self._up_since: float | None = None
         self._checked = 0.0
         self._groups: list[_Group] = []
         self._again: collections.deque[_Group] = collections.deque()
@@ -140,6 +140,11 @@ class Pipeline:
     def codecs(self) -> int:
         """How many codecs are up."""
         return sum(codec.up for codec in self._codecs)
+
+    @property
+    def working(self) -> float:
+        """Seconds since the first codec was up."""
+        return 0.0 if self._up_since is None else time.monotonic() - self._up_since
 
     def run(self, groups: Iterator[pa.Table]) -> Generator[Written | None]:
         """Yield what becomes of each group, as it is written; None now and then in between.
@@ -212,11 +217,13 @@ class Pipeline:
             ray.get(ready)
         except RayActorError as error:
             self._codecs.remove(codec)
-            if not self._ever_up:
+            if self._up_since is None:
                 # The model cannot be used here: no other codec would fare better.
                 raise BulkError(f"no codec could be started: {error}") from error
             return
-        codec.up = self._ever_up = True
+        codec.up = True
+        if self._up_since is None:
+            self._up_since = time.monotonic()
 
     def _take_batch(self, group: _Group) -> None:
         try:
