@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -43,6 +43,7 @@ from bulk.sources import Options, find_source
 from snac_core import audio
 from snac_core.store import load
 
+T = TypeVar("T")
 SUFFIXES = audio.AUDIO_SUFFIXES
 HEAD = (
     "| clips | | audio | engine | plain loop | pipeline | of the plain loop | of the engine "
@@ -143,7 +144,7 @@ def _pipeline(links: str, output: str, model: str, actors: int) -> Run:
     return Run(summary.working, whole, ready, size)
 
 
-def apart(work: Callable[..., Any], *arguments: object) -> Any:
+def apart(work: Callable[..., T], *arguments: object) -> T:
     """Call a function in a process of its own, and return what it does."""
     with ProcessPoolExecutor(1, SPAWN) as pool:
         return pool.submit(work, *arguments).result()
