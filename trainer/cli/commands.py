@@ -58,6 +58,7 @@ def _prepare(options: argparse.Namespace) -> None:
         max_seconds=options.max_seconds,
         min_loudness=options.min_loudness,
         max_loudness=options.max_loudness,
+        min_bandwidth=options.min_bandwidth,
         jobs=options.jobs,
         channel=options.channel,
         strict=options.strict,

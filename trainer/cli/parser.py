@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
         ("max-seconds", math.inf, "leave out what is longer"),
         ("min-loudness", -math.inf, "leave out what is quieter, in LUFS"),
         ("max-loudness", math.inf, "leave out what is louder, in LUFS"),
+        ("min-bandwidth", 0.0, "leave out what has nothing above this frequency, in Hz"),
     ):
         command.add_argument(f"--{name}", type=float, default=default, metavar="N", help=what)
     command.add_argument("--shards", action="store_true", help="write WebDataset tar shards")

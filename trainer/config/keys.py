@@ -161,14 +161,14 @@ class Discriminators(Group):
         "Checkpoint of an earlier run, whose discriminators and their optimizer this run starts "
         "with; `null` starts from random weights.",
     )
-    discriminator_periods: Counts = key(
-        (2, 3, 5, 7, 11), "Period, in samples, of each period discriminator."
+    discriminator_periods: tuple[Count, ...] = key(
+        (2, 3, 5, 7, 11), "Period, in samples, of each period discriminator; may be empty."
     )
     discriminator_period_channels: Counts = key(
         (32, 128, 512, 1024, 1024), "Channels of their layers."
     )
     discriminator_n_ffts: FftSizes = key(
-        (2048, 1024, 512), "FFT size of each spectral discriminator, from 256."
+        (2048, 1024, 512), "FFT size of each spectral discriminator, from 256; may be empty."
     )
     discriminator_fft_channels: Count = key(32, "Channels of their layers.")
 

@@ -75,6 +75,11 @@ class TrainConfig(
                 "discriminator_checkpoint is given, but there are no discriminators: "
                 "adversarial_weight and feature_weight are both 0"
             )
+        if self.adversarial and not (self.discriminator_periods or self.discriminator_n_ffts):
+            yield (
+                "discriminator_periods and discriminator_n_ffts are both empty: name at least one "
+                "discriminator, or set adversarial_weight and feature_weight to 0"
+            )
         yield from self._wrong_stages()
 
     def _wrong_stages(self) -> Iterator[str]:

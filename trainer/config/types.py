@@ -25,7 +25,7 @@ Flag = Annotated[bool, Field(strict=True)]
 Count = Annotated[int, Field(strict=True, gt=0)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
 # The narrowest band, a tenth of the bins, is halved three times and must leave some.
-FftSizes = Annotated[tuple[Annotated[int, Field(strict=True, ge=256)], ...], Field(min_length=1)]
+FftSizes = tuple[Annotated[int, Field(strict=True, ge=256)], ...]
 Number = Annotated[float, Field(strict=True)]
 Above0 = Annotated[float, Field(strict=True, gt=0)]
 AtLeast0 = Annotated[float, Field(strict=True, ge=0)]

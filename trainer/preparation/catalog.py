@@ -25,7 +25,8 @@ PAGE = 2048
 _TABLES = """
 CREATE TABLE IF NOT EXISTS measured (
     source BLOB PRIMARY KEY, size INTEGER, modified INTEGER, frames INTEGER,
-    sample_rate INTEGER, channels INTEGER, peak REAL, loudness REAL, fault TEXT, content BLOB
+    sample_rate INTEGER, channels INTEGER, peak REAL, loudness REAL, fault TEXT, content BLOB,
+    bandwidth REAL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS made (
     side TEXT, name TEXT, source BLOB, size INTEGER, modified INTEGER, how TEXT,
@@ -70,6 +71,8 @@ class Wanted(NamedTuple):
     channels: int
     peak: float
     loudness: float | None
+    bandwidth: float | None
+    """Hz; None where an earlier release measured it."""
     draw: bytes
 
 
@@ -109,9 +112,10 @@ class Catalog:
             self._base.execute("PRAGMA synchronous = OFF")
             self._base.executescript(f"BEGIN EXCLUSIVE; {_TABLES} COMMIT;")
             columns = [row[1] for row in self._base.execute("PRAGMA table_info(measured)")]
-            if "content" not in columns:
-                # Measured before there was one: what is known stays known.
-                self._base.execute("ALTER TABLE measured ADD COLUMN content BLOB")
+            for name, kind in (("content", "BLOB"), ("bandwidth", "REAL")):
+                if name not in columns:
+                    # Measured before there was one: what is known stays known.
+                    self._base.execute(f"ALTER TABLE measured ADD COLUMN {name} {kind}")
         except sqlite3.OperationalError as error:
             self._base.close()
             raise TrainerError(f"{path} is in use by another run: {error}") from error
@@ -171,6 +175,10 @@ class Catalog:
             self._base.execute("DELETE FROM measured")
         self._base.execute("INSERT OR REPLACE INTO about VALUES ('channel', ?)", (channel,))
 
+    def need_bandwidth(self) -> None:
+        """Have what an earlier release measured, without a bandwidth, measured again."""
+        self._base.execute("UPDATE measured SET size = -1 WHERE bandwidth IS NULL")
+
     def unmeasured(self) -> Iterator[tuple[bytes, int, int]]:
         """Yield source, size and change of what is new, has changed, or could not be reached."""
         yield from self._pages(
@@ -194,7 +202,8 @@ class Catalog:
         """Take down what recordings were measured to be."""
         self._write(
             "INSERT OR REPLACE INTO measured (source, size, modified, frames, sample_rate, "
-            "channels, peak, loudness, content, fault) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "channels, peak, loudness, bandwidth, content, fault) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 # A fault that may pass is no reason not to look again.
                 (source, size if result.lasting else -1, modified, *result[:-1])
@@ -374,5 +383,6 @@ class Catalog:
 
 _COLUMNS = """
     source, reached, grp, wanted.size, wanted.modified, side, name,
-    CAST(frames AS REAL) / sample_rate, sample_rate, channels, peak, loudness, draw
+    CAST(frames AS REAL) / sample_rate, sample_rate, channels, peak, loudness,
+    bandwidth, draw
 """

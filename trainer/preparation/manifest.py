@@ -29,11 +29,12 @@ SCHEMA = pa.schema(
         ("channels", pa.int16()),
         ("peak", pa.float32()),
         ("loudness", pa.float32()),
+        ("bandwidth", pa.float32()),
     ]
 )
 """``path`` is relative to the manifest's folder; of a recording in a shard it names the shard
 and, after ``#``, the member. ``group`` is null where nothing was grouped. The rest is of the
-source: seconds, Hz, full scale as 1, LUFS; see `trainer.preparation.measure.Measured`.
+source: seconds, Hz, full scale as 1, LUFS, Hz; see `trainer.preparation.measure.Measured`.
 """
 
 ROW_GROUP = 8192
@@ -102,6 +103,7 @@ def _row(wanted: Wanted, grouped: bool) -> tuple[str | float | None, ...]:
         wanted.channels,
         wanted.peak,
         wanted.loudness,
+        wanted.bandwidth,
     )
 
 

@@ -18,10 +18,22 @@ from snac_core.audio.source import SoundSource
 from snac_core.errors import AudioError
 
 LOUDNESS_SECONDS = 600
-"""Loudness is that of so much from a recording's start, so that memory has a bound."""
+"""Loudness and bandwidth are of so much from a recording's start, so that memory has a bound."""
 
 MIN_LOUDNESS_RATE = 8000
 """Hz; the weighting's filters make no sense much below."""
+
+
+WINDOW = 1024
+"""Samples per transform of the spectrum that a bandwidth is read from."""
+WINDOWS = 4096
+"""Transforms at a time, so that memory has a bound."""
+BAND_EDGE_DB = -70.0
+"""A recording ends where its average spectrum stays below this, relative to its maximum.
+
+The average spectrum of speech is some 55 dB down at 10 kHz, and what a low-pass filter of a
+codec or of a resampler leaves is 80 dB down or more.
+"""
 
 
 class Measured(NamedTuple):
@@ -40,6 +52,8 @@ class Measured(NamedTuple):
     None where there is none: for less than a block of 0.4 s, for silence, and for sample
     rates below `MIN_LOUDNESS_RATE`.
     """
+    bandwidth: float = 0.0
+    """Highest frequency of the chosen channel's average spectrum, Hz; 0 for silence."""
     content: bytes = b""
     """Digest of the chosen channel: two recordings with the same one sound the same."""
     fault: str | None = None
@@ -81,8 +95,32 @@ def _measure(path: Path, channel: Channel) -> Measured:
             frames += len(block)
             digest.update(block.tobytes())
             peak = max(peak, float(block.max()), -float(block.min()))
-    loudness = _loudness(np.concatenate(kept), rate)
-    return Measured(frames, rate, channels, peak, loudness, digest.digest())
+    samples = np.concatenate(kept)
+    return Measured(
+        *(frames, rate, channels, peak),
+        loudness=_loudness(samples, rate),
+        bandwidth=bandwidth(samples, rate),
+        content=digest.digest(),
+    )
+
+
+def bandwidth(samples: npt.NDArray[np.float32], sample_rate: int) -> float:
+    """Return the highest frequency that is in ``samples``, in Hz; 0 for silence.
+
+    It is the highest at which the average power spectrum is within `BAND_EDGE_DB` of its maximum:
+    half the sample rate for a recording of full band, and about 8000 Hz for one that was made at
+    16 kHz, whatever its rate is now.
+    """
+    samples = np.pad(samples, (0, -len(samples) % WINDOW)).reshape(-1, WINDOW)
+    window = np.hanning(WINDOW).astype(np.float32)
+    power = np.zeros(WINDOW // 2 + 1)
+    for first in range(0, len(samples), WINDOWS):
+        spectrum = np.fft.rfft(samples[first : first + WINDOWS] * window)
+        power += np.square(np.abs(spectrum)).sum(axis=0)
+    if not power.any():
+        return 0.0
+    (within,) = np.nonzero(power >= power.max() * 10 ** (BAND_EDGE_DB / 10))
+    return float(within[-1]) * sample_rate / WINDOW
 
 
 def _loudness(samples: npt.NDArray[np.float32], sample_rate: int) -> float | None:

@@ -205,6 +205,7 @@ def _entries(rows: Iterator[Wanted], how: str, workers: Workers) -> Iterator[Ent
             "channels": row.channels,
             "peak": row.peak,
             "loudness": row.loudness,
+            "bandwidth": row.bandwidth,
         }
         yield Entry(".flac" if made_to else suffix, data, known)
 

@@ -54,6 +54,7 @@ FILTERS = (
         "it is quieter than {:g} LUFS",
     ),
     ("loudness > ?", "it is louder than {:g} LUFS"),
+    ("bandwidth < ?", "its band ends below {:g} Hz"),
 )
 """Which recordings are left out, in SQL, and why."""
 
@@ -90,6 +91,7 @@ def prepare(
     max_seconds: float = math.inf,
     min_loudness: float = -math.inf,
     max_loudness: float = math.inf,
+    min_bandwidth: float = 0.0,
     jobs: int | None = None,
     channel: Channel = "average",
     strict: bool = False,
@@ -133,8 +135,9 @@ def prepare(
         Hz of converted recordings: that of the model that they are for.
     shard_recordings, shard_bytes
         A shard is ended when it has so much.
-    min_seconds, max_seconds, min_loudness, max_loudness
-        Recordings that are shorter or longer (s), quieter or louder (LUFS) are left out, and
+    min_seconds, max_seconds, min_loudness, max_loudness, min_bandwidth
+        Recordings that are shorter or longer (s), quieter or louder (LUFS), or that have nothing
+        above a frequency (Hz, see `trainer.preparation.measure.bandwidth`) are left out, and
         listed in ``unreadable.csv``. One that is too short to have a loudness is too quiet only if
         it is as good as silent.
     jobs
@@ -200,8 +203,10 @@ def prepare(
             raise
         # What is measured from here on is kept whatever happens.
         catalog.measured_as(str(channel))
+        if min_bandwidth:
+            catalog.need_bandwidth()
         _measure(catalog, workers, channel)
-        limits = (min_seconds, max_seconds, min_loudness, max_loudness)
+        limits = (min_seconds, max_seconds, min_loudness, max_loudness, min_bandwidth)
         for (condition, reason), limit in zip(FILTERS, limits, strict=True):
             if math.isfinite(limit) and limit != 0.0:
                 catalog.leave_out(condition, limit, reason.format(limit))

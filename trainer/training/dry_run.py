@@ -23,6 +23,7 @@ from trainer.training.batches import DeviceTransfer
 from trainer.training.earlier_discriminators import load_discriminators
 from trainer.training.epochs import Epochs
 from trainer.training.find_data import find_data
+from trainer.training.guided_start import check_enough_audio
 from trainer.training.memory import memory
 
 PARTS = ("encoder", "quantizer", "decoder")
@@ -57,6 +58,8 @@ def plan(config: TrainConfig, processes: int = 1) -> str:
         load_discriminators(Discriminators(config), config.discriminator_checkpoint)
     world = World(torch.device("cpu"), 0, processes)
     epochs = Epochs(config, data, model.config, world, DeviceTransfer(world, model.config))
+    if path is None:
+        check_enough_audio(config, epochs, model.config)
     steps = sum(epoch.steps for epoch in epochs.all)
     total = min(config.max_steps or steps, steps)
     lines = [

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from snac_core.config import SnacConfig
+from trainer.config import TrainConfig
+from trainer.errors import TrainerError
 from trainer.model.compile import uncompiled
 from trainer.model.initialisation import scale_to
 from trainer.model.mel_target import fit
@@ -13,6 +16,27 @@ from trainer.training.learner import Learner
 
 FITTED_LATENTS = 10
 """Latents of the coarsest level, for each of its entries, that a mel target is fitted to."""
+
+
+def check_enough_audio(config: TrainConfig, epochs: Epochs, codec: SnacConfig) -> None:
+    """Raise TrainerError when the first epoch is too short for a guided start's codebooks.
+
+    The quantizer's entries are clusters of the latents that the first process reads in that epoch.
+    """
+    if not config.guided_steps:
+        return
+    first = epochs.all[0]
+    segments = first.steps * (first.plan.batch // epochs.world.size)
+    samples = codec.padded_samples(round(first.plan.length * codec.sampling_rate))
+    latents = segments * samples // codec.frame_samples
+    if latents < codec.codebook_size:
+        needed = codec.codebook_size * codec.frame_samples / codec.sampling_rate
+        raise TrainerError(
+            f"guided_steps is {config.guided_steps}, and the first epoch gives each process "
+            f"{segments * samples / codec.sampling_rate:.0f} s of audio: its {latents} latents are "
+            f"too few for a codebook of {codec.codebook_size} entries; train on at least "
+            f"{needed:.0f} s for each process, or set guided_steps to 0"
+        )
 
 
 def fit_mel_target(learner: Learner, epochs: Epochs) -> None:

@@ -35,7 +35,7 @@ from trainer.runtime.stopping import Stopped, StopRequest, listening
 from trainer.training.batches import DeviceTransfer
 from trainer.training.epochs import Epochs
 from trainer.training.find_data import find_data
-from trainer.training.guided_start import fit_mel_target
+from trainer.training.guided_start import check_enough_audio, fit_mel_target
 from trainer.training.learner import Learner, Terms
 from trainer.training.model_selection import ModelSelection
 from trainer.training.remeasure import measure_anew
@@ -135,6 +135,8 @@ class TrainingRun:
         self._check_same_data()
         self.epochs = Epochs(config, self.data, model.config, world, self.transfer)
         self.total_steps = self.epochs.total_steps
+        if content is None:
+            check_enough_audio(config, self.epochs, model.config)
         self.learner = Learner(config, self.model, world, resumed=content is not None)
         # Not before all that may be wrong with a run is known, which then has moved nothing.
         if world.main:

@@ -149,6 +149,13 @@ def test_there_must_be_something_to_learn_from(settings: dict[str, Any]) -> None
         configuration.parse({**settings, "l1_weight": 0, "stft_weight": 0})
 
 
+def test_there_must_be_discriminators_where_their_terms_count(settings: dict[str, Any]) -> None:
+    none: dict[str, Any] = {"discriminator_periods": [], "discriminator_n_ffts": []}
+    assert not configuration.parse({**settings, **none}).adversarial
+    with pytest.raises(TrainerError, match="are both empty: name at least one discriminator"):
+        configuration.parse({**settings, **none, "feature_weight": 1.0})
+
+
 def test_keys_may_stand_in_groups(tmp_path: Path, settings: dict[str, Any]) -> None:
     grouped = {"losses": {"mel_weight": 15, "n_ffts": settings.pop("n_ffts")}, "data": {}}
     flat = {**settings, **grouped["losses"]}

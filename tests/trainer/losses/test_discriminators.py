@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -303,3 +304,11 @@ def test_the_least_that_is_allowed_works(settings: dict[str, Any]) -> None:
         value.isfinite()
         for value in everything(discriminators, made, -made, torch.ones_like(made)).values()
     )
+
+
+@pytest.mark.parametrize("key", ["discriminator_periods", "discriminator_n_ffts"])
+def test_one_kind_may_do_without_the_other(key: str, settings: dict[str, Any]) -> None:
+    discriminators = build(configuration.parse({**settings, **SMALL, key: []}))
+    assert len(discriminators.discriminators) == 2
+    terms = everything(discriminators, noises(), voices(), torch.ones(3, 1, LENGTH))
+    assert all(0 < value < math.inf for value in terms.values())

@@ -21,6 +21,7 @@ from trainer.errors import TrainerError
 from trainer.model.initialisation import scale_to
 from trainer.model.mel_target import MelTarget, fit
 from trainer.model.network import starting_model
+from trainer.training.dry_run import plan
 from trainer.training.loop import train
 
 SMALL = SnacConfig(encoder_dim=8, decoder_dim=32, codebook_size=32)
@@ -135,6 +136,23 @@ def test_a_guided_run_learns_features_and_leaves_the_quantizer(
     assert not torch.equal(trained[name], untrained[name])
     (last,) = best.parent.glob("checkpoint_epoch*.pt")
     assert torch.equal(trained[name], weights(last)[name])
+
+
+def test_too_little_audio_for_a_guided_start_is_told_before_anything_is_touched(
+    recordings: Path, base: ModelStore, tmp_path: Path
+) -> None:
+    changes = {
+        **{"pretrained_model": None, "model": {**SMALL.to_dict(), "codebook_size": 4096}},
+        **{"freeze_encoder": False, "freeze_vq": False, "guided_steps": 8},
+        "output_dir": str(tmp_path / "run"),
+    }
+    config = configuration.parse(few_steps(recordings, base, tmp_path) | changes)
+    said = "too few for a codebook of 4096 entries; train on at least 350 s for each process"
+    with pytest.raises(TrainerError, match=said):
+        plan(config)
+    with pytest.raises(TrainerError, match=said):
+        train(config, torch.device("cpu"))
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

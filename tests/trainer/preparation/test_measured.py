@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import shutil
 import sqlite3
@@ -10,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from tests.trainer.conftest import RATE, record, voice
+from tests.trainer.preparation.conftest import rows
 from trainer.preparation.prepare import CATALOG, Split, prepare
 
 
@@ -61,6 +64,28 @@ def test_odd_levels_and_equal_contents_are_told_with_counts(
     assert "copy.flac" in caplog.text
 
 
+def test_what_ends_at_a_lower_frequency_is_left_out(tmp_path: Path) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    noise = 0.1 * np.random.default_rng(0).standard_normal(2 * RATE)
+    narrow = soxr.resample(soxr.resample(noise, RATE, 16000), 16000, RATE)
+    recordings = {"a": noise, "b": noise[::-1], "narrow": narrow, "silent": 0 * noise}
+    for name, samples in recordings.items():
+        soundfile.write(folder / f"{name}.wav", samples, RATE, subtype="FLOAT")
+    assert sum(prepare([folder], output, train_ratio=0.5)) == 4
+    found = {Path(row["source"]).stem: row["bandwidth"] for row in rows(output)}
+    assert found["a"] == found["b"] == RATE / 2
+    assert found["narrow"] == pytest.approx(8000, abs=600)
+    assert found["silent"] == 0
+    # What was measured without a bandwidth is measured again when it is asked for.
+    with contextlib.closing(sqlite3.connect(output / CATALOG)) as base, base:
+        base.execute("UPDATE measured SET bandwidth = NULL")
+    assert prepare([folder], output, train_ratio=0.5, min_bandwidth=10000) == Split(1, 1)
+    with (output / "unreadable.csv").open(newline="") as file:
+        reasons = {Path(row["path"]).stem: row["reason"] for row in csv.DictReader(file)}
+    assert reasons == dict.fromkeys(("narrow", "silent"), "its band ends below 10000 Hz")
+
+
 def test_what_an_earlier_version_measured_is_kept(tmp_path: Path) -> None:
     for number in range(3):
         record(tmp_path / "in" / f"{number}.wav", 0.2, seed=number)
@@ -69,6 +94,7 @@ def test_what_an_earlier_version_measured_is_kept(tmp_path: Path) -> None:
     shutil.rmtree(output / "train")
     base = sqlite3.connect(output / CATALOG)
     base.execute("ALTER TABLE measured DROP COLUMN content")
+    base.execute("ALTER TABLE measured DROP COLUMN bandwidth")
     base.commit()
     base.close()
     assert sum(prepare([tmp_path / "in"], output, train_ratio=0.6)) == 3
