@@ -75,7 +75,7 @@ def bearer_token(authorization: str | None) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-def require_key(
+async def require_key(
     request: Request,
     header: Annotated[str | None, Depends(_header)],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
@@ -90,7 +90,7 @@ def require_key(
     service.rates.count_request(who)
 
 
-def require_admin_key(
+async def require_admin_key(
     request: Request, given: Annotated[str | None, Depends(_admin_header)]
 ) -> None:
     """Admit an operator's request: with an admin key, or on loopback if no keys are set at all.
@@ -117,7 +117,7 @@ def require_admin_key(
         raise ForbiddenError("set SNAC_ADMIN_KEY to make this call from a browser")
 
 
-def require_metrics_key(request: Request) -> None:
+async def require_metrics_key(request: Request) -> None:
     """Admit a scrape: with the key as a bearer token, if one is set, or from another worker."""
     service = request.app.state.service
     secret = service.settings.metrics_key

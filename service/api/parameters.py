@@ -15,7 +15,7 @@ _MOST_SHOWN = 64
 """Letters of a wrong name that an answer repeats."""
 
 
-def refuse_unknown_query(request: Request) -> None:
+async def refuse_unknown_query(request: Request) -> None:
     """Raise InvalidRequestError if a query parameter is none of the call's."""
     route = request.scope.get("route")
     if isinstance(route, APIRoute) and request.query_params:

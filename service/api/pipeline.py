@@ -113,12 +113,12 @@ async def compute(call: Call, job: Job) -> None:
     RateLimitError, OverloadedError
         If it exceeds the caller's rate limit, or the queue is full.
     """
-    service, state = call.service, call.state
+    service, state, admission = call.service, call.state, call.take_admission()
     # Nothing else can be queued between the check and the run.
-    service.engine.check_open(job.seconds, call.caller)
+    service.engine.check_open(job.seconds, call.caller, admission)
     service.rates.count_audio(call.caller, job.seconds)
     began = tracing.now()
-    timing = await service.engine.run(call.codec, job, caller=call.caller)
+    timing = await service.engine.run(call.codec, job, caller=call.caller, admission=admission)
     state.add_time("queue", timing.queue)
     state.add_time("inference", timing.inference)
     waited = round(1e9 * timing.queue)

@@ -7,13 +7,14 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
 from typing import Annotated, Any, TypeVar
 
 import structlog
 from fastapi import Depends, Header, Request
 
 from service.concurrency import wait_for_disconnect
+from service.engine.admissions import Admission
 from service.errors import DeadlineError
 from service.limits.memory import reservation_of
 from service.observability import tracing
@@ -39,7 +40,9 @@ class Deadline:
         return DeadlineError(f"the answer took more than {self.seconds:g} s")
 
 
-def _service(request: Request) -> Service:
+# Asynchronous, as every dependency: FastAPI calls others in a thread, and a change of threads costs
+# milliseconds while the engine computes.
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
@@ -57,6 +60,7 @@ class Call:
         self.state = RequestState.of(request.scope)
         self.reservation = reservation_of(request.scope)
         self.deadline = Deadline()
+        self._admission: Admission | None = None
 
     @property
     def accept(self) -> str | None:
@@ -79,7 +83,7 @@ class Call:
         return codec
 
     def admit(self) -> Codec:
-        """Take the model being served, unless the request would be refused after its upload.
+        """Take the model being served, and a place in the queue before anything is uploaded.
 
         Raises
         ------
@@ -88,8 +92,18 @@ class Call:
         """
         self.service.lifecycle.check_started()
         codec = self.use(self.service.models.codec)
-        self.service.engine.check_open(caller=self.caller)
+        self._admission = self.service.engine.admit(self.caller)
         return codec
+
+    def take_admission(self) -> Admission | None:
+        """Return the place in the queue that `admit` got, once: for the request's first job."""
+        admission, self._admission = self._admission, None
+        return admission
+
+    def close(self) -> None:
+        """Give up a place that no job took."""
+        if self._admission is not None:
+            self.service.engine.leave(self._admission)
 
     async def run_until_disconnect(
         self, answer: Coroutine[Any, Any, _T], *, deadline: bool = True
@@ -149,8 +163,9 @@ class Call:
         self.service.tracing.stage(name, began, seconds)
 
 
-def _call(service: ServiceDep, request: Request) -> Call:
-    return Call(service, request)
+async def _call(service: ServiceDep, request: Request) -> AsyncIterator[Call]:
+    with contextlib.closing(Call(service, request)) as call:
+        yield call
 
 
 CallDep = Annotated[Call, Depends(_call)]

@@ -21,6 +21,7 @@ from concurrent.futures import Future
 import structlog
 import torch
 
+from service.engine.admissions import Admission
 from service.engine.queued_job import QueuedJob, Timing, resolve
 from service.engine.scheduler import Batch, Scheduler
 from service.errors import EngineDeadError, NotReadyError
@@ -87,11 +88,18 @@ class Engine:
             self._thread.join()
 
     async def run(
-        self, codec: Codec, job: Job, *, urgent: bool = False, caller: str = ""
+        self,
+        codec: Codec,
+        job: Job,
+        *,
+        urgent: bool = False,
+        caller: str = "",
+        admission: Admission | None = None,
     ) -> Timing:
         """Run ``job`` with ``codec``; cancelling this removes the job from the queue.
 
-        An ``urgent`` job goes first; it should be small. Callers share the engine fairly.
+        An ``urgent`` job goes first; it should be small. Callers share the engine fairly. The job
+        takes the place that ``admission`` held for it.
 
         Raises
         ------
@@ -102,32 +110,64 @@ class Engine:
         Exception
             Whatever the codec raises for this job's own steps.
         """
-        return await asyncio.wrap_future(self.submit(codec, job, urgent=urgent, caller=caller))
+        submitted = self.submit(codec, job, urgent=urgent, caller=caller, admission=admission)
+        return await asyncio.wrap_future(submitted)
 
     def submit(
-        self, codec: Codec, job: Job, *, urgent: bool = False, caller: str = ""
+        self,
+        codec: Codec,
+        job: Job,
+        *,
+        urgent: bool = False,
+        caller: str = "",
+        admission: Admission | None = None,
     ) -> Future[Timing]:
         """Queue ``job``; see `run`."""
         done: Future[Timing] = Future()
         now = time.perf_counter()
         with self._wake:
-            self._check_open(job.seconds, caller)
+            self._check_open(job.seconds, caller, admission)
             steps = deque(job.steps)
-            self.scheduler.add(QueuedJob(codec, job, done, steps, len(steps), now, urgent, caller))
+            queued = QueuedJob(codec, job, done, steps, len(steps), now, urgent, caller)
+            self.scheduler.add(queued, admission)
             self._wake.notify()
         return done
 
-    def check_open(self, seconds: float | None = None, caller: str = "") -> None:
-        """Raise what `run` would raise now for ``seconds``; None: for a job of mean length."""
-        with self._wake:
-            self._check_open(seconds, caller)
+    def admit(self, caller: str = "") -> Admission:
+        """Hold a place for a job whose length is not known yet.
 
-    def _check_open(self, seconds: float | None, caller: str) -> None:
+        Raises
+        ------
+        OverloadedError
+            If a job of mean length does not fit, with the seconds until it should.
+        EngineDeadError, NotReadyError
+            As `run` does.
+        """
+        with self._wake:
+            self._check_alive()
+            return self.scheduler.admit(caller)
+
+    def leave(self, admission: Admission) -> None:
+        """Give up a place that no job will take."""
+        with self._wake:
+            self.scheduler.admissions.end(admission)
+
+    def check_open(
+        self, seconds: float, caller: str = "", admission: Admission | None = None
+    ) -> None:
+        """Raise what `run` would raise now for a job of ``seconds``."""
+        with self._wake:
+            self._check_open(seconds, caller, admission)
+
+    def _check_open(self, seconds: float, caller: str, admission: Admission | None) -> None:
+        self._check_alive()
+        self.scheduler.check_open(seconds, caller, admission)
+
+    def _check_alive(self) -> None:
         if self._death is not None:
             raise EngineDeadError("the engine thread has ended; the service must be restarted")
         if self._closing:
             raise NotReadyError("the service is stopping")
-        self.scheduler.check_open(seconds, caller)
 
     # The thread
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from service.engine.admissions import Admission, Admissions
 from service.engine.queued_job import QueuedJob
 from service.errors import OverloadedError
 from service.shares import Shares
@@ -30,7 +31,8 @@ class Scheduler:
         Audio-seconds in one batch, including the padding to its longest step. A batch has at
         least one step, however long.
     max_queue_seconds
-        Audio-seconds that may be queued. A longer job is accepted while nothing else waits.
+        Audio-seconds that may be queued, or expected of requests that were admitted. A longer job
+        is accepted while nothing else waits.
     caller_share
         Part of the queue that one caller may have alone; see `service.shares`.
     turn_seconds
@@ -52,6 +54,7 @@ class Scheduler:
         self.running: Batch = []
         self.queued_seconds = 0.0
         """Audio-seconds waiting or running."""
+        self.admissions = Admissions()
         self.rate: float | None = None
         """Audio-seconds per second of engine time, a moving average over batches."""
         self._budget = batch_seconds
@@ -61,28 +64,40 @@ class Scheduler:
         self._refused = 0.0
         """Audio-seconds of refused jobs that are not yet due to retry."""
 
-    def check_open(self, seconds: float | None, caller: str = "") -> None:
+    def check_open(
+        self, seconds: float | None, caller: str = "", admission: Admission | None = None
+    ) -> None:
         """Raise OverloadedError if ``seconds`` more of ``caller`` do not fit.
 
-        None stands for a job of unknown length, before its body is read: it counts as the mean of
-        the queued jobs. So most jobs past the limit are refused before they cost anything.
+        None stands for a job of unknown length, before its body is read: it counts as a job of
+        mean length. So most jobs past the limit are refused before they cost anything.
+
+        A job with an ``admission`` was let in as one of that length. It is refused only if it is
+        longer by more than `slack`, or if the queue is longer than its bound by as much: work
+        that is done for it is not done in vain, and long jobs have the chance of short ones.
         """
         if seconds is None:
-            seconds = self.queued_seconds / max(1, len(self._jobs()))
-        idle = not self.waiting and not self.running
-        excess = self.queued_seconds + seconds - self.max_queue_seconds
+            seconds = self.admissions.expected
+        jobs = self._jobs()
+        ahead = [one for one in self.admissions.held() if one is not admission]
+        idle = not jobs and (admission is not None or not ahead)
+        slack = 0.0 if admission is None else self.slack
+        excess = self.queued_seconds + sum(one.seconds for one in ahead) + seconds
+        excess -= self.max_queue_seconds + slack
         if excess >= 0 and not idle:
             raise OverloadedError(
                 f"{self.queued_seconds:.0f} audio-seconds are waiting, of at most "
-                f"{self.max_queue_seconds:.0f}",
+                f"{self.max_queue_seconds:.0f}, and {len(ahead)} requests are being read",
                 retry_after=self._turn_of(seconds, excess),
             )
-
-        if idle or not caller:
+        admitted = admission is not None and seconds <= admission.seconds + slack
+        if idle or admitted or not caller:
             return
         shares = Shares(self.max_queue_seconds, self._share)
-        for queued in self._jobs():
+        for queued in jobs:
             shares.take(queued.caller, sum(step.seconds for step in queued.waiting))
+        for one in ahead:
+            shares.take(one.caller, one.seconds)
         if not shares.allows(caller, seconds):
             raise OverloadedError(
                 f"{shares.of(caller):.0f} audio-seconds of this caller are waiting, which is its "
@@ -90,9 +105,25 @@ class Scheduler:
                 retry_after=self._turn_of(seconds, seconds),
             )
 
-    def add(self, queued: QueuedJob) -> None:
-        """Queue a job. A caller that was idle gets no credit for the time it was idle."""
+    @property
+    def slack(self) -> float:
+        """Audio-seconds by which admitted jobs may pass the bound: a batch, a tenth at most."""
+        return min(self.batch_seconds, self.max_queue_seconds / 10)
+
+    def admit(self, caller: str) -> Admission:
+        """Hold a place for a job of unknown length; raises OverloadedError if there is none."""
+        self.check_open(None, caller)
+        return self.admissions.add(caller)
+
+    def add(self, queued: QueuedJob, admission: Admission | None = None) -> None:
+        """Queue a job, in the place that ``admission`` held for it.
+
+        A caller that was idle gets no credit for the time it was idle.
+        """
         self.queued_seconds += queued.job.seconds
+        if admission is not None:
+            self.admissions.end(admission)
+            self.admissions.learn(queued.job.seconds)
         callers = {one.caller for one in self._jobs()}
         self._served = {caller: self._served.get(caller, 0.0) for caller in callers}
         self._served.setdefault(queued.caller, min(self._served.values(), default=0.0))
