@@ -1,23 +1,31 @@
-"""How `snac-bulk encode` compares with the engine alone, on this machine.
+"""How `snac-bulk encode` compares with a plain loop around the engine, on this machine.
 
     python bench/corpora.py RECORDINGS
-    python bench/corpora.py RECORDINGS --clips 200 --short 2000 --rows 1000000
+    python bench/corpora.py RECORDINGS --clips 200 --short 1000 --rows 1000000 --json rates.json
 
-Prints ratios, with what each is made of, since two runs on one machine are comparable and two
-machines are not: the whole pipeline against a codec that is handed decoded audio; clips of 0.3 s
-against clips of 3 s, in audio-time; and the planning of a manifest.
+Prints, for clips as they are and as WAV, how fast one process a core goes that reads, decodes,
+resamples and encodes clip after clip, how fast the engine alone goes in it, and how fast the
+pipeline; then clips of 0.3 s against clips of 3 s; then the planning of a manifest. The times of
+the pipeline begin when its first codec is up: by then the readers have some batches ready, which
+is told too. ``--json`` keeps the rates, for ``bench/scale.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import dataclasses
+import json
+import multiprocessing
 import os
-import subprocess
-import sys
+import resource
+import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -27,75 +35,152 @@ import soundfile
 import torch
 from machine import describe
 
+from bulk import cluster
+from bulk.encode import CLIPS_PER_SHARD, CPU_BATCH_SECONDS, EncodeOptions, encode
+from bulk.pipeline import BATCHES_AHEAD
+from bulk.plan import Done, make_plan
+from bulk.sources import Options, find_source
 from snac_core import audio
-from snac_core.codec import Codec
 from snac_core.store import load
 
-BATCH_SECONDS = 64.0
+T = TypeVar("T")
+SUFFIXES = audio.AUDIO_SUFFIXES
+HEAD = (
+    "| clips | | audio | engine | plain loop | pipeline | of the plain loop | of the engine "
+    "| until the first codec is up |\n|---|---|---|---|---|---|---|---|---|"
+)
+SPAWN = multiprocessing.get_context("spawn")
+"""For measurements in processes of their own, which inherit no threads and no memory."""
 
 
-def codec_of(model: str) -> Codec:
-    """Return a codec of one thread."""
+@dataclasses.dataclass
+class Loop:
+    """What the plain loop took: seconds of one process, of reading and of encoding."""
+
+    audio: float = 0.0
+    reading: float = 0.0
+    encoding: float = 0.0
+
+
+@dataclasses.dataclass
+class Run:
+    """What the pipeline took.
+
+    Attributes
+    ----------
+    working
+        Seconds from the first codec that was up to the last row.
+    whole
+        The same from the planning on.
+    ready
+        Seconds of audio that readers had ready when the first codec was up, at most.
+    size
+        Bytes of the rows.
+    """
+
+    working: float
+    whole: float
+    ready: float
+    size: int
+
+
+class Rates(NamedTuple):
+    """What a core and the whole machine did, of audio-seconds a second, and the size of rows."""
+
+    clips: int
+    seconds: float
+    read: float
+    encode: float
+    pipeline: float
+    bytes_per_second: float
+
+
+def loop(job: tuple[Any, str, Sequence[str]]) -> Loop:
+    """Read and encode clips one by one."""
+    barrier, model, paths = job
     torch.set_num_threads(1)
-    return load(model, device="cpu")
-
-
-def engine(job: tuple[str, list[str], float]) -> float:
-    """Encode decoded clips, cut to a length, and return the seconds that only encoding took."""
-    model, paths, most = job
-    codec = codec_of(model)
+    codec = load(model, device="cpu")
     codec.encode([np.zeros(24000, np.float32)])
-    took = 0.0
+    audio.read(paths[0], codec.sample_rate)
+    took = Loop()
+    barrier.wait()
     for path in paths:
-        wave = audio.read(path, codec.sample_rate)
-        wave = wave[: round(most * codec.sample_rate)] if most else wave
         began = time.perf_counter()
+        wave = audio.read(path, codec.sample_rate)
+        read = time.perf_counter()
         codec.encode([wave])
-        took += time.perf_counter() - began
+        took.reading += read - began
+        took.encoding += time.perf_counter() - read
+        took.audio += len(wave) / codec.sample_rate
     return took
 
 
-def pipeline(folder: Path, output: Path, model: str, actors: int) -> float:
-    """Return the seconds between the first batch and the last row of the command's own work."""
-    program = (
-        "import sys, time\n"
-        "from bulk import cluster\n"
-        "from bulk.encode import EncodeOptions, encode\n"
-        "from bulk.pipeline import Pipeline\n"
-        "first = []\n"
-        "taken = Pipeline._take_codec\n"
-        "def up(self, ready):\n"
-        "    taken(self, ready)\n"
-        "    first.append(time.perf_counter())\n"
-        "Pipeline._take_codec = up\n"
-        "cluster.connect(None, num_cpus=int(sys.argv[4]), object_store_memory=2**28)\n"
-        "encode(EncodeOptions([sys.argv[1]], sys.argv[2], sys.argv[3], codecs=int(sys.argv[4])))\n"
-        "print(time.perf_counter() - max(first))\n"
-    )
-    command = [sys.executable, "-c", program, str(folder), str(output), model, str(actors)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
+def loops(files: Sequence[Path], model: str, processes: int) -> list[Loop]:
+    """Share clips among processes that each `loop` over theirs, all at once."""
+    shares = [[str(path) for path in files[number::processes]] for number in range(processes)]
+    with SPAWN.Manager() as manager, ProcessPoolExecutor(processes, SPAWN) as pool:
+        barrier = manager.Barrier(processes)
+        return list(pool.map(loop, [(barrier, model, share) for share in shares]))
 
 
-def compare(files: list[Path], model: str, actors: int, folder: Path) -> float:
-    """Encode some files both ways, print the figures, and return the pipeline's x real time."""
-    seconds: float = sum(float(soundfile.info(path).duration) for path in files)
-    shares = [[str(path) for path in files[number::actors]] for number in range(actors)]
-    with ProcessPoolExecutor(actors) as pool:
-        alone: float = max(pool.map(engine, [(model, share, 0.0) for share in shares]))
+def pipeline(files: Sequence[Path], folder: Path, model: str, actors: int) -> Run:
+    """Run the command's work on the same clips, in a process of its own."""
     links = folder / "in"
     links.mkdir(parents=True)
     for number, path in enumerate(files):
         (links / f"{number:07d}{path.suffix}").symlink_to(path.resolve())
-    whole = pipeline(links, folder / "out", model, actors)
+    return apart(_pipeline, str(links), str(folder / "out"), model, actors)
+
+
+def _pipeline(links: str, output: str, model: str, actors: int) -> Run:
+    cluster.connect(None, num_cpus=actors, object_store_memory=2**28)
+    options = EncodeOptions([links], output, model, device="cpu", codecs=actors)
+    began = time.monotonic()
+    summary = encode(options)
+    whole = time.monotonic() - began
+    ready = cluster.readers(actors, "cpu") * (BATCHES_AHEAD + 1) * CPU_BATCH_SECONDS
+    assert not summary.failed
+    size = sum(path.stat().st_size for path in Path(output).glob("tokens-*"))
+    return Run(summary.working, whole, ready, size)
+
+
+def apart(work: Callable[..., T], *arguments: object) -> T:
+    """Call a function in a process of its own, and return what it does."""
+    with ProcessPoolExecutor(1, SPAWN) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+def compare(name: str, files: Sequence[Path], folder: Path, model: str, actors: int) -> Rates:
+    """Encode some files both ways, and print the figures."""
+    alone = loops(files, model, actors)
+    run = pipeline(files, folder, model, actors)
+    seconds = sum(one.audio for one in alone)
+    reading = sum(one.reading for one in alone) / seconds
+    plain = max(one.reading + one.encoding for one in alone)
+    engine = max(one.encoding for one in alone)
+    # What was read before the first codec was up was read for nothing, as the clock has it.
+    working = run.working + min(run.ready, seconds) * reading / actors
     print(
-        f"{len(files)} clips, {seconds:.0f} s: engine alone {seconds / alone:.2f} x real time, "
-        f"pipeline {seconds / whole:.2f}: {alone / whole:.0%} of the engine"
+        f"| {name} | {len(files)} | {seconds:.0f} s | {seconds / engine:.0f} | "
+        f"{seconds / plain:.0f} | {seconds / working:.0f} | {plain / working:.0%} | "
+        f"{engine / working:.0%} | {run.whole - run.working:.1f} s |",
+        flush=True,
     )
-    return seconds / whole
+    encoding = sum(one.encoding for one in alone) / seconds
+    size = run.size / seconds
+    return Rates(len(files), seconds, 1 / reading, 1 / encoding, seconds / working, size)
 
 
-def pieces(files: list[Path], seconds: float, count: int, folder: Path) -> list[Path]:
+def as_wav(files: Sequence[Path], folder: Path, rate: int) -> list[Path]:
+    """Decode recordings into WAV at the model's rate."""
+    folder.mkdir()
+    made = [folder / f"{number:07d}.wav" for number in range(len(files))]
+    for path, target in zip(files, made, strict=True):
+        audio.write(target, audio.read(path, rate), rate)
+    return made
+
+
+def pieces(files: Sequence[Path], seconds: float, count: int, folder: Path) -> list[Path]:
     """Cut clips of one length out of recordings."""
     folder.mkdir()
     made: list[Path] = []
@@ -107,7 +192,7 @@ def pieces(files: list[Path], seconds: float, count: int, folder: Path) -> list[
             soundfile.write(made[-1], samples[start : start + size], rate)
             if len(made) == count:
                 return made
-    return made
+    raise SystemExit(f"the recordings are enough for {len(made)} clips of {seconds} s, not {count}")
 
 
 def planning(rows: int, folder: Path) -> None:
@@ -117,21 +202,22 @@ def planning(rows: int, folder: Path) -> None:
         file.write("id,path,text,speaker,duration\n")
         for number in range(rows):
             file.write(f"clip-{number},audio/{number}.wav,some words {number},s{number % 99},3.5\n")
-    program = (
-        "import sys, resource, time, numpy as np\n"
-        "from bulk.plan import Done, make_plan\n"
-        "from bulk.sources import Options, find_source\n"
-        "nothing = Done(np.empty(0, np.uint64), np.empty(0, np.uint64))\n"
-        "began = time.perf_counter()\n"
-        "plan = make_plan(find_source(sys.argv[1], Options()), nothing)\n"
-        "groups = sum(1 for _ in plan.groups(1024))\n"
-        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
-        "cpu = time.process_time()\n"
-        "print(f'{plan.todo} rows planned in {time.perf_counter() - began:.1f} s "
-        "({cpu:.1f} s of one core), {groups} groups, peak {peak:.2f} GiB')\n"
-        "plan.close()\n"
+    print(apart(_planning, str(manifest)), flush=True)
+
+
+def _planning(manifest: str) -> str:
+    nothing = Done(np.empty(0, np.uint64), np.empty(0, np.uint64))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began, cpu = time.perf_counter(), time.process_time()
+    plan = make_plan(find_source(manifest, Options()), nothing)
+    groups = sum(1 for _ in plan.groups(CLIPS_PER_SHARD))
+    took, cpu = time.perf_counter() - began, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    plan.close()
+    return (
+        f"{plan.todo} rows of a manifest planned in {took:.1f} s ({cpu:.1f} s of a core), {groups} "
+        f"groups, peak of memory {peak / 2**20:.2f} GiB, {before / 2**20:.2f} of it before"
     )
-    subprocess.run([sys.executable, "-c", program, str(manifest)], check=True)
 
 
 def main() -> None:
@@ -140,25 +226,40 @@ def main() -> None:
     parser.add_argument("recordings", type=Path)
     parser.add_argument("--model", default="starter")
     parser.add_argument("--clips", type=int, default=2000)
-    parser.add_argument("--short", type=int, default=100_000, help="clips of 0.3 s")
+    parser.add_argument("--short", type=int, default=10_000, help="clips of 0.3 s")
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the manifest")
     parser.add_argument("--actors", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--rounds", type=int, default=1, help="turns of each comparison")
+    parser.add_argument("--json", type=Path, help="where to keep the rates")
     arguments = parser.parse_args()
-    print(describe())
-    files = sorted(arguments.recordings.rglob("*.opus"))[: arguments.clips]
+    model, actors = arguments.model, arguments.actors
+    print(f"{describe()}; audio-seconds a second, of {actors} processes\n")
+    print(HEAD)
+    found = sorted(p for p in arguments.recordings.rglob("*") if p.suffix.lower() in SUFFIXES)
+    kept: dict[str, list[Rates]] = collections.defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        sets: dict[str, list[Path]] = {}
+        if arguments.clips:
+            chosen = found[:: max(1, len(found) // arguments.clips)][: arguments.clips]
+            sets["as they are"] = chosen
+            sets["WAV"] = as_wav(chosen, folder / "wav", load(model, device="cpu").sample_rate)
+        if arguments.short:
+            for seconds, count in ((3.0, arguments.short // 10), (0.3, arguments.short)):
+                sets[f"WAV, {seconds} s"] = pieces(found, seconds, count, folder / f"{seconds}")
+        for number in range(arguments.rounds):
+            for kind, files in sets.items():
+                where = folder / f"run-{kind}-{number}"
+                kept[kind].append(compare(kind, files, where, model, actors))
+        if arguments.short:
+            long, short = (kept[f"WAV, {seconds} s"] for seconds in (3.0, 0.3))
+            ratios = [one.pipeline / two.pipeline for one, two in zip(long, short, strict=True)]
+            print(f"\nclips of 0.3 s: {statistics.mean(ratios):.2f} x the time of clips of 3 s")
         if arguments.rows:
             planning(arguments.rows, folder)
-        if arguments.clips:
-            compare(files, arguments.model, arguments.actors, folder / "all")
-        if arguments.short:
-            speeds = {}
-            for seconds, count in ((3.0, arguments.short // 10), (0.3, arguments.short)):
-                cut = pieces(files, seconds, count, folder / f"{seconds}")
-                where = folder / f"run-{seconds}"
-                speeds[seconds] = compare(cut, arguments.model, arguments.actors, where)
-            print(f"clips of 0.3 s: {speeds[3.0] / speeds[0.3]:.2f} x the audio-time of 3 s")
+    if arguments.json:
+        rates = {kind: [one._asdict() for one in runs] for kind, runs in kept.items()}
+        arguments.json.write_text(json.dumps({"machine": describe(), **rates}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,10 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import pyarrow as pa
-
-from bulk import filesystems
-from bulk.batches import Encoded
+from bulk import cluster, filesystems
 from bulk.errors import TooManyErrorsError
-from bulk.output import CARD, Output, RowOptions, RowWriter, card, locked
-from bulk.pipeline import Pipeline, Written
+from bulk.output import CARD, Output, RowOptions, RowWriter, Written, card, locked
+from bulk.pipeline import Pipeline
 from bulk.plan import Plan, make_plan
 from bulk.progress import Progress, Summary
 from bulk.reading import ReadOptions
@@ -24,6 +21,10 @@ from snac_core.store import checkpoint
 from snac_core.store.checkpoint import Checkpoint
 
 CLIPS_PER_SHARD = 1024
+GROUPS_PER_READER, LEAST_CLIPS = 8, 32
+"""How a small corpus is divided; see `_group_size`."""
+CPU_BATCH_SECONDS, GPU_BATCH_SECONDS = 64.0, 512.0
+"""Audio that a codec gets at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +52,8 @@ class EncodeOptions:
     codecs
         How many; None fills the cluster.
     clips_per_shard
-        Most clips in one file of rows: the work that a killed run repeats.
+        Most clips in one file of rows: the work that a killed run repeats. Files of a small
+        corpus have fewer.
     max_errors
         Failed clips beyond which the run stops; None for no limit.
     batch_seconds
@@ -121,7 +123,7 @@ def read_options(options: EncodeOptions, model: Checkpoint) -> ReadOptions:
         options.channel,
         options.min_seconds,
         options.max_seconds,
-        batch_seconds=options.batch_seconds or (512.0 if on_gpu else 64.0),
+        batch_seconds=options.batch_seconds or (GPU_BATCH_SECONDS if on_gpu else CPU_BATCH_SECONDS),
         audio_column=options.source.audio_column or "audio",
     )
 
@@ -140,10 +142,10 @@ def _run(
     summary = Summary(found=plan.found, skipped=plan.found - plan.todo)
     report(summary)
     if plan.todo:
-        write = _writer(output, rows)
+        writing = (output.folder, output.settings, rows)
         reading = read_options(options, model)
-        pipeline = Pipeline(model, options.device, reading, write, options.codecs)
-        groups = plan.groups(options.clips_per_shard)
+        pipeline = Pipeline(model, options.device, reading, writing, options.codecs)
+        groups = plan.groups(_group_size(options, plan.todo))
         with Progress(summary, quiet) as progress, contextlib.closing(pipeline.run(groups)) as made:
             for written in _until_too_many(made, summary, options.max_errors):
                 if written is not None:
@@ -152,6 +154,7 @@ def _run(
                     progress.add(summary.add(written.ledger), summary.seconds - before)
                     report(summary)
                 progress.show(pipeline.seconds, pipeline.codecs)
+        summary.working = pipeline.working
     output.clean()
     errors = output.write_errors()
     filesystems.write_bytes(f"{output.folder}/{CARD}", card(output, errors.num_rows).encode())
@@ -161,6 +164,17 @@ def _run(
             f"{summary.remaining} were not tried; {output.folder}/errors.parquet has the reasons"
         )
     return summary
+
+
+def _group_size(options: EncodeOptions, clips: int) -> int:
+    """Return how many clips a group has at most: fewer in a small corpus, for all to have work.
+
+    A group is read by one process. At the end of a run some readers have none left, and the less
+    work the last groups are, the shorter that lasts.
+    """
+    codecs = options.codecs or cluster.room(options.device)
+    shares = GROUPS_PER_READER * cluster.readers(codecs, options.device)
+    return min(options.clips_per_shard, max(LEAST_CLIPS, -(-clips // shares)))
 
 
 def _until_too_many(
@@ -187,16 +201,3 @@ def _settings(options: EncodeOptions, model: Checkpoint) -> dict[str, Any]:
         "inputs": list(options.inputs),
         "source": dataclasses.asdict(options.source),
     }
-
-
-def _writer(output: Output, rows: RowWriter) -> Callable[..., Written]:
-    """Return what writes a group's shard in a task."""
-    target = Output(output.folder)
-    target.settings = output.settings
-
-    def write(group: pa.Table, *encoded: Encoded) -> Written:
-        table, ledger = rows.rows(group, encoded)
-        shard = target.write_shard(ledger, table) if table.num_rows else ""
-        return Written(ledger, shard)
-
-    return write

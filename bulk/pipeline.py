@@ -1,10 +1,12 @@
 """Groups of clips through readers, codecs and writers on Ray.
 
-A reader is a task that yields batches of audio, at most a few ahead of what is taken from it. A
-codec is an actor; every batch goes to whichever is free, so that all work on one long recording. A
-writer is a task that joins the codes of a group with what is carried, and writes one shard. The
-process here holds references alone. Where a process or a node is lost, the groups that it had
-part in begin again; a group that keeps failing is halved until the clip that does it is alone.
+A reader is an actor that yields batches of a group's audio, at most a few ahead of what is taken
+from it. A codec is an actor, too; every batch goes to whichever is free, so that all work on one
+long recording. A writer is an actor that joins the codes of a group with what is carried, and
+writes one shard. None of them is a task, which may begin with the start of a process: seconds of a
+core. The process here holds references alone. Where a process or a node is lost, the groups that
+it had part in begin again; a group that keeps failing is halved until the clip that does it is
+alone.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -23,25 +25,19 @@ from bulk import cluster
 from bulk.batches import Batch, Encoded
 from bulk.encoder import Encoder
 from bulk.errors import BulkError
-from bulk.output import failed_ledger
-from bulk.reading import ReadOptions, read_group
+from bulk.output import RowWriter, ShardWriter, Written, failed_ledger
+from bulk.reading import GroupReader, ReadOptions
 from snac_core.store.checkpoint import Checkpoint
 
 BATCHES_PER_CODEC = 2
 """At work and waiting at each codec: it never waits for the next."""
+CODECS_PER_WRITER = 4
 BATCHES_AHEAD = 2
 """That a reader makes before the first is taken."""
 ATTEMPTS = 3
 """Failures of a group after which it is halved."""
 CHECK_SECONDS = 5.0
 """How often to look for room for more codecs."""
-
-
-class Written(NamedTuple):
-    """What a writer says: what became of each clip, and its shard's name ("" for none)."""
-
-    ledger: pa.Table
-    shard: str
 
 
 class Status(NamedTuple):
@@ -54,13 +50,26 @@ class Status(NamedTuple):
 class _Group:
     clips: pa.Table
     attempts: int = 0
-    reader: Any = None
+    by: _Reader | None = None
+    batches: Any = None
     encoded: list[Any] = dataclasses.field(default_factory=list)
     """References, in the order of the batches."""
     left: int = 0
     """Batches that are not encoded."""
     read: bool = False
     cancelled: bool = False
+
+
+@dataclasses.dataclass(eq=False)
+class _Reader:
+    actor: Any
+    busy: bool = False
+
+
+@dataclasses.dataclass(eq=False)
+class _Writer:
+    actor: Any
+    busy: int = 0
 
 
 @dataclasses.dataclass(eq=False)
@@ -97,8 +106,8 @@ class Pipeline:
         Torch device of the codecs.
     options
         How clips are read.
-    write
-        Writes a group's shard: its clips and what each batch came to. Runs in a task.
+    writing
+        What a `ShardWriter` is made of.
     codecs
         How many; None fills the cluster, and what joins it later.
     """
@@ -108,31 +117,32 @@ class Pipeline:
         checkpoint: Checkpoint,
         device: str,
         options: ReadOptions,
-        write: Callable[..., Written],
+        writing: tuple[str, Mapping[str, Any], RowWriter],
         codecs: int | None = None,
     ) -> None:
         wanted = cluster.resources(device)
         self._device, self._wanted = device, codecs
         self._model, self._options = ray.put(checkpoint), ray.put(options)
-        self._read = ray.remote(read_group).options(
-            num_returns="streaming",
-            max_retries=0,
-            scheduling_strategy="SPREAD",
-            _generator_backpressure_num_objects=BATCHES_AHEAD,
-            **wanted.reader,
+        self._writing_options = [ray.put(one) for one in writing]
+        self._reader = ray.remote(GroupReader).options(
+            max_restarts=0, scheduling_strategy="SPREAD", **wanted.reader
         )
-        self._write = ray.remote(write).options(max_retries=0, num_cpus=0)
+        self._writer = ray.remote(ShardWriter).options(
+            max_restarts=0, scheduling_strategy="SPREAD", num_cpus=0
+        )
         self._codec = ray.remote(_CodecActor).options(
             max_restarts=0, scheduling_strategy="SPREAD", **wanted.codec
         )
+        self._readers: list[_Reader] = []
+        self._writers: list[_Writer] = []
         self._codecs: list[_Codec] = []
-        self._ever_up = False
+        self._up_since: float | None = None
         self._checked = 0.0
         self._groups: list[_Group] = []
         self._again: collections.deque[_Group] = collections.deque()
         self._batches: collections.deque[tuple[_Group, int, Any]] = collections.deque()
         self._encoding: dict[Any, tuple[_Group, _Codec]] = {}
-        self._writing: dict[Any, _Group] = {}
+        self._writing: dict[Any, tuple[_Group, _Writer | None]] = {}
         self.seconds = 0.0
         """Audio that has been encoded."""
 
@@ -140,6 +150,11 @@ class Pipeline:
     def codecs(self) -> int:
         """How many codecs are up."""
         return sum(codec.up for codec in self._codecs)
+
+    @property
+    def working(self) -> float:
+        """Seconds since the first codec was up."""
+        return 0.0 if self._up_since is None else time.monotonic() - self._up_since
 
     def run(self, groups: Iterator[pa.Table]) -> Generator[Written | None]:
         """Yield what becomes of each group, as it is written; None now and then in between.
@@ -150,7 +165,7 @@ class Pipeline:
             more = True
             while True:
                 self._fill_codecs()
-                while more and len(self._groups) < cluster.readers(len(self._codecs), self._device):
+                while more and self._reading < cluster.readers(len(self._codecs), self._device):
                     clips = next(groups, None)
                     more = clips is not None
                     if clips is not None:
@@ -167,13 +182,26 @@ class Pipeline:
         """End what is under way, and the codecs."""
         for group in self._groups:
             self._cancel(group)
-        for codec in self._codecs:
-            ray.kill(codec.actor)
-        self._codecs, self._groups = [], []
+        for actors in (self._readers, self._codecs, self._writers):
+            for one in actors:
+                ray.kill(one.actor)
+        self._readers, self._codecs, self._writers, self._groups = [], [], [], []
+
+    @property
+    def _reading(self) -> int:
+        # Not all groups: a reader goes on to the next while codecs still have its last batches.
+        return sum(reader.busy for reader in self._readers)
 
     def _begin(self, group: _Group) -> None:
         self._groups.append(group)
-        group.reader = self._read.remote(group.clips, self._options)
+        reader = next((one for one in self._readers if not one.busy), None)
+        if reader is None:
+            reader = _Reader(self._reader.remote(self._options))
+            self._readers.append(reader)
+        reader.busy, group.by = True, reader
+        group.batches = reader.actor.read.options(
+            num_returns="streaming", _generator_backpressure_num_objects=BATCHES_AHEAD
+        ).remote(group.clips)
 
     def _step(self) -> Iterator[Written | None]:
         """Wait until something is ready, and take it."""
@@ -181,7 +209,7 @@ class Pipeline:
         waiting += [codec.ready for codec in self._codecs if not codec.up]
         readers = {}
         if len(self._batches) < BATCHES_PER_CODEC * max(1, len(self._codecs)):
-            readers = {group.reader: group for group in self._groups if not group.read}
+            readers = {group.batches: group for group in self._groups if not group.read}
             waiting += readers
         ready, _ = ray.wait(waiting, num_returns=1, timeout=1.0, fetch_local=False)
         for one in ready:
@@ -212,19 +240,27 @@ class Pipeline:
             ray.get(ready)
         except RayActorError as error:
             self._codecs.remove(codec)
-            if not self._ever_up:
+            if self._up_since is None:
                 # The model cannot be used here: no other codec would fare better.
                 raise BulkError(f"no codec could be started: {error}") from error
             return
-        codec.up = self._ever_up = True
+        codec.up = True
+        if self._up_since is None:
+            self._up_since = time.monotonic()
 
     def _take_batch(self, group: _Group) -> None:
         try:
-            batch = next(group.reader)
+            batch = next(group.batches)
         except StopIteration:
             group.read = True
+            assert group.by is not None
+            group.by.busy = False
             self._write_if_whole(group)
         except RayError as error:
+            if group.by in self._readers:
+                # Lost, or at fault.
+                ray.kill(group.by.actor)
+                self._readers.remove(group.by)
             self._failed(group, error)
         else:
             group.encoded.append(None)
@@ -261,16 +297,25 @@ class Pipeline:
 
     def _write_if_whole(self, group: _Group) -> None:
         if group.read and not group.left and not group.cancelled:
-            self._writing[self._write.remote(group.clips, *group.encoded)] = group
+            while len(self._writers) * CODECS_PER_WRITER < max(1, len(self._codecs)):
+                self._writers.append(_Writer(self._writer.remote(*self._writing_options)))
+            writer = min(self._writers, key=lambda one: one.busy)
+            writer.busy += 1
+            written = writer.actor.write.remote(group.clips, *group.encoded)
+            self._writing[written] = (group, writer)
 
     def _take_shard(self, one: Any) -> Iterator[Written]:
-        group = self._writing.pop(one)
+        group, writer = self._writing.pop(one)
+        if writer is not None:
+            writer.busy -= 1
         try:
             written: Written = ray.get(one)
         except RayTaskError as error:
             # Not the clips are at fault but the output.
             raise error.cause from error
         except RayError as error:
+            if isinstance(error, RayActorError) and writer in self._writers:
+                self._writers.remove(writer)
             self._failed(group, error)
             return
         self._groups.remove(group)
@@ -293,9 +338,11 @@ class Pipeline:
             lost = _Group(group.clips, attempts, cancelled=False)
             self._groups.append(lost)
             lost.read = True
-            self._writing[ray.put(Written(failed_ledger(group.clips, reason), ""))] = lost
+            self._writing[ray.put(Written(failed_ledger(group.clips, reason), ""))] = (lost, None)
 
     def _cancel(self, group: _Group) -> None:
         group.cancelled = True
-        if group.reader is not None and not group.read:
-            ray.cancel(group.reader, force=False, recursive=False)
+        if group.by in self._readers and not group.read:
+            # An actor ends nothing that it has begun, unless it ends.
+            ray.kill(group.by.actor)
+            self._readers.remove(group.by)

@@ -35,6 +35,8 @@ class Summary:
         Audio of those with codes.
     reasons
         Failures by their reason, the first hundred reasons.
+    working
+        Seconds from the first codec that was up to the last shard, once the run is over.
     """
 
     found: int = 0
@@ -44,6 +46,7 @@ class Summary:
     failed: int = 0
     seconds: float = 0.0
     reasons: dict[str, int] = dataclasses.field(default_factory=dict)
+    working: float = 0.0
 
     @property
     def remaining(self) -> int:

@@ -8,6 +8,7 @@ from bulk.output.formats import FORMATS
 from bulk.output.ledger import has_rows
 from bulk.output.locking import locked
 from bulk.output.rows import DONE, FAILED, LEFT_OUT, RowOptions, RowWriter, failed_ledger
+from bulk.output.writer import ShardWriter, Written
 
 __all__ = [
     "CARD",
@@ -19,6 +20,8 @@ __all__ = [
     "Output",
     "RowOptions",
     "RowWriter",
+    "ShardWriter",
+    "Written",
     "card",
     "failed_ledger",
     "has_rows",

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bulk.reading.reader import ReadOptions, read_group
+from bulk.reading.reader import GroupReader, ReadOptions, read_group
 
-__all__ = ["ReadOptions", "read_group"]
+__all__ = ["GroupReader", "ReadOptions", "read_group"]

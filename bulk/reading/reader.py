@@ -84,6 +84,23 @@ def read_group(group: pa.Table, options: ReadOptions) -> Iterator[Batch]:
     yield reader.batcher.take()
 
 
+class GroupReader:
+    """`read_group` as an actor.
+
+    Parameters
+    ----------
+    options
+        How clips are read.
+    """
+
+    def __init__(self, options: ReadOptions) -> None:
+        self._options = options
+
+    def read(self, group: pa.Table) -> Iterator[Batch]:
+        """Yield the audio of a group's clips, in batches."""
+        yield from read_group(group, self._options)
+
+
 class _Reader:
     def __init__(self, options: ReadOptions) -> None:
         self.options = options

@@ -17,6 +17,16 @@ from snac_core.kernels.interface import Snake, UnitState, UnitWeights, Workspace
 from snac_core.model.batch_context import BatchContext
 from snac_core.types import Compile
 
+_SIGNATURES = {
+    "snac_snake": "xx nnnn xx n",
+    "snac_unit": "xx nnn xxxx xxxx nxn",
+    "snac_streaming_unit": "xx nnnn xxxx xxxx xxnnn nxn",
+    "snac_noisy": "xx nn xx nxn",
+    "snac_normal": "xnn xxn",
+}
+"""Arguments of the functions in ``cpu.cpp``: ``x`` an address, ``n`` an int64."""
+_TYPES = {"x": ctypes.c_void_p, "n": ctypes.c_int64}
+
 # Floats of a signal that a core works on at once: half a megabyte, beside as much again.
 _TILE = 2**17
 
@@ -28,9 +38,11 @@ class CpuKernels:
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
-        for name in ("snac_snake", "snac_unit", "snac_streaming_unit", "snac_noisy", "snac_normal"):
-            getattr(self._library, name).restype = None
+        self._functions = {name: getattr(library, name) for name in _SIGNATURES}
+        for name, function in self._functions.items():
+            function.restype = None
+            # ctypes converts plain numbers by them, several times faster than objects for each.
+            function.argtypes = [_TYPES[kind] for kind in _SIGNATURES[name].replace(" ", "")]
 
     def snake(
         self, x: Tensor, snake: Snake, workspace: Workspace, before: int = 0, after: int = 0
@@ -73,12 +85,14 @@ class CpuKernels:
     def normal(self, key: Tensor, start: Tensor, length: int) -> Tensor:
         """Return what `draw_normal` does, Tensor[B x length]."""
         out, threads = torch.empty(len(key), length), torch.get_num_threads()
-        where = (_pointer(key, torch.int64), _pointer(start, torch.int64))
+        where = (_address(key, torch.int64), _address(start, torch.int64))
         self._call("snac_normal", out, *out.shape, *where, threads)
         return out
 
-    def _call(self, name: str, *arguments: Tensor | int | ctypes.c_void_p) -> None:
-        getattr(self._library, name)(*(_argument(value) for value in arguments))
+    def _call(self, name: str, *arguments: Tensor | int) -> None:
+        self._functions[name](
+            *[value if isinstance(value, int) else _address(value) for value in arguments]
+        )
 
 
 def _flat(weights: UnitWeights) -> tuple[Tensor, ...]:
@@ -93,19 +107,13 @@ def _tiles(x: Tensor, workspace: Workspace, dilation: int = 0) -> tuple[int, Ten
     return rows, workspace.scratch(threads * own), threads
 
 
-def _argument(value: Tensor | int | ctypes.c_void_p) -> ctypes.c_void_p | ctypes.c_int64:
-    if isinstance(value, int):
-        return ctypes.c_int64(value)
-    return _pointer(value, torch.float32) if isinstance(value, Tensor) else value
-
-
-def _pointer(value: Tensor, dtype: torch.dtype) -> ctypes.c_void_p:
-    if value.dtype != dtype or not value.is_contiguous() or value.device.type != "cpu":
+def _address(value: Tensor, dtype: torch.dtype = torch.float32) -> int:
+    if value.dtype != dtype or not value.is_contiguous() or not value.is_cpu:
         raise ValueError(
             f"kernels take contiguous {dtype} on the CPU, not {value.dtype} of "
             f"{tuple(value.shape)} with strides {value.stride()} on {value.device}"
         )
-    return ctypes.c_void_p(value.data_ptr())
+    return value.data_ptr()
 
 
 def kernels(wanted: Compile = "auto") -> CpuKernels | None:

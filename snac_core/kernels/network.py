@@ -80,7 +80,7 @@ class ChannelsLastNetwork:
     def encode(self, audio: Tensor, context: BatchContext | None = None) -> list[Tensor]:
         """Return what `SNAC.encode` does, for ``audio``, Tensor[B x 1 x T]."""
         latent = self._run(self.layers["encode"], audio, context or BatchContext(audio.shape[-1]))
-        return [level.codes for level in self._quantizer(latent)[1]]
+        return self._quantizer.encode(latent)
 
     def decode(self, codes: list[Tensor], context: BatchContext | None = None) -> Tensor:
         """Return what `SNAC.decode` does, under autocast where decoding is not float32."""

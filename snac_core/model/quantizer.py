@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,11 @@ class Level(NamedTuple):
 class VectorQuantize(nn.Module):
     """One level: pool, project, take the nearest codebook entry, project back, repeat."""
 
+    directions: Tensor | None
+    """Tensor[K x D]: the entries at unit length, once they are `folded`; not in state dicts."""
+    squares: Tensor | None
+    """Tensor[K]: the squared lengths of these."""
+
     def __init__(self, config: SnacConfig, stride: int) -> None:
         super().__init__()
         self.stride = stride
@@ -34,19 +39,27 @@ class VectorQuantize(nn.Module):
         self.in_proj = weight_norm(Conv1d(latent, dim, kernel_size=1))
         self.out_proj = weight_norm(Conv1d(dim, latent, kernel_size=1))
         self.codebook = nn.Embedding(config.codebook_size, dim)
+        self.register_buffer("directions", None, persistent=False)
+        self.register_buffer("squares", None, persistent=False)
+
+    def fold(self) -> None:
+        """Compute what only the codebook decides once, for inference: it may not change then."""
+        self.directions, self.squares = self._looked_up()
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Level]:
         """Quantize ``latent``, Tensor[B x C x T], and return its approximation and the level.
 
         Gradients pass straight through the look-up to the projection.
         """
-        if self.stride > 1:
-            latent = F.avg_pool1d(latent, self.stride, self.stride)
-        projected = self.in_proj(latent)
+        projected = self._projected(latent)
         codes = self.nearest(projected)
         entries = self.codebook(codes).transpose(1, 2)
         through = projected + (entries - projected).detach()
         return self._expand(through), Level(codes, projected, entries)
+
+    def encode(self, latent: Tensor) -> Tensor:
+        """Return int64 codes, Tensor[B x T/stride], of ``latent``, Tensor[B x C x T]."""
+        return self.nearest(self._projected(latent))
 
     def nearest(self, projected: Tensor) -> Tensor:
         """Return int64 codes Tensor[B x T] of ``projected``, Tensor[B x D x T].
@@ -55,16 +68,29 @@ class VectorQuantize(nn.Module):
         """
         batch = projected.shape[0]
         points = F.normalize(projected.transpose(1, 2).reshape(-1, projected.shape[1]))
-        book = F.normalize(self.codebook.weight)
+        if self.directions is None or self.squares is None:
+            book, squares = self._looked_up()
+        else:
+            book, squares = self.directions, self.squares
         # In place: fresh memory for thousands of entries a position costs more than the sums.
         distance = (2 * points @ book.t()).neg_()
         distance += points.pow(2).sum(1, keepdim=True)
-        distance += book.pow(2).sum(1)
+        distance += squares
         return distance.min(1)[1].reshape(batch, -1)
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return the latent, Tensor[B x C x T], of ``codes``, Tensor[B x T/stride]."""
         return self._expand(self.codebook(codes).transpose(1, 2))
+
+    def _projected(self, latent: Tensor) -> Tensor:
+        if self.stride > 1:
+            latent = F.avg_pool1d(latent, self.stride, self.stride)
+        projected: Tensor = self.in_proj(latent)
+        return projected
+
+    def _looked_up(self) -> tuple[Tensor, Tensor]:
+        book = F.normalize(self.codebook.weight)
+        return book, book.pow(2).sum(1)
 
     def _expand(self, entries: Tensor) -> Tensor:
         latent: Tensor = self.out_proj(entries)
@@ -88,6 +114,16 @@ class ResidualVectorQuantize(nn.Module):
             total, residual = total + part, residual - part
             levels.append(level)
         return total, levels
+
+    def encode(self, latent: Tensor) -> list[Tensor]:
+        """Return the codes that `forward` gives, one int64 Tensor[B x T/stride] per level."""
+        residual, codes = latent, []
+        *coarse, finest = self.quantizers
+        for quantizer in coarse:
+            part, level = quantizer(residual)
+            residual = residual - part
+            codes.append(level.codes)
+        return [*codes, cast(VectorQuantize, finest).encode(residual)]
 
     def decode(self, codes: list[Tensor]) -> Tensor:
         """Return the latent, Tensor[B x C x T], of one int64 Tensor[B x T/stride] per level."""

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from snac_core.config import SnacConfig
 from snac_core.model.batch_context import BatchContext
 from snac_core.model.layers import Decoder, Encoder
-from snac_core.model.quantizer import Level, ResidualVectorQuantize
+from snac_core.model.quantizer import Level, ResidualVectorQuantize, VectorQuantize
 
 
 class Reconstruction(NamedTuple):
@@ -48,7 +48,7 @@ class SNAC(nn.Module):
             Which samples are each item's own; None when all are.
         """
         latent = self.encoder(audio, context or BatchContext(audio.shape[-1]))
-        return [level.codes for level in self.quantizer(latent)[1]]
+        return self.quantizer.encode(latent)
 
     def decode(self, codes: list[Tensor], context: BatchContext | None = None) -> Tensor:
         """Return audio, Tensor[B x 1 x T], of one Tensor[B x T/(hop*stride)] per level."""
@@ -66,8 +66,13 @@ class SNAC(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> SNAC:
-        """Replace each weight-norm pair by the weight it stands for, in place, for inference."""
+        """Compute once what only weights decide, in place, for inference.
+
+        Each weight-norm pair is replaced by the weight it stands for.
+        """
         for module in self.modules():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight")
+            if isinstance(module, VectorQuantize):
+                module.fold()
         return self

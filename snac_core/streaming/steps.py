@@ -132,7 +132,7 @@ class EncodeStep(StreamJob):
                 network.pool.read(slots),
             )
             latent = network.layers.run(audio[:, None], context)
-            levels = networks.model.quantizer(latent)[1]
-        codes = [level.codes.to(torch.int32).cpu().numpy() for level in levels]
+            levels = networks.model.quantizer.encode(latent)
+        codes = [level.to(torch.int32).cpu().numpy() for level in levels]
         network.pool.write(slots, context.after)
         return [tuple(level[i] for level in codes) for i in range(len(steps))]
