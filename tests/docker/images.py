@@ -1,6 +1,6 @@
 """The images as built and run by a Docker daemon: ``make images-test``.
 
-Not part of ``make test``: it builds two images and trains in one of them. Docker's and compose's
+Not part of ``make test``: it builds three images and trains in one of them. Docker's and compose's
 own variables count, and those of the compose file, such as ``TORCH_INDEX``.
 """
 
@@ -21,11 +21,12 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow.parquet
 import pytest
 import soundfile
 
 ROOT = Path(__file__).parents[2]
-MOST_BYTES = {"snac-service": 1.0e9, "snac-trainer": 1.7e9}
+MOST_BYTES = {"snac-service": 1.0e9, "snac-trainer": 1.7e9, "snac-bulk": 1.6e9}
 RATE = 24000
 CONFIG = json.loads((ROOT / "docker" / "finetune.json").read_text("utf-8")) | {
     "batch_size": 2,
@@ -106,6 +107,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project = Project(folder)
     began = time.monotonic()
     project.compose("--profile", "train", "build")
+    index = os.environ.get("TORCH_INDEX")
+    build = ["build", "--network", "host", "--file", "docker/bulk.Dockerfile"]
+    build += [] if index is None else ["--build-arg", f"TORCH_INDEX={index}"]
+    docker(*build, "--tag", "snac-bulk", ".")
     say(f"built in {time.monotonic() - began:.0f} s")
     try:
         project.compose("up", "--detach", "--wait", "--wait-timeout", "400", "service")
@@ -146,6 +151,7 @@ def test_runs_without_privileges_and_every_command_starts(project: Project) -> N
     for image, expected in (
         ("snac-service", {"snac-codec", "snac-service"}),
         ("snac-trainer", {"snac-codec", "snac-trainer"}),
+        ("snac-bulk", {"snac-codec", "snac-bulk"}),
     ):
         shell = ["run", "--rm", "--user", "31337", "--entrypoint", "sh", image, "-c"]
         names = docker(*shell, "cd /opt/snac/bin && ls -d snac-*").split()
@@ -172,6 +178,30 @@ def test_a_published_version_is_taken_up_and_operators_calls_are_open(project: P
     assert httpx.post(project.url + "/v1/models/reload", timeout=120).status_code == 200
     assert version(project) != before
     assert httpx.post(project.url + "/v1/encode", content=sound(1), timeout=60).status_code == 200
+
+
+def test_a_corpus_is_tokenized_on_ray_that_kuberay_could_start(
+    project: Project, tmp_path: Path
+) -> None:
+    for path in (tmp_path, *tmp_path.parents[:3]):
+        path.chmod(0o755)
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    tokens.chmod(0o777)
+    for seed in range(3):
+        (tmp_path / f"{seed}.wav").write_bytes(sound(2, seed))
+    run = ["run", "--rm", "--init", "--shm-size", "1g", "--read-only", "--tmpfs", "/tmp:exec"]
+    run += ["--tmpfs", "/home/snac:uid=10001,gid=10001", "--cap-drop", "ALL"]
+    run += ["--volume", f"{tmp_path}:/corpus:ro", "--volume", f"{tokens}:/tokens"]
+    # As KubeRay runs what it is given: a login shell, on a cluster that was started before. Its
+    # probes need wget.
+    words = "ray start --head --num-cpus 2 > /dev/null && command -v wget > /dev/null"
+    words += " && snac-bulk encode /corpus --output /tokens --device cpu --address auto"
+    words += " && snac-bulk verify /tokens"
+    said = docker(*run, "--entrypoint", "bash", "snac-bulk", "-lc", words)
+    assert "no compiled kernels" not in said
+    rows = sum(pyarrow.parquet.read_metadata(file).num_rows for file in tokens.rglob("*.parquet"))
+    assert rows == 3
 
 
 def test_the_trainer_names_a_folder_that_is_not_there_and_makes_none(

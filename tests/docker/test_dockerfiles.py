@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from docker.slim import slim
 from snac_core.kernels import build
@@ -43,8 +44,12 @@ def dockerfile(request: pytest.FixtureRequest) -> Path:
     return path
 
 
-def test_there_is_an_image_for_the_service_and_one_for_the_trainer() -> None:
-    assert [path.name for path in DOCKERFILES] == ["service.Dockerfile", "trainer.Dockerfile"]
+def test_there_is_an_image_for_each_program_and_the_chart_names_them() -> None:
+    names = [path.name.removesuffix(".Dockerfile") for path in DOCKERFILES]
+    assert names == ["bulk", "service", "trainer"]
+    values = yaml.safe_load((ROOT / "docker/chart/values.yaml").read_text("utf-8"))
+    images = (values["image"], values["bulk"]["image"], values["training"]["image"])
+    assert {f"snac-{name}" for name in names} == {image["repository"] for image in images}
 
 
 def test_every_copied_path_exists_and_reaches_the_build(dockerfile: Path) -> None:
@@ -101,9 +106,10 @@ def test_base_images_are_pinned_to_a_python_that_the_project_supports(dockerfile
     assert set(named) <= {".".join(version.groups())}
 
 
-def test_kernels_are_built_from_all_that_decides_them_and_nothing_else() -> None:
-    service = ROOT / "docker" / "service.Dockerfile"
-    copied = {one for one in sources(service) if one.startswith("snac_core/")}
+@pytest.mark.parametrize("image", ["service", "bulk"])
+def test_kernels_are_built_from_all_that_decides_them_and_nothing_else(image: str) -> None:
+    dockerfile = ROOT / "docker" / f"{image}.Dockerfile"
+    copied = {one for one in sources(dockerfile) if one.startswith("snac_core/")}
     needed = {f"snac_core/kernels/{name}.cpp" for name in build.SOURCES}
     loaded = subprocess.run(
         [sys.executable, "-m", "tests.docker.loaded_by_kernels"],

@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,23 @@ def use(running: Any, wav: bytes) -> None:
         assert hear(stream)[2] == 1000
 
 
+def table(prometheus: Prometheus) -> str:
+    """Return Markdown: what each panel asks, and what the first of the series says."""
+    lines = ["", "| panel | expression | series | labels of the first | value |", 5 * "|---" + "|"]
+    for name, expression in PANELS.items():
+        series = prometheus.query(expression)
+        labels = {
+            key: value
+            for key, value in series[0]["metric"].items()
+            if key not in ("__name__", "instance", "job")
+        }
+        said = ", ".join(f"{key}={value}" for key, value in labels.items())
+        written = expression.replace("|", "\\|")
+        value = series[0]["value"][1]
+        lines.append(f"| {name} | `{written}` | {len(series)} | {said} | {value:.12} |")
+    return "\n".join([*lines, ""])
+
+
 @needs_prometheus
 def test_every_panel_and_rule_has_data_in_a_real_prometheus(
     serve: Any, model_ref: str, samples_of: Any, wav_of: Any, tmp_path: Path
@@ -152,6 +170,7 @@ def test_every_panel_and_rule_has_data_in_a_real_prometheus(
             use(running, wav)
             missing = {name: one for name, one in missing.items() if not prometheus.query(one)}
             time.sleep(0.5)
+        sys.stdout.write(table(prometheus))  # shown by pytest -s
         groups = prometheus.get("/api/v1/rules")["groups"]
         rules = {rule["name"]: rule for group in groups for rule in group["rules"]}
         assert rules.keys() == RULES.keys()
