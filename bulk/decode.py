@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import posixpath
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from bulk import cluster, filesystems
 from bulk.encoder import Encoder
@@ -23,6 +25,8 @@ SHARDS_AHEAD = 2
 """For each codec: it never waits for the next."""
 
 ROWS_AT_ONCE = 16
+ATTEMPTS = 3
+"""Losses of a process with the same shard after which the run fails."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,22 +148,37 @@ def each_shard(
     shards = list(output.shards())
     count = min(codecs or cluster.room(device), max(1, len(shards)))
     options = cluster.resources(device).codec
-    # A node or process that is lost takes nothing along: what it was doing is done again.
-    made = ray.remote(worker).options(max_restarts=-1, max_task_retries=3, **options)
+    made = ray.remote(worker).options(max_restarts=0, **options)
     reference = ray.put(model)
     actors = [made.remote(reference, device, output.folder) for _ in range(count)]
-    busy: dict[Any, Any] = {}
+    busy: dict[Any, tuple[Any, str]] = {}
+    failed: collections.Counter[str] = collections.Counter()
     left = iter(shards)
+
+    def give(actor: Any, shard: str | None) -> None:
+        if shard is not None:
+            busy[getattr(actor, method).remote(shard, *arguments)] = actor, shard
+
     try:
         for actor in actors * SHARDS_AHEAD:
-            if shard := next(left, None):
-                busy[getattr(actor, method).remote(shard, *arguments)] = actor
+            give(actor, next(left, None))
         while busy:
             (ready,), _ = ray.wait(list(busy), num_returns=1)
-            actor = busy.pop(ready)
-            if shard := next(left, None):
-                busy[getattr(actor, method).remote(shard, *arguments)] = actor
-            yield ray.get(ready)
+            actor, shard = busy.pop(ready)
+            try:
+                done = ray.get(ready)
+            except RayActorError:
+                # Its process or node is lost: another does the same again.
+                failed[shard] += 1
+                if failed[shard] == ATTEMPTS:
+                    raise
+                if actor in actors:
+                    actors.remove(actor)
+                    actors.append(made.remote(reference, device, output.folder))
+                give(actors[-1], shard)
+            else:
+                give(actor, next(left, None))
+                yield done
     finally:
         for actor in actors:
             ray.kill(actor)
