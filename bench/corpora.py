@@ -1,21 +1,22 @@
 """How `snac-bulk encode` compares with a plain loop around the engine, on this machine.
 
     python bench/corpora.py RECORDINGS
-    python bench/corpora.py RECORDINGS --clips 200 --short 1000 --rows 1000000 --json rates.json
+    python bench/corpora.py RECORDINGS --clips 200 --short 1000 --rows 1000000
 
 Prints, for clips as they are and as WAV, how fast one process a core goes that reads, decodes,
 resamples and encodes clip after clip, how fast the engine alone goes in it, and how fast the
 pipeline; then clips of 0.3 s against clips of 3 s; then the planning of a manifest. The times of
-the pipeline begin when its first codec is up: by then the readers have some batches ready, which
-is told too. ``--json`` keeps the rates, for ``bench/scale.py``.
+the pipeline are those of all clips less those of a tenth of them, so that its start, which the
+last column has, is not in them. Beside wall time, which other programs distort, there is the CPU
+time that a second of audio takes, in the pipeline that of all its processes, Ray's own among them.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
-import json
 import multiprocessing
 import os
 import resource
@@ -25,19 +26,19 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
+import psutil
 import soundfile
 import torch
 from machine import describe
 
 from bulk import cluster
-from bulk.encode import CLIPS_PER_SHARD, CPU_BATCH_SECONDS, EncodeOptions, encode
-from bulk.pipeline import BATCHES_AHEAD
+from bulk.encode import CLIPS_PER_SHARD, EncodeOptions, encode
 from bulk.plan import Done, make_plan
 from bulk.sources import Options, find_source
 from snac_core import audio
@@ -47,7 +48,8 @@ T = TypeVar("T")
 SUFFIXES = audio.AUDIO_SUFFIXES
 HEAD = (
     "| clips | | audio | engine | plain loop | pipeline | of the plain loop | of the engine "
-    "| until the first codec is up |\n|---|---|---|---|---|---|---|---|---|"
+    "| ms of CPU: plain loop | pipeline | ratio | start of the pipeline |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 SPAWN = multiprocessing.get_context("spawn")
 """For measurements in processes of their own, which inherit no threads and no memory."""
@@ -55,44 +57,21 @@ SPAWN = multiprocessing.get_context("spawn")
 
 @dataclasses.dataclass
 class Loop:
-    """What the plain loop took: seconds of one process, of reading and of encoding."""
+    """What the plain loop took: seconds of one process, of reading and of encoding, and CPU's."""
 
     audio: float = 0.0
     reading: float = 0.0
     encoding: float = 0.0
+    cpu: float = 0.0
 
 
 @dataclasses.dataclass
 class Run:
-    """What the pipeline took.
+    """What the pipeline took: wall and CPU seconds with its start, and the audio."""
 
-    Attributes
-    ----------
-    working
-        Seconds from the first codec that was up to the last row.
-    whole
-        The same from the planning on.
-    ready
-        Seconds of audio that readers had ready when the first codec was up, at most.
-    size
-        Bytes of the rows.
-    """
-
-    working: float
-    whole: float
-    ready: float
-    size: int
-
-
-class Rates(NamedTuple):
-    """What a core and the whole machine did, of audio-seconds a second, and the size of rows."""
-
-    clips: int
-    seconds: float
-    read: float
-    encode: float
-    pipeline: float
-    bytes_per_second: float
+    wall: float
+    cpu: float
+    audio: float
 
 
 def loop(job: tuple[Any, str, Sequence[str]]) -> Loop:
@@ -104,6 +83,7 @@ def loop(job: tuple[Any, str, Sequence[str]]) -> Loop:
     audio.read(paths[0], codec.sample_rate)
     took = Loop()
     barrier.wait()
+    took.cpu -= time.process_time()
     for path in paths:
         began = time.perf_counter()
         wave = audio.read(path, codec.sample_rate)
@@ -112,6 +92,7 @@ def loop(job: tuple[Any, str, Sequence[str]]) -> Loop:
         took.reading += read - began
         took.encoding += time.perf_counter() - read
         took.audio += len(wave) / codec.sample_rate
+    took.cpu += time.process_time()
     return took
 
 
@@ -134,14 +115,24 @@ def pipeline(files: Sequence[Path], folder: Path, model: str, actors: int) -> Ru
 
 def _pipeline(links: str, output: str, model: str, actors: int) -> Run:
     cluster.connect(None, num_cpus=actors, object_store_memory=2**28)
+    cpu: list[float] = []
     options = EncodeOptions([links], output, model, device="cpu", codecs=actors)
     began = time.monotonic()
-    summary = encode(options)
-    whole = time.monotonic() - began
-    ready = cluster.readers(actors, "cpu") * (BATCHES_AHEAD + 1) * CPU_BATCH_SECONDS
+    # After the plan, and with each shard: the last time just before its processes end.
+    summary = encode(options, report=lambda summary: cpu.append(_cpu_of_all()))
     assert not summary.failed
-    size = sum(path.stat().st_size for path in Path(output).glob("tokens-*"))
-    return Run(summary.working, whole, ready, size)
+    return Run(time.monotonic() - began, cpu[-1] - cpu[0], summary.seconds)
+
+
+def _cpu_of_all() -> float:
+    """Return the CPU seconds of this process and of all that it started."""
+    own = psutil.Process()
+    spent = 0.0
+    for process in (own, *own.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            spent += times.user + times.system
+    return spent
 
 
 def apart(work: Callable[..., T], *arguments: object) -> T:
@@ -150,25 +141,23 @@ def apart(work: Callable[..., T], *arguments: object) -> T:
         return pool.submit(work, *arguments).result()
 
 
-def compare(name: str, files: Sequence[Path], folder: Path, model: str, actors: int) -> Rates:
-    """Encode some files both ways, and print the figures."""
+def compare(name: str, files: Sequence[Path], folder: Path, model: str, actors: int) -> float:
+    """Encode some files both ways, print the figures, and return the pipeline's CPU time."""
     alone = loops(files, model, actors)
-    run = pipeline(files, folder, model, actors)
-    seconds = sum(one.audio for one in alone)
-    reading = sum(one.reading for one in alone) / seconds
-    plain = max(one.reading + one.encoding for one in alone)
-    engine = max(one.encoding for one in alone)
-    # What was read before the first codec was up was read for nothing, as the clock has it.
-    working = run.working + min(run.ready, seconds) * reading / actors
+    cpu = sum(one.cpu for one in alone) / sum(one.audio for one in alone)
+    tenth = pipeline(files[::10], folder / "tenth", model, actors)
+    run = pipeline(files, folder / "all", model, actors)
+    seconds, more = sum(one.audio for one in alone), run.audio - tenth.audio
+    plain = seconds / max(one.reading + one.encoding for one in alone)
+    engine = seconds / max(one.encoding for one in alone)
+    speed, own = more / (run.wall - tenth.wall), (run.cpu - tenth.cpu) / more
     print(
-        f"| {name} | {len(files)} | {seconds:.0f} s | {seconds / engine:.0f} | "
-        f"{seconds / plain:.0f} | {seconds / working:.0f} | {plain / working:.0%} | "
-        f"{engine / working:.0%} | {run.whole - run.working:.1f} s |",
+        f"| {name} | {len(files)} | {seconds:.0f} s | {engine:.0f} | {plain:.0f} | {speed:.0f} | "
+        f"{speed / plain:.0%} | {speed / engine:.0%} | {1000 * cpu:.1f} | {1000 * own:.1f} | "
+        f"{cpu / own:.0%} | {run.wall - seconds / speed:.1f} s |",
         flush=True,
     )
-    encoding = sum(one.encoding for one in alone) / seconds
-    size = run.size / seconds
-    return Rates(len(files), seconds, 1 / reading, 1 / encoding, seconds / working, size)
+    return own
 
 
 def as_wav(files: Sequence[Path], folder: Path, rate: int) -> list[Path]:
@@ -230,13 +219,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the manifest")
     parser.add_argument("--actors", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=1, help="turns of each comparison")
-    parser.add_argument("--json", type=Path, help="where to keep the rates")
     arguments = parser.parse_args()
     model, actors = arguments.model, arguments.actors
     print(f"{describe()}; audio-seconds a second, of {actors} processes\n")
     print(HEAD)
     found = sorted(p for p in arguments.recordings.rglob("*") if p.suffix.lower() in SUFFIXES)
-    kept: dict[str, list[Rates]] = collections.defaultdict(list)
+    kept: dict[str, list[float]] = collections.defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sets: dict[str, list[Path]] = {}
@@ -253,13 +241,10 @@ def main() -> None:
                 kept[kind].append(compare(kind, files, where, model, actors))
         if arguments.short:
             long, short = (kept[f"WAV, {seconds} s"] for seconds in (3.0, 0.3))
-            ratios = [one.pipeline / two.pipeline for one, two in zip(long, short, strict=True)]
-            print(f"\nclips of 0.3 s: {statistics.mean(ratios):.2f} x the time of clips of 3 s")
+            ratio = statistics.mean(short) / statistics.mean(long)
+            print(f"\nclips of 0.3 s: {ratio:.2f} x the CPU time of clips of 3 s")
         if arguments.rows:
             planning(arguments.rows, folder)
-    if arguments.json:
-        rates = {kind: [one._asdict() for one in runs] for kind, runs in kept.items()}
-        arguments.json.write_text(json.dumps({"machine": describe(), **rates}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,24 @@ class Level(NamedTuple):
     """Tensor[B x D x T/stride]: the codebook entries that were nearest."""
 
 
+ROWS = 16
+"""A product has at least so many rows: fewer are multiplied in other ways."""
+
+
+def _pointwise(conv: nn.Module, x: Tensor) -> Tensor:
+    """Apply a convolution of kernel size 1 to ``x``, Tensor[B x C x T].
+
+    It is one product with a contiguous matrix, whose bits depend on neither the number of threads
+    nor the batch nor the length; what oneDNN does for a convolution on a CPU depends on all
+    three, and now and then so would a code.
+    """
+    weight, bias = cast(Tensor, conv.weight)[..., 0], cast(Tensor, conv.bias)
+    rows = x.transpose(1, 2)
+    length = rows.shape[1]
+    whole = F.pad(rows, (0, 0, 0, max(0, ROWS - length))).contiguous()
+    return F.linear(whole, weight, bias)[:, :length].transpose(1, 2)
+
+
 class VectorQuantize(nn.Module):
     """One level: pool, project, take the nearest codebook entry, project back, repeat."""
 
@@ -85,15 +103,14 @@ class VectorQuantize(nn.Module):
     def _projected(self, latent: Tensor) -> Tensor:
         if self.stride > 1:
             latent = F.avg_pool1d(latent, self.stride, self.stride)
-        projected: Tensor = self.in_proj(latent)
-        return projected
+        return _pointwise(self.in_proj, latent)
 
     def _looked_up(self) -> tuple[Tensor, Tensor]:
         book = F.normalize(self.codebook.weight)
         return book, book.pow(2).sum(1)
 
     def _expand(self, entries: Tensor) -> Tensor:
-        latent: Tensor = self.out_proj(entries)
+        latent = _pointwise(self.out_proj, entries)
         return latent.repeat_interleave(self.stride, dim=-1) if self.stride > 1 else latent
 
 

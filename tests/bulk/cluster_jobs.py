@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import ray
 from ray.cluster_utils import Cluster
@@ -102,6 +106,30 @@ def test_a_node_that_joins_helps(
     assert summary.done == CLIPS + 400
     print(f"codecs at work: {sorted(set(most))}")
     assert max(most) == 2
+
+
+def test_a_good_run_says_nothing_and_its_metrics_are_among_those_of_ray(
+    nodes: Cluster, corpus: Path, model: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "bulk.cli", "encode", str(corpus), "--model", str(model)]
+    command += ["--output", str(tmp_path / "said"), "--address", nodes.address]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"encoded {CLIPS} clips")
+
+    run(corpus, tmp_path / "counted", model)
+    sample = re.compile(
+        r'^ray_snac_bulk_clips(?:_total)?\{.*status="done".*\} (\S+)$', re.MULTILINE
+    )
+    until = time.monotonic() + 60
+    counts: list[str] = []
+    while not counts and time.monotonic() < until:
+        time.sleep(1)
+        for node in ray.nodes():
+            place = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+            counts += sample.findall(httpx.get(place).text) if node["Alive"] else []
+    print(f"metrics of Ray: snac_bulk_clips, status done: {counts}")
+    assert float(counts[0]) == CLIPS
 
 
 def test_killed_five_times_every_clip_is_there_once(model: Path, tmp_path: Path) -> None:
