@@ -30,7 +30,7 @@ FROM dependencies AS slim
 COPY docker/slim.py ./
 RUN python slim.py \
     && python -c "import torch, numpy, soundfile, soxr, safetensors.torch, huggingface_hub, \
-pyarrow.parquet, pyarrow.fs, fsspec, braceexpand, ray, ray.data, ray.scripts.scripts, \
+pyarrow.parquet, pyarrow.fs, fsspec, braceexpand, ray, ray.scripts.scripts, \
 ray.dashboard.dashboard, ray.job_submission"
 
 # As in the service's image.
