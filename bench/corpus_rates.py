@@ -79,7 +79,8 @@ def reading(wave: Samples, rate: int, folder: Path) -> dict[str, dict[str, float
         at = np.concatenate(list(audio.resampled([wave], rate, own)))
         spent = {}
         for seconds in (SHORT, LONG):
-            size, paths = round(seconds * own), []
+            size = round(seconds * own)
+            paths: list[Path] = []
             for start in range(0, len(at) - size + 1, size):
                 paths.append(folder / f"{len(paths)}-{seconds}-{own}.{suffix}")
                 audio.write(paths[-1], at[start : start + size], own)
