@@ -26,7 +26,11 @@ def test_a_head_that_never_ends_is_closed(impatient: Any) -> None:
 def test_so_is_the_second_head_on_a_connection(patient: Any) -> None:
     with connect(patient) as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        answer = b""
+        while not answer.endswith(b"}"):  # head and body may come apart
+            answer += (piece := connection.recv(65536))
+            assert piece
+        assert answer.startswith(b"HTTP/1.1 200")
         connection.sendall(b"GET /health")
         assert everything(connection) == b""
 
