@@ -218,11 +218,13 @@ def ramp(
     """Go from `AFTER` to `PAST` times ``rate`` requests per second, stay, and go back.
 
     Returns what ended while all were there, and the seconds after which requests that began were
-    all answered, and within ``usual`` seconds.
+    all answered, and within what they took at the same rate before, or ``usual`` seconds if that
+    is more.
     """
     few, most = (round(share * rate * PERIOD) for share in (AFTER, PAST))
     with users(kind, work, few, PERIOD) as runner:
         gevent.sleep(PERIOD)
+        usual = max([usual, *(one.took for one in during(work, PERIOD).answers)])
         runner.start(most, spawn_rate=(most - few) / PERIOD)
         gevent.sleep(PERIOD)
         past = during(work, seconds)
