@@ -25,15 +25,15 @@ class Level(NamedTuple):
 
 
 ROWS = 16
-"""A product has at least so many rows: fewer are multiplied in other ways."""
+"""Least rows of a product: for fewer, the library adds in other orders."""
 
 
 def _pointwise(conv: nn.Module, x: Tensor) -> Tensor:
     """Apply a convolution of kernel size 1 to ``x``, Tensor[B x C x T].
 
-    It is one product with a contiguous matrix, whose bits depend on neither the number of threads
-    nor the batch nor the length; what oneDNN does for a convolution on a CPU depends on all
-    three, and now and then so would a code.
+    It is computed as a matrix product, which on a CPU gives the same bits with any number of
+    threads, in any batch and at any length. A convolution by oneDNN does not, and a code would
+    change now and then.
     """
     weight, bias = cast(Tensor, conv.weight)[..., 0], cast(Tensor, conv.bias)
     rows = x.transpose(1, 2)

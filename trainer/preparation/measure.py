@@ -29,7 +29,7 @@ WINDOW = 1024
 WINDOWS = 4096
 """Transforms at a time, so that memory has a bound."""
 BAND_EDGE_DB = -70.0
-"""A recording ends where its average spectrum stays below this, relative to its maximum.
+"""A recording's band ends where its average spectrum falls this far below its maximum.
 
 The average spectrum of speech is some 55 dB down at 10 kHz, and what a low-pass filter of a
 codec or of a resampler leaves is 80 dB down or more.
