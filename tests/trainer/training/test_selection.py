@@ -134,6 +134,16 @@ def test_a_run_that_gets_no_better_ends_early(
     assert [row["step"] for row in rows(output)] == ["0", "1", "2", "3", "4"]
 
 
+def test_a_gain_below_min_delta_is_no_new_best(settings: dict[str, Any]) -> None:
+    changes = {"max_steps": 20, "eval_every_batches": 1, "sample_clips": 0, "min_delta": 100.0}
+    best = train(configuration.parse({**settings, **changes, "early_stop_patience": 2}), CPU)
+    validated = [row for row in rows(best.parent) if row["split"] == "val"]
+    assert [row["step"] for row in validated] == ["0", "1", "2", "3"]
+    first, *_, last = (float(row["loss"]) for row in validated[1:])
+    assert last < first
+    assert torch.load(best, weights_only=True)["step"] == 1
+
+
 def test_the_averaged_weights_are_those_validated_and_kept(settings: dict[str, Any]) -> None:
     best = train(configuration.parse({**settings, "ema_decay": 0.9}), CPU)
     last = torch.load(Path(settings["output_dir"]) / "checkpoint_epoch1.pt", weights_only=True)
