@@ -19,11 +19,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import torch
 from machine import describe
 
 from bulk.sources import Options, find_source
@@ -77,14 +77,12 @@ def faults(corpus: Path, names: list[str], output: Path, model: str, sample: int
     rows: list[dict[str, Any]] = [row for table in tables for row in table.to_pylist()]
     ids = [row["id"] for row in rows]
     print(f"{len(ids)} rows, {len(set(ids))} different ids, {len(names)} recordings")
-    wrong = [f"{name} is in the rows {ids.count(name)} times" for name in names]
-    wrong = [text for text in wrong if not text.endswith("rows 1 times")]
+    counts = Counter(ids)
+    wrong = [f"{name} has {counts[name]} rows, not 1" for name in names if counts[name] != 1]
     if set(ids) - set(names):
         wrong.append(f"rows of no recording: {sorted(set(ids) - set(names))[:5]}")
     if left := [path.name for path in output.rglob(".tmp-*")]:
         wrong.append(f"left behind: {left}")
-    # As the command's codecs: more threads may round otherwise.
-    torch.set_num_threads(1)
     codec = load(model, device="cpu")
     chosen = random.Random(0).sample(rows, min(sample, len(rows)))
     for row in chosen:
